@@ -1,0 +1,278 @@
+// Package httpapi is what the HTTP faces of SMI, VMI and VHI have in common: operations
+// described in OpenAPI 3.1 from their Go types, errors as RFC 9457 problem documents, a
+// role check on every operation, watches as streams of JSON lines, and byte streams
+// (consoles) by HTTP upgrade. The operations themselves are declared beside the Go
+// interface that they carry.
+package httpapi
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/internal/identity"
+)
+
+// MaxBody bounds the body of a request, in bytes.
+const MaxBody = 8 << 20
+
+// Heartbeat is how often an idle watch sends an empty line, so that both ends notice a
+// dead connection.
+const Heartbeat = 10 * time.Second
+
+// StreamProtocol is the Upgrade token of a byte stream.
+const StreamProtocol = "reservoir-stream"
+
+// Server collects operations on one mux with one OpenAPI document, served at
+// /openapi.json.
+type Server struct {
+	mux *http.ServeMux
+	api huma.API
+	log *slog.Logger
+}
+
+// NewServer makes an empty one.
+func NewServer(title, version string, log *slog.Logger) *Server {
+	huma.NewError = newProblem // the library's own hook: a package variable
+	mux := http.NewServeMux()
+	c := huma.DefaultConfig(title, version)
+	c.DocsPath = ""
+	c.SchemasPath = ""
+	c.CreateHooks = nil // no $schema links in bodies
+	c.Transformers = nil
+	c.OpenAPIPath = "/openapi"
+	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+		"token":     {Type: "http", Scheme: "bearer", Description: "an API token: reservoir site token create"},
+		"mutualTLS": {Type: "mutualTLS", Description: "an X.509-SVID of the site or of a partner"},
+	}
+	c.Security = []map[string][]string{{"token": {}}, {"mutualTLS": {}}}
+	return &Server{mux: mux, api: humago.New(mux, c), log: log}
+}
+
+// Handle mounts a plain handler, which does its own role check.
+func (s *Server) Handle(pattern string, h http.Handler) { s.mux.Handle(pattern, h) }
+
+// Handler is the whole, behind authentication: callerOf proves who calls, and anonymous
+// callers get no further, except to the paths of open (exact), whose handlers
+// authenticate by themselves.
+func (s *Server) Handler(callerOf func(*http.Request) (identity.Caller, error), open ...string) http.Handler {
+	isOpen := map[string]bool{}
+	for _, p := range open {
+		isOpen[p] = true
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := callerOf(r)
+		if err != nil && !isOpen[r.URL.Path] {
+			writeProblem(w, fault.From(err))
+			return
+		}
+		if r.Body != nil && !strings.HasPrefix(r.URL.Path, "/v2/") { // the registry streams, with bounds of its own
+			r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
+		}
+		s.mux.ServeHTTP(w, r.WithContext(identity.With(r.Context(), c)))
+	})
+}
+
+// OpenAPI is the document, as JSON.
+func (s *Server) OpenAPI() ([]byte, error) { return json.MarshalIndent(s.api.OpenAPI(), "", "  ") }
+
+// Op describes an operation. Roles lists who may; an empty list means nobody.
+type Op struct {
+	Method, Path string
+	Summary      string
+	Roles        []identity.Role
+	Status       int // of success; 0: 200, or 204 without a body
+}
+
+func (o Op) huma() huma.Operation {
+	id := strings.ToLower(o.Method) + strings.NewReplacer("/", "-", "{", "", "}", "").Replace(o.Path)
+	tag, _, _ := strings.Cut(strings.TrimPrefix(o.Path, "/"), "/")
+	return huma.Operation{
+		OperationID: id, Method: o.Method, Path: o.Path, Summary: o.Summary, Tags: []string{tag},
+		DefaultStatus: o.Status, MaxBodyBytes: MaxBody, BodyReadTimeout: -1,
+	}
+}
+
+func (o Op) allow(ctx context.Context) error {
+	c := identity.From(ctx)
+	if c.Is(o.Roles...) {
+		return nil
+	}
+	return fault.New(fault.Denied, "%s %s: role %q may not (%v may)", o.Method, o.Path, c.Role, o.Roles)
+}
+
+// Body wraps a response body.
+type Body[T any] struct{ Body T }
+
+// Empty is the input or output of an operation that has none.
+type Empty struct{}
+
+// Register adds an operation. in is a struct with huma's tags (path, query, header, Body),
+// the result is sent as JSON.
+func Register[I, O any](s *Server, op Op, h func(ctx context.Context, in *I) (O, error)) {
+	huma.Register(s.api, op.huma(), func(ctx context.Context, in *I) (*Body[O], error) {
+		if err := op.allow(ctx); err != nil {
+			return nil, s.problem(op, err)
+		}
+		out, err := h(ctx, in)
+		if err != nil {
+			return nil, s.problem(op, err)
+		}
+		return &Body[O]{out}, nil
+	})
+}
+
+// RegisterNoBody adds an operation that answers 204.
+func RegisterNoBody[I any](s *Server, op Op, h func(ctx context.Context, in *I) error) {
+	if op.Status == 0 {
+		op.Status = http.StatusNoContent
+	}
+	huma.Register(s.api, op.huma(), func(ctx context.Context, in *I) (*struct{}, error) {
+		if err := op.allow(ctx); err != nil {
+			return nil, s.problem(op, err)
+		}
+		if err := h(ctx, in); err != nil {
+			return nil, s.problem(op, err)
+		}
+		return nil, nil
+	})
+}
+
+// RegisterStream adds a watch: the channel's values are sent as JSON lines until it
+// closes or the caller goes.
+func RegisterStream[I, T any](s *Server, op Op, h func(ctx context.Context, in *I) (<-chan T, error)) {
+	o := op.huma()
+	o.Responses = map[string]*huma.Response{"200": {
+		Description: "one JSON object a line, as they happen; empty lines are heartbeats",
+		Content:     map[string]*huma.MediaType{"application/x-ndjson": {Schema: huma.SchemaFromType(s.api.OpenAPI().Components.Schemas, typeOf[T]())}},
+	}}
+	huma.Register(s.api, o, func(ctx context.Context, in *I) (*huma.StreamResponse, error) {
+		if err := op.allow(ctx); err != nil {
+			return nil, s.problem(op, err)
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		ch, err := h(ctx, in)
+		if err != nil {
+			cancel()
+			return nil, s.problem(op, err)
+		}
+		return &huma.StreamResponse{Body: func(hc huma.Context) {
+			defer cancel()
+			_, w := humago.Unwrap(hc)
+			hc.SetHeader("Content-Type", "application/x-ndjson")
+			sendLines(ctx, w, ch)
+		}}, nil
+	})
+}
+
+func sendLines[T any](ctx context.Context, w http.ResponseWriter, ch <-chan T) {
+	rc := http.NewResponseController(w)
+	enc := json.NewEncoder(w)
+	beat := time.NewTicker(Heartbeat)
+	defer beat.Stop()
+	for {
+		if rc.Flush() != nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-beat.C:
+			if _, err := io.WriteString(w, "\n"); err != nil {
+				return
+			}
+		case v, ok := <-ch:
+			if !ok || enc.Encode(v) != nil {
+				return
+			}
+			for more := true; more; { // what is there already goes out in one write
+				select {
+				case v, ok := <-ch:
+					if !ok || enc.Encode(v) != nil {
+						return
+					}
+				default:
+					more = false
+				}
+			}
+		}
+	}
+}
+
+// HandleUpgrade mounts a byte stream at pattern ("GET /path/{id}"): open is called with
+// the request, and what it returns is joined to the caller's connection until either ends.
+func (s *Server) HandleUpgrade(pattern string, roles []identity.Role, open func(*http.Request) (io.ReadWriteCloser, error)) {
+	op := Op{Method: "GET", Path: strings.TrimPrefix(pattern, "GET "), Roles: roles}
+	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		if err := op.allow(r.Context()); err != nil {
+			writeProblem(w, fault.From(err))
+			return
+		}
+		if !strings.EqualFold(r.Header.Get("Upgrade"), StreamProtocol) {
+			w.Header().Set("Upgrade", StreamProtocol)
+			writeProblem(w, fault.New(fault.Malformed, "%s: want an HTTP upgrade to %s", r.URL.Path, StreamProtocol).Try("use the client: reservoir vee console ID"))
+			return
+		}
+		up, err := open(r)
+		if err != nil {
+			writeProblem(w, fault.From(err))
+			return
+		}
+		defer up.Close()
+		conn, buf, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			writeProblem(w, fault.New(fault.Unsupported, "upgrade: %w", err))
+			return
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Time{})
+		fmt.Fprintf(buf, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", StreamProtocol)
+		if buf.Flush() != nil {
+			return
+		}
+		Join(bufferedConn{conn, buf.Reader}, up)
+	})
+}
+
+// Join copies both ways until one side ends, then closes both.
+func Join(a, b io.ReadWriteCloser) {
+	done := make(chan struct{}, 2)
+	for _, p := range [][2]io.ReadWriteCloser{{a, b}, {b, a}} {
+		go func() {
+			_, _ = io.Copy(p[0], p[1])
+			done <- struct{}{}
+		}()
+	}
+	<-done
+	a.Close()
+	b.Close()
+	<-done
+}
+
+type bufferedConn struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (c bufferedConn) Read(p []byte) (int, error) { return c.r.Read(p) }
+
+// problem is the log line and the document of a failed operation.
+func (s *Server) problem(op Op, err error) error {
+	f := fault.From(err)
+	if f.Code == fault.Internal && s.log != nil && !errors.Is(err, context.Canceled) {
+		s.log.Error("operation failed", "op", op.Method+" "+op.Path, "err", err)
+	}
+	return problemOf(f)
+}

@@ -1,0 +1,147 @@
+// Package smi is the service management interface (the SMI of seed 2's figure 1): what a
+// service provider says to a Service Manager. Types, Go interface, HTTP server and client.
+package smi
+
+import (
+	"context"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/vee"
+)
+
+// Deploy hands in a manifest. Files that it refers to are already in the site's registry.
+type Deploy struct {
+	Name     string `json:"name,omitempty" doc:"of the service; empty: the manifest's"`
+	Customer string `json:"customer,omitempty" doc:"whose service it is; empty: the caller's"`
+	Manifest string `json:"manifest" maxLength:"4194304" doc:"OVF or YAML text"`
+	// File is the manifest's file name, for error messages.
+	File string `json:"file,omitempty"`
+	// Replace an existing service of that name: a redeployment. Components that did not
+	// change keep their VEEs.
+	Replace bool `json:"replace,omitempty"`
+	// BestEffort waits for room where there is not enough; else that is an error.
+	BestEffort     bool   `json:"bestEffort,omitempty"`
+	IdempotencyKey string `json:"-"`
+}
+
+// Phase of a service: the difference between desired and observed, in one word.
+type Phase string
+
+// Phases of a service.
+const (
+	Deploying Phase = "deploying" // some replica is not there or not ready yet
+	Ready     Phase = "ready"     // as desired
+	Degraded  Phase = "degraded"  // was ready; some replica is lost or failed
+	Deleting  Phase = "deleting"
+	Failing   Phase = "failing" // cannot become ready without somebody's help; Message says why
+)
+
+// Service as its provider sees it.
+type Service struct {
+	Name        string      `json:"name"`
+	Customer    string      `json:"customer"`
+	ID          string      `json:"id"` // never reused
+	Version     uint64      `json:"version"`
+	Revision    int         `json:"revision"` // of the manifest: 1, then one more at each redeploy
+	Phase       Phase       `json:"phase"`
+	Message     string      `json:"message,omitempty"`
+	Components  []Component `json:"components"`
+	URLs        []URL       `json:"urls,omitempty"`
+	Created     time.Time   `json:"created"`
+	Changed     time.Time   `json:"changed"`
+	NotInEffect []string    `json:"notInEffect,omitempty"` // what the manifest asks for and this version does not do yet
+}
+
+// Component of a service: desired and observed.
+type Component struct {
+	Name     string    `json:"name"`
+	Min      int       `json:"min"`
+	Max      int       `json:"max"`
+	Desired  int       `json:"desired"`
+	Ready    int       `json:"ready"`
+	Order    int       `json:"startOrder"`
+	Waiting  string    `json:"waiting,omitempty"` // what its start waits for
+	Replicas []Replica `json:"replicas,omitempty"`
+}
+
+// Replica of a component and the VEE that is it.
+type Replica struct {
+	Number   int           `json:"number"`
+	VEE      vee.ID        `json:"vee,omitempty"`
+	State    vee.State     `json:"state,omitempty"`
+	Phase    vee.Phase     `json:"phase,omitempty"`
+	Progress *vee.Progress `json:"progress,omitempty"`
+	Ready    bool          `json:"ready"`
+	Address  string        `json:"address,omitempty"`
+	Host     string        `json:"host,omitempty"`
+	Error    string        `json:"error,omitempty"`
+	Revision int           `json:"revision"`
+}
+
+// URL where the service answers.
+type URL struct {
+	Component string `json:"component"`
+	URL       string `json:"url"`
+	Backends  int    `json:"backends"` // ready now
+}
+
+// Plan is what a deployment would do.
+type Plan struct {
+	Name        string        `json:"name"`
+	Feasible    bool          `json:"feasible"`
+	Steps       []PlanStep    `json:"steps"`
+	NotInEffect []string      `json:"notInEffect,omitempty"` // "not yet in effect": parsed, without consequence
+	Warnings    []string      `json:"warnings,omitempty"`
+	Total       vee.Resources `json:"total"`
+}
+
+// PlanStep is one VEE or access point that would be made, kept, replaced or removed.
+type PlanStep struct {
+	Action    string `json:"action"` // "create", "keep", "replace", "remove"
+	Object    string `json:"object"` // "vee web-1", "access point web:80"
+	Component string `json:"component"`
+	Order     int    `json:"startOrder"`
+	Where     string `json:"where,omitempty"` // host
+	Why       string `json:"why,omitempty"`
+	Size      string `json:"size,omitempty"` // "1 vCPU, 128MiB"
+}
+
+// Event of the site: what happened to which object, in words.
+type Event struct {
+	Seq      uint64    `json:"seq"`
+	At       time.Time `json:"at"`
+	Type     string    `json:"type"`   // "normal", "warning"
+	Reason   string    `json:"reason"` // one CamelCase word: "Placed", "GuestExited"
+	Object   string    `json:"object"` // "service/web", "vee/alpha.k3…", "host/h1"
+	Customer string    `json:"customer,omitempty"`
+	Service  string    `json:"service,omitempty"`
+	Message  string    `json:"message"`
+}
+
+// EventFilter restricts a list or watch of events.
+type EventFilter struct {
+	Customer string `query:"customer"`
+	Object   string `query:"object" doc:"exact object, or a kind such as \"host\""`
+	Service  string `query:"service"`
+	Since    uint64 `query:"since" doc:"only events with a larger seq"`
+	Limit    int    `query:"limit" minimum:"0" maximum:"10000" doc:"the newest so many; 0: 1000"`
+}
+
+// Manager is the SMI. Services are named within their customer; an empty customer is the
+// caller's own. Errors are *fault.Error.
+type Manager interface {
+	Plan(ctx context.Context, d Deploy) (Plan, error)
+	Deploy(ctx context.Context, d Deploy) (Service, error)
+	Scale(ctx context.Context, customer, name, component string, replicas int) (Service, error)
+	Get(ctx context.Context, customer, name string) (Service, error)
+	List(ctx context.Context, customer string) ([]Service, error)
+	// Manifest is the text that was handed in, as it was.
+	Manifest(ctx context.Context, customer, name string) (string, error)
+	Delete(ctx context.Context, customer, name string) error
+	// Watch sends the service (every service of the customer when name is empty) as it is,
+	// then again at each change; a deleted one comes a last time with Phase Deleting and no
+	// component. The channel closes with ctx or when the caller must watch anew.
+	Watch(ctx context.Context, customer, name string) (<-chan Service, error)
+	Events(ctx context.Context, f EventFilter) ([]Event, error)
+	WatchEvents(ctx context.Context, f EventFilter) (<-chan Event, error)
+}

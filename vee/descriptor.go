@@ -1,0 +1,105 @@
+package vee
+
+// Descriptor is everything a VEE Manager needs to know of a VEE to place and run it
+// (seed 5, table 2.2). The VEEM knows no service and no component: what it has to carry of
+// them is opaque (FQNPrefix, GroupID, Customer, Tags).
+type Descriptor struct {
+	Name     string `json:"name"`               // component and replica number, "web-1"; unique within GroupID
+	Customer string `json:"customer,omitempty"` // whose quota and bill it counts to
+	GroupID  string `json:"groupID,omitempty"`  // VEEs that belong together (a service); opaque
+	// FQNPrefix goes before the measure in the name of each of its measurements; opaque.
+	FQNPrefix string `json:"fqnPrefix,omitempty"`
+
+	Hypervisor string   `json:"hypervisor,omitempty"` // driver that must run it ("qemu", "sim"); empty: any
+	VCPUs      int      `json:"vcpus"`
+	CPU        CPUShare `json:"cpu,omitzero"`
+	Memory     Bytes    `json:"memoryBytes"`
+	MemoryMax  Bytes    `json:"memoryMaxBytes,omitempty"` // upper end of the declared range; 0: Memory
+
+	Disks []Disk   `json:"disks,omitempty"`
+	NICs  []NIC    `json:"nics,omitempty"`
+	Tags  []string `json:"tags,omitempty"` // labels that placement rules and access points name
+	// Raw is handed to the driver that is its key, where the site's policy allows it.
+	Raw map[string]string `json:"raw,omitempty"`
+
+	Restart RestartPolicy `json:"restart,omitempty"`
+	// Context is what the guest is told at boot: file name to content, written to a
+	// read-only medium with the volume label "cidata" (meta-data, user-data,
+	// network-config, ovf-env.xml).
+	Context map[string]string `json:"context,omitempty"`
+	// Ports that the guest answers on when it is ready; informative to the VEEM.
+	Ports []int `json:"ports,omitempty"`
+}
+
+// CPUShare bounds what the vCPUs may take of their host. Zero values: no bound.
+type CPUShare struct {
+	ReservationMHz int `json:"reservationMHz,omitempty"`
+	LimitMHz       int `json:"limitMHz,omitempty"`
+	Weight         int `json:"weight,omitempty"` // relative; 100 is usual
+}
+
+// Disk of a VEE. The image of the first disk says how the VEE boots: an image that has a
+// kernel is booted directly, any other from the disk.
+type Disk struct {
+	Name   string `json:"name"`                // unique within the VEE, "root"
+	Image  string `json:"image,omitempty"`     // manifest digest "sha256:…"; empty: a blank disk of Size
+	Source string `json:"source,omitempty"`    // the reference that Image was resolved from, for people
+	Size   Bytes  `json:"sizeBytes,omitempty"` // virtual size; 0: that of the image
+	Target string `json:"target,omitempty"`    // device in the guest, "vda"; empty: in order
+	// Persistent disks are written in place and outlive the VEE's image; the others are
+	// clones: overlays on the shared image, deleted with the VEE.
+	Persistent bool `json:"persistent,omitempty"`
+	CDROM      bool `json:"cdrom,omitempty"` // read-only medium
+}
+
+// NIC of a VEE. MAC and Address are filled by the VEEM when the VEE is initialised.
+type NIC struct {
+	Network string `json:"network"`
+	Target  string `json:"target,omitempty"` // device in the guest, "eth0"; empty: in order
+	MAC     string `json:"mac,omitempty"`
+	Address string `json:"address,omitempty"` // CIDR, "10.80.128.7/16"
+	Gateway string `json:"gateway,omitempty"`
+	Public  bool   `json:"public,omitempty"`
+}
+
+// RestartPolicy says what happens to a VEE whose guest ended without being told to.
+type RestartPolicy string
+
+// Restart policies. The empty one means RestartInPlace.
+const (
+	RestartInPlace RestartPolicy = "in-place" // start it again on the same host, with growing pauses
+	RestartNever   RestartPolicy = "never"    // show it as failed, for somebody to look at
+	RestartElse    RestartPolicy = "elsewhere"
+)
+
+// Resources that VEEs take and hosts have. Used as one value so that sums and
+// comparisons are written once.
+type Resources struct {
+	MilliCPU int64 `json:"milliCPU"` // 1000 is one vCPU
+	Memory   Bytes `json:"memoryBytes"`
+	Disk     Bytes `json:"diskBytes"`
+}
+
+// Resources that d takes of a host while it is placed there.
+func (d Descriptor) Resources() Resources {
+	r := Resources{MilliCPU: int64(d.VCPUs) * 1000, Memory: max(d.Memory, d.MemoryMax)}
+	for _, k := range d.Disks {
+		r.Disk += k.Size
+	}
+	return r
+}
+
+// Plus adds, Minus subtracts, dimension by dimension.
+func (r Resources) Plus(o Resources) Resources {
+	return Resources{r.MilliCPU + o.MilliCPU, r.Memory + o.Memory, r.Disk + o.Disk}
+}
+
+// Minus subtracts o dimension by dimension; the result may be negative.
+func (r Resources) Minus(o Resources) Resources {
+	return Resources{r.MilliCPU - o.MilliCPU, r.Memory - o.Memory, r.Disk - o.Disk}
+}
+
+// Fits reports whether r can be taken out of free.
+func (r Resources) Fits(free Resources) bool {
+	return r.MilliCPU <= free.MilliCPU && r.Memory <= free.Memory && r.Disk <= free.Disk
+}

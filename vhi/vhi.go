@@ -1,0 +1,135 @@
+// Package vhi is the interface between a site's VEE Manager and its hosts (the VHI of
+// seed 2's figure 1): the types, the two Go interfaces, and for each an HTTP server and
+// client over mutual TLS.
+//
+// It is level-triggered. The manager assigns a VEE to a host with the power it should
+// have; the host converges to that, also when it was restarted in between, and reports
+// what it sees. Nothing here is a command that must arrive exactly once.
+package vhi
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/vhi/guest"
+)
+
+// Power is the condition that a host should bring a VEE into, and the one it sees.
+type Power string
+
+// Powers. Unprepared and Failed are only observed.
+const (
+	Running    Power = "running"
+	Paused     Power = "paused"
+	Suspended  Power = "suspended"
+	Stopped    Power = "stopped"
+	Absent     Power = "absent"
+	Unprepared Power = "unprepared" // assigned, its disks are not there yet
+	Failed     Power = "failed"     // ended by itself and is not restarted
+)
+
+// Assignment says what one host should do about one VEE. A host obeys the newest by
+// (Epoch, Seq) and keeps it on disk before it answers.
+type Assignment struct {
+	VEE        vee.ID         `json:"vee"`
+	Epoch      vee.Epoch      `json:"epoch"`
+	Seq        uint64         `json:"seq"` // grows with every change within an epoch: the record's version
+	Power      Power          `json:"power"`
+	Descriptor vee.Descriptor `json:"descriptor"`
+	// GraceMS a guest has to shut down by itself before its process is ended, ms.
+	GraceMS int64 `json:"graceMs,omitempty"`
+}
+
+// Report of one VEE by its host.
+type Report struct {
+	VEE        vee.ID             `json:"vee"`
+	Epoch      vee.Epoch          `json:"epoch"` // of the assignment that is being obeyed
+	Seq        uint64             `json:"seq"`
+	Power      Power              `json:"power"` // as observed
+	Phase      vee.Phase          `json:"phase"`
+	Progress   *vee.Progress      `json:"progress,omitempty"`
+	GuestReady bool               `json:"guestReady,omitempty"` // the guest's own word
+	GuestSeen  bool               `json:"guestSeen,omitempty"`  // an agent answers in the guest
+	GuestIdle  bool               `json:"guestIdle,omitempty"`
+	KPIs       map[string]float64 `json:"kpis,omitempty"`
+	Restarts   int                `json:"restarts,omitempty"` // in place, since it was assigned
+	Error      string             `json:"error,omitempty"`    // the last one, while it stands
+	Code       string             `json:"code,omitempty"`     // fault.Code of Error
+	Since      time.Time          `json:"since"`              // of Power, host's clock
+	DiskUsed   vee.Bytes          `json:"diskUsedBytes,omitempty"`
+}
+
+// HostReport is all that a host says of itself.
+type HostReport struct {
+	Host        string        `json:"host"`
+	Incarnation string        `json:"incarnation"` // drawn at each start of the agent
+	Seq         uint64        `json:"seq"`         // grows within an incarnation; an older one that comes late is dropped
+	Address     string        `json:"address"`     // where its VHI listens, host:port
+	Version     string        `json:"version"`
+	Capacity    vee.Resources `json:"capacity"` // what VEEs may take
+	DiskFree    vee.Bytes     `json:"diskFreeBytes"`
+	Drivers     []DriverInfo  `json:"drivers"`
+	CPUs        int           `json:"cpus"` // physical; Capacity may be overbooked
+	VEEs        []Report      `json:"vees"`
+	Generation  uint64        `json:"generation"` // newest seen; the host refuses older
+}
+
+// DriverInfo is what hypervisor.Capabilities tells of a driver.
+type DriverInfo struct {
+	Name        string   `json:"name"`
+	Version     string   `json:"version,omitempty"`
+	Accelerator string   `json:"accelerator,omitempty"`
+	Why         string   `json:"why,omitempty"`
+	Operations  []string `json:"operations,omitempty"`
+	Simulated   bool     `json:"simulated,omitempty"`
+}
+
+// Host is one host's agent, as the VEE Manager sees it.
+type Host interface {
+	// Assign is durable when it returns. It answers with the VEE's report as of now, not
+	// with the result, which comes by Renew. Errors: fault.StaleEpoch.
+	Assign(ctx context.Context, a Assignment) (Report, error)
+	// Report asks for the whole, for a manager that has just started.
+	Report(ctx context.Context) (HostReport, error)
+	// Console attaches to the serial console.
+	Console(ctx context.Context, id vee.ID) (io.ReadWriteCloser, error)
+	// Tell passes a command to the agent in the guest and waits for its reply.
+	Tell(ctx context.Context, id vee.ID, c guest.Command) (guest.Reply, error)
+}
+
+// JoinRequest is a host's first word, over TLS pinned to the token's fingerprint.
+type JoinRequest struct {
+	Token string `json:"token"` // one time
+	Host  string `json:"host"`
+	CSR   []byte `json:"csr"` // PKCS #10, DER
+}
+
+// JoinReply carries what the host needs to be part of the site.
+type JoinReply struct {
+	Site        string `json:"site"`
+	Certificate []byte `json:"certificate"` // PEM chain, SPIFFE ID spiffe://SITE/host/NAME
+	Bundle      []byte `json:"bundle"`      // PEM of the site's CA
+}
+
+// Renewal keeps a host current. It is sent every five seconds and at once when something
+// changed; the whole report each time, so that none may be lost.
+type Renewal struct {
+	Report HostReport `json:"report"`
+	Nonce  string     `json:"nonce,omitempty"` // of the last answer that the host got
+}
+
+// RenewalReply answers after a linearisable read of the record of truth.
+type RenewalReply struct {
+	Nonce      string `json:"nonce"`
+	Generation uint64 `json:"generation"`
+}
+
+// Manager is a site's VEE Manager, as a host sees it.
+type Manager interface {
+	Join(ctx context.Context, r JoinRequest) (JoinReply, error)
+	Renew(ctx context.Context, r Renewal) (RenewalReply, error)
+	// Renewing the host's certificate before it expires, over mutual TLS.
+	RenewCertificate(ctx context.Context, csr []byte) (JoinReply, error)
+}

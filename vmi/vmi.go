@@ -1,0 +1,210 @@
+// Package vmi is the VEE Management Interface (seed 5, the VMI white paper): the types,
+// the Go interface, its HTTP server and its client. The Service Manager speaks it to its
+// own VEE Manager, and a VEE Manager to that of another site; neither can tell which
+// implementation it holds.
+//
+// Decisions where the white paper is silent are those of docs/vmi.md. Identity is never a
+// parameter: the transport proves it, and identity.From(ctx) tells it.
+package vmi
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/vhi"
+	"github.com/reservoir-cloud/reservoir/vhi/guest"
+)
+
+// Model of an initialisation (seed 5, section 2.5.3).
+type Model string
+
+// TwoPhase reserves places for all or fails; BestEffort only describes, and the VEEs stay
+// INITIAL until the placement engine finds a place.
+const (
+	TwoPhase   Model = "TWOPHASE"
+	BestEffort Model = "BESTEFFORT"
+)
+
+// PlacementRule that holds between VEEs of one call, or of one group. Scope is "host" in
+// this version.
+type PlacementRule struct {
+	Kind  string `json:"kind" enum:"affinity,anti-affinity" doc:"together, or on distinct hosts"`
+	Scope string `json:"scope,omitempty" enum:"host" default:"host"`
+	// Tag names the VEEs: those of the same GroupID that carry it.
+	Tag string `json:"tag" doc:"the VEEs that carry this tag"`
+	// Soft rules are kept where it is possible.
+	Soft bool `json:"soft,omitempty"`
+}
+
+// Initialize is the parameter of InitializeVEEs.
+type Initialize struct {
+	Model  Model           `json:"model" enum:"TWOPHASE,BESTEFFORT"`
+	VEEs   []InitializeVEE `json:"vees" minItems:"1" maxItems:"1000"`
+	Rules  []PlacementRule `json:"rules,omitempty"`
+	HoldMS int64           `json:"holdMs,omitempty" doc:"how long a TWOPHASE reservation lasts without a submit, ms; 0: the site's default"`
+	// IdempotencyKey makes a repeated call return the first one's result. Over HTTP it is
+	// the header Idempotency-Key.
+	IdempotencyKey string `json:"-"`
+}
+
+// InitializeVEE is one descriptor and how many VEEs of it. With a Count over one, the
+// names get "-1", "-2", … appended.
+type InitializeVEE struct {
+	Descriptor vee.Descriptor `json:"descriptor"`
+	Count      int            `json:"count,omitempty" minimum:"0" maximum:"1000"`
+}
+
+// Initialized is the result: the new VEEs in the order of the request, with the values
+// that the manager generated (addresses, MACs, names).
+type Initialized struct {
+	VEEs []VEE `json:"vees"`
+}
+
+// VEE is the record of one VEE as a caller sees it. Version grows with every change.
+type VEE struct {
+	ID         vee.ID          `json:"id"`
+	Version    uint64          `json:"version"`
+	Descriptor vee.Descriptor  `json:"descriptor"`
+	Rules      []PlacementRule `json:"rules,omitempty"`
+	State      vee.State       `json:"state"`  // observed
+	Target     vee.State       `json:"target"` // asked for
+	Phase      vee.Phase       `json:"phase"`  // observed, finer
+	Progress   *vee.Progress   `json:"progress,omitempty"`
+	Submitted  bool            `json:"submitted"`
+	Error      string          `json:"error,omitempty"` // the last one, while it stands
+	Host       string          `json:"host,omitempty"`
+	Site       string          `json:"custodySite"`
+	Epoch      vee.Epoch       `json:"epoch"`
+	GuestReady bool            `json:"guestReady"`
+	GuestSeen  bool            `json:"guestSeen"`
+	GuestIdle  bool            `json:"guestIdle,omitempty"`
+	Restarts   int             `json:"restarts,omitempty"`
+	// ReservedUntil is set while a TWOPHASE reservation is held and not yet submitted.
+	ReservedUntil *time.Time `json:"reservedUntil,omitempty"`
+	Created       time.Time  `json:"created"`
+	Changed       time.Time  `json:"changed"` // of State or Phase
+	DiskUsed      vee.Bytes  `json:"diskUsedBytes,omitempty"`
+}
+
+// Outcome of a collection method for one VEE.
+type Outcome struct {
+	ID     vee.ID `json:"id"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail,omitempty"` // "being deployed", "will be deployed", or why not
+	Code   string `json:"code,omitempty"`   // fault.Code when not OK
+}
+
+// Collection names VEEs. Ordered: a list, one after the other, each waiting for the one
+// before to have reached its state or failed; else a set, in any order, in parallel.
+type Collection struct {
+	IDs     []vee.ID `json:"ids" minItems:"1" maxItems:"1000"`
+	Ordered bool     `json:"ordered,omitempty"`
+}
+
+// UpdateState is the parameter of UpdateState.
+type UpdateState struct {
+	Collection
+	Action vee.Action `json:"action" enum:"ACTIVATE,PAUSE,SUSPEND,SHUTDOWN,DESTROY"`
+	// Wait until each VEE has reached its state or failed before answering. An ordered
+	// collection always waits between its members.
+	Wait           bool   `json:"wait,omitempty"`
+	IdempotencyKey string `json:"-"`
+}
+
+// Filter of a list or a watch; empty fields do not restrict.
+type Filter struct {
+	Customer string    `json:"customer,omitempty" query:"customer"`
+	GroupID  string    `json:"groupID,omitempty" query:"group"`
+	Host     string    `json:"host,omitempty" query:"host"`
+	State    vee.State `json:"state,omitempty" query:"state"`
+	// Destroyed ones are left out unless asked for.
+	Destroyed bool `json:"destroyed,omitempty" query:"destroyed"`
+}
+
+// Change is one message of a watch. A watch first sends every VEE that there is, then one
+// Synced, then changes as they happen; when the channel closes, watch again.
+type Change struct {
+	VEE    *VEE   `json:"vee,omitempty"` // nil with Synced and Purged
+	Synced bool   `json:"synced,omitempty"`
+	Purged vee.ID `json:"purged,omitempty"` // record of a destroyed VEE was dropped
+}
+
+// AccessPoint is a public address and port of the site that is balanced over the ready
+// VEEs of a group that carry a tag.
+type AccessPoint struct {
+	Name     string `json:"name"` // unique within the group
+	Customer string `json:"customer,omitempty"`
+	GroupID  string `json:"groupID"`
+	Tag      string `json:"tag,omitempty"`
+	Port     int    `json:"port" minimum:"1" maximum:"65535" doc:"port in the guests"`
+	Scheme   string `json:"scheme,omitempty" doc:"for the URL: http, https, tcp"`
+	Address  string `json:"address,omitempty"` // assigned, host:port
+	Backends int    `json:"backends"`          // ready now
+}
+
+// HostState is what an operator wants of a host; its liveness is observed.
+type HostState string
+
+// Host states.
+const (
+	HostOn       HostState = "on"
+	HostDraining HostState = "draining" // takes no new VEE
+)
+
+// Host as an operator sees it.
+type Host struct {
+	Name     string           `json:"name"`
+	State    HostState        `json:"state"`
+	Alive    bool             `json:"alive"` // current: renewed lately
+	LastSeen time.Time        `json:"lastSeen,omitzero"`
+	Address  string           `json:"address"`
+	Version  string           `json:"softwareVersion,omitempty"`
+	CPUs     int              `json:"cpus"`
+	Capacity vee.Resources    `json:"capacity"`
+	Used     vee.Resources    `json:"used"` // taken by VEEs placed there
+	DiskFree vee.Bytes        `json:"diskFreeBytes"`
+	Drivers  []vhi.DriverInfo `json:"drivers,omitempty"`
+	VEEs     int              `json:"vees"`
+	Joined   time.Time        `json:"joined"`
+}
+
+// Placement is an answer of Plan: where a VEE would go, or why nowhere.
+type Placement struct {
+	Name string `json:"name"`
+	Host string `json:"host,omitempty"`
+	Why  string `json:"why"`
+}
+
+// Service is the VMI. Errors are *fault.Error; methods on collections fail VEE by VEE.
+type Service interface {
+	// InitializeVEEs makes never-used identifiers known. Errors: Malformed (field and
+	// reason), NoResources (TWOPHASE), Denied.
+	InitializeVEEs(ctx context.Context, r Initialize) (Initialized, error)
+	// Plan says where InitializeVEEs would place, and changes nothing.
+	Plan(ctx context.Context, r Initialize) ([]Placement, error)
+	// SubmitVEEs deploys and activates.
+	SubmitVEEs(ctx context.Context, ids []vee.ID) ([]Outcome, error)
+	// UpdateState applies one action to a list or a set.
+	UpdateState(ctx context.Context, r UpdateState) ([]Outcome, error)
+
+	GetVEE(ctx context.Context, id vee.ID) (VEE, error)
+	ListVEEs(ctx context.Context, f Filter) ([]VEE, error)
+	WatchVEEs(ctx context.Context, f Filter) (<-chan Change, error)
+	// Console attaches to a VEE's serial console.
+	Console(ctx context.Context, id vee.ID) (io.ReadWriteCloser, error)
+	// Tell passes a command to the agent in a VEE's guest.
+	Tell(ctx context.Context, id vee.ID, c guest.Command) (guest.Reply, error)
+
+	// PutAccessPoint makes or changes one; idempotent. The answer has its address.
+	PutAccessPoint(ctx context.Context, a AccessPoint) (AccessPoint, error)
+	DeleteAccessPoint(ctx context.Context, groupID, name string) error
+	ListAccessPoints(ctx context.Context, groupID string) ([]AccessPoint, error)
+
+	ListHosts(ctx context.Context) ([]Host, error)
+	GetHost(ctx context.Context, name string) (Host, error)
+	SetHostState(ctx context.Context, name string, s HostState) (Host, error)
+	// RemoveHost forgets a host that runs no VEE. Errors: InUse, NotFound.
+	RemoveHost(ctx context.Context, name string) error
+}
