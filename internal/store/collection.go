@@ -1,0 +1,214 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/reservoir-cloud/reservoir/internal/fault"
+)
+
+// Collection holds objects of one kind as JSON, each under a key of its own: any text that
+// is not empty, by convention parts joined with "/" so that "acme/" is the prefix of all
+// that belongs to acme. It is a handle without state: make as many as convenient.
+type Collection[T any] struct {
+	s    *Store
+	name string
+}
+
+// Object is a value as it was at a version.
+type Object[T any] struct {
+	Key     string
+	Value   T
+	Version uint64
+}
+
+// NewCollection names a collection by the singular noun that error messages use too:
+// "service", "vee", "host". It makes nothing in the store.
+func NewCollection[T any](s *Store, name string) Collection[T] {
+	return Collection[T]{s: s, name: name}
+}
+
+// Get returns the object and its version; fault.NotFound. It is linearisable.
+func (c Collection[T]) Get(ctx context.Context, key string) (T, uint64, error) {
+	var zero T
+	octx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	r, err := c.s.client.Get(octx, c.path(key))
+	if err != nil {
+		return zero, 0, explain(octx, err, "read %s %q", c.name, key)
+	}
+	if len(r.Kvs) == 0 {
+		return zero, 0, c.notFound(key)
+	}
+	o, err := c.decode(r.Kvs[0])
+	return o.Value, o.Version, err
+}
+
+// List returns the objects whose key starts with prefix, in the order of their keys, all as
+// they were at one moment.
+func (c Collection[T]) List(ctx context.Context, prefix string) ([]Object[T], error) {
+	var list []Object[T]
+	kvs, _, err := c.scan(ctx, prefix)
+	if err != nil {
+		return nil, err
+	}
+	for _, kv := range kvs {
+		o, err := c.decode(kv)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, o)
+	}
+	return list, nil
+}
+
+// Values is List without keys and versions.
+func (c Collection[T]) Values(ctx context.Context, prefix string) ([]T, error) {
+	list, err := c.List(ctx, prefix)
+	values := make([]T, len(list))
+	for i, o := range list {
+		values[i] = o.Value
+	}
+	return values, err
+}
+
+// Create puts a new object; fault.Exists where there is one. It returns the version.
+func (c Collection[T]) Create(ctx context.Context, key string, v T) (uint64, error) {
+	return c.s.Txn(ctx, c.OpCreate(key, v))
+}
+
+// Update replaces the object that still has this version, and returns the new version.
+// fault.Conflict when it has changed, fault.NotFound when it is gone.
+func (c Collection[T]) Update(ctx context.Context, key string, v T, version uint64) (uint64, error) {
+	return c.s.Txn(ctx, c.OpUpdate(key, v, version))
+}
+
+// Put creates or replaces the object, whatever is there, and returns the new version.
+func (c Collection[T]) Put(ctx context.Context, key string, v T) (uint64, error) {
+	return c.s.Txn(ctx, c.OpPut(key, v))
+}
+
+// Modify reads the object, lets f change it, and writes it back where it differs; when
+// somebody else wrote in between it starts anew, so f may run more than once and must do
+// nothing but change its argument. An error of f ends it and is returned as it is.
+func (c Collection[T]) Modify(ctx context.Context, key string, f func(*T) error) (T, uint64, error) {
+	for {
+		v, version, err := c.Get(ctx, key)
+		if err != nil {
+			return v, 0, err
+		}
+		before, err := json.Marshal(v)
+		if err != nil {
+			return v, 0, c.unencodable(key, err)
+		}
+		if err := f(&v); err != nil {
+			return v, 0, err
+		}
+		after, err := json.Marshal(v)
+		if err != nil {
+			return v, 0, c.unencodable(key, err)
+		}
+		if bytes.Equal(before, after) {
+			return v, version, nil
+		}
+		version, err = c.s.Txn(ctx, Op{what: c.what(key), key: c.path(key), guard: version, value: after, verb: update})
+		if !fault.Has(err, fault.Conflict) {
+			return v, version, err
+		}
+	}
+}
+
+// Delete removes the object that still has this version, or any where version is 0.
+// fault.NotFound when there is none, fault.Conflict when it has changed.
+func (c Collection[T]) Delete(ctx context.Context, key string, version uint64) error {
+	_, err := c.s.Txn(ctx, c.OpDelete(key, version))
+	return err
+}
+
+// PutAll puts many objects without guards, in the order of their keys and in as few
+// transactions as possible: after an error a first part of them may be there.
+func (c Collection[T]) PutAll(ctx context.Context, values map[string]T) error {
+	ops := make([]Op, 0, len(values))
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		ops = append(ops, c.OpPut(key, values[key]))
+	}
+	for part := range slices.Chunk(ops, MaxOps) {
+		if _, err := c.s.Txn(ctx, part...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// DeleteRange removes all objects whose key is at or after from and before to, in one step.
+func (c Collection[T]) DeleteRange(ctx context.Context, from, to string) error {
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	_, err := c.s.client.Delete(ctx, c.path(from), clientv3.WithRange(c.path(to)))
+	return explain(ctx, err, "delete each %s from %q to before %q", c.name, from, to)
+}
+
+// page is how many objects one read brings: a bound on memory, not on the result.
+const page = 500
+
+// scan reads everything under prefix as of one revision, which it returns.
+func (c Collection[T]) scan(ctx context.Context, prefix string) ([]*mvccpb.KeyValue, int64, error) {
+	for {
+		kvs, rev, err := c.scanOnce(ctx, prefix)
+		if errors.Is(err, rpctypes.ErrCompacted) {
+			continue // compaction overtook a long list: the next one starts from now
+		}
+		return kvs, rev, err
+	}
+}
+
+func (c Collection[T]) scanOnce(ctx context.Context, prefix string) (kvs []*mvccpb.KeyValue, rev int64, err error) {
+	from, end := c.path(prefix), clientv3.GetPrefixRangeEnd(c.path(prefix))
+	for {
+		octx, cancel := context.WithTimeout(ctx, opTimeout)
+		r, err := c.s.client.Get(octx, from, clientv3.WithRange(end), clientv3.WithLimit(page), clientv3.WithRev(rev))
+		if err != nil {
+			err = explain(octx, err, "list each %s under %q", c.name, prefix)
+			cancel()
+			return nil, 0, err
+		}
+		cancel()
+		if rev == 0 {
+			rev = r.Header.Revision
+		}
+		kvs = append(kvs, r.Kvs...)
+		if !r.More {
+			return kvs, rev, nil
+		}
+		from = string(r.Kvs[len(r.Kvs)-1].Key) + "\x00"
+	}
+}
+
+func (c Collection[T]) root() string           { return c.s.prefix + c.name + "/" }
+func (c Collection[T]) path(key string) string { return c.root() + key }
+func (c Collection[T]) what(key string) string { return fmt.Sprintf("%s %q", c.name, key) }
+
+func (c Collection[T]) notFound(key string) error {
+	return fault.New(fault.NotFound, "%s does not exist", c.what(key))
+}
+
+func (c Collection[T]) unencodable(key string, err error) error {
+	return fault.New(fault.Internal, "encode %s: %w", c.what(key), err)
+}
+
+func (c Collection[T]) decode(kv *mvccpb.KeyValue) (Object[T], error) {
+	o := Object[T]{Key: string(kv.Key[len(c.root()):]), Version: uint64(kv.ModRevision)}
+	if err := json.Unmarshal(kv.Value, &o.Value); err != nil {
+		return o, fault.New(fault.Internal, "decode %s as stored: %w", c.what(o.Key), err)
+	}
+	return o, nil
+}
