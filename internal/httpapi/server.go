@@ -119,11 +119,21 @@ type Body[T any] struct{ Body T }
 // Empty is the input or output of an operation that has none.
 type Empty struct{}
 
+// RegisterOpen adds an operation without a role check: the handler authenticates by
+// itself. Its path must be given to Handler as open.
+func RegisterOpen[I, O any](s *Server, op Op, h func(ctx context.Context, in *I) (O, error)) {
+	register(s, op, func(context.Context) error { return nil }, h)
+}
+
 // Register adds an operation. in is a struct with huma's tags (path, query, header, Body),
 // the result is sent as JSON.
 func Register[I, O any](s *Server, op Op, h func(ctx context.Context, in *I) (O, error)) {
+	register(s, op, op.allow, h)
+}
+
+func register[I, O any](s *Server, op Op, allow func(context.Context) error, h func(ctx context.Context, in *I) (O, error)) {
 	huma.Register(s.api, op.huma(), func(ctx context.Context, in *I) (*Body[O], error) {
-		if err := op.allow(ctx); err != nil {
+		if err := allow(ctx); err != nil {
 			return nil, s.problem(op, err)
 		}
 		out, err := h(ctx, in)
