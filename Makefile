@@ -1,0 +1,83 @@
+# Reservoir. `make help` says what there is.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -s -w -X $(shell $(GO) list -m)/cli.version=$(VERSION)
+BENCHES := $(patsubst scripts/bench-%.sh,bench-%,$(wildcard scripts/bench-*.sh))
+
+# Packages whose tests need root, network namespaces or QEMU. They fail, and do not skip,
+# where those are missing: `make test` runs everything, `make check` everything but these.
+NEED_ROOT := agent cli/doctor dev hypervisor/qemu image/build site test van
+
+##@ See it run
+
+.PHONY: demo
+demo: build packages images ## A site with three hosts, a service deployed, scaled, hurt and deleted (root)
+	scripts/demo.sh
+
+##@ Build
+
+.PHONY: build
+build: ## build/reservoir, the one binary
+	@scripts/step "build reservoir $(VERSION)" $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o build/reservoir ./cmd/reservoir
+
+.PHONY: images
+images: build packages ## The two images, appliance and debian; kept in .cache/images between runs (root)
+	@scripts/images.sh
+
+.PHONY: packages
+packages: ## What Debian packages are missing, installed (root)
+	@scripts/packages.sh
+
+##@ Verify
+
+.PHONY: test
+test: packages build images lint ## Everything: what continuous integration runs (root)
+	@scripts/step "go vet" $(GO) vet ./...
+	$(GO) test -timeout 20m ./...
+
+.PHONY: check
+check: ## What needs no root and no QEMU, in under two minutes
+	@scripts/step "gofmt" scripts/gofmt-check
+	@scripts/step "go vet" $(GO) vet ./...
+	$(GO) test -timeout 2m $$($(GO) list ./... | grep -vE '^[^/]+/[^/]+/[^/]+/($(subst $() ,|,$(NEED_ROOT)))(/|$$)')
+
+.PHONY: lint
+lint: .cache/bin/golangci-lint ## golangci-lint with .golangci.yml (builds it the first time: some minutes)
+	@scripts/step "golangci-lint" .cache/bin/golangci-lint run ./...
+
+.cache/bin/golangci-lint: tools/lint/go.mod tools/lint/go.sum
+	@scripts/step "build golangci-lint" $(GO) -C tools/lint build -o $(CURDIR)/$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+.PHONY: fmt
+fmt: ## gofmt every file
+	gofmt -w $$(git ls-files '*.go')
+
+##@ Measure
+
+.PHONY: bench $(BENCHES)
+bench: $(BENCHES) ## All benchmarks, and docs/benchmarks.md anew
+	@scripts/bench-report.sh $(BENCHES)
+
+$(BENCHES): bench-%: build packages images
+	@mkdir -p build/bench
+	scripts/bench-$*.sh | tee build/bench/$*.txt
+
+##@ Tidy up
+
+.PHONY: clean
+clean: ## Delete what was built; images and tools in .cache stay
+	rm -rf build
+
+.PHONY: distclean
+distclean: clean ## Delete the caches too
+	rm -rf .cache
+
+.PHONY: help
+help: ## This
+	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@printf '  make %-12s %s\n' bench-NAME "one benchmark: $(patsubst bench-%,%,$(BENCHES))"
