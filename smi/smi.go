@@ -16,6 +16,10 @@ type Deploy struct {
 	Manifest string `json:"manifest" maxLength:"4194304" doc:"OVF or YAML text"`
 	// File is the manifest's file name, for error messages.
 	File string `json:"file,omitempty"`
+	// Images resolves references of the manifest that mean a file beside it, which the
+	// client has pushed: the reference as it is written (a File's href) to the image's
+	// digest "sha256:…". Every other reference is looked up in the site's registry.
+	Images map[string]string `json:"images,omitempty"`
 	// Replace an existing service of that name: a redeployment. Components that did not
 	// change keep their VEEs.
 	Replace bool `json:"replace,omitempty"`
