@@ -1,3 +1,8 @@
+// Package identity is who is who: the site's certificate authority and the SPIFFE IDs it
+// gives out, a process's own key and certificate on disk, the TLS settings made of them,
+// join tokens for hosts, API tokens for people, and the Caller that a request has proven
+// to be. What a Caller may do is decided where the operation is. Where tokens are kept is
+// the site's choice (Records); nothing here reads a secret back once it was shown.
 package identity
 
 import "context"

@@ -133,4 +133,3 @@ func unusable(dir string, err error) error {
 	return fault.New(fault.Unavailable, "open the site's record of truth in %s: %w", dir, err).
 		Try("run the site as the user that owns the directory, or give another one")
 }
-

@@ -26,7 +26,6 @@ func level(l zapcore.Level) slog.Level {
 	return slog.LevelDebug
 }
 
-
 func (c logCore) Enabled(l zapcore.Level) bool {
 	return c.log.Enabled(context.Background(), level(l))
 }
