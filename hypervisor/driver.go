@@ -122,6 +122,8 @@ type Driver interface {
 
 	// Observe lists every guest that has a process or data on this host.
 	Observe(ctx context.Context) ([]Observation, error)
+	// Inspect is Observe of one guest; ErrNotFound where there is none.
+	Inspect(ctx context.Context, id vee.ID) (Observation, error)
 	// Events delivers changes until Close; a slow reader loses none for good, since
 	// Observe tells the whole truth.
 	Events() <-chan Event

@@ -65,9 +65,10 @@ func EnsureBridge(name string) (Bridge, error) {
 	return Bridge{name}, nil
 }
 
-// Plug makes the TAP for a VEE's i-th NIC, owned by uid, and puts it into the bridge. It
-// is idempotent; the name is TapName's.
-func (b Bridge) Plug(id vee.ID, i int, uid uint32) (string, error) {
+// Plug makes the TAP for a VEE's i-th NIC and puts it into the bridge. It is idempotent;
+// the name is TapName's. Only root may open the TAP: the driver passes the guest's process
+// an open one.
+func (b Bridge) Plug(id vee.ID, i int) (string, error) {
 	br, err := netlink.LinkByName(b.name)
 	if err != nil {
 		return "", fmt.Errorf("plug %s into bridge %s: %w", id, b.name, err)
@@ -77,7 +78,7 @@ func (b Bridge) Plug(id vee.ID, i int, uid uint32) (string, error) {
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
 		a := netlink.NewLinkAttrs()
 		a.Name = name
-		t := &netlink.Tuntap{LinkAttrs: a, Mode: netlink.TUNTAP_MODE_TAP, Owner: uid,
+		t := &netlink.Tuntap{LinkAttrs: a, Mode: netlink.TUNTAP_MODE_TAP,
 			Flags: netlink.TUNTAP_NO_PI | netlink.TUNTAP_VNET_HDR}
 		if err = netlink.LinkAdd(t); err == nil {
 			tap, err = netlink.LinkByName(name)

@@ -57,7 +57,7 @@ func TestPlugIsIdempotentAndSweepLeavesOnlyWhatIsKept(t *testing.T) {
 		for range 2 {
 			for _, id := range []vee.ID{a, c} {
 				for i := range 2 {
-					if _, err := b.Plug(id, i, 65534); err != nil {
+					if _, err := b.Plug(id, i); err != nil {
 						t.Fatal(err)
 					}
 				}

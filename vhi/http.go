@@ -100,15 +100,18 @@ func NewHostClient(c *httpapi.Client) Host { return hostClient{c} }
 func veeURL(id vee.ID, sub string) string { return "/vhi/v1/vees/" + url.PathEscape(string(id)) + sub }
 
 func (h hostClient) Assign(ctx context.Context, a Assignment) (r Report, err error) {
-	return r, h.c.Call(ctx, http.MethodPut, veeURL(a.VEE, ""), nil, a, &r)
+	err = h.c.Call(ctx, http.MethodPut, veeURL(a.VEE, ""), nil, a, &r)
+	return r, err
 }
 
 func (h hostClient) Report(ctx context.Context) (r HostReport, err error) {
-	return r, h.c.Call(ctx, http.MethodGet, "/vhi/v1/report", nil, nil, &r)
+	err = h.c.Call(ctx, http.MethodGet, "/vhi/v1/report", nil, nil, &r)
+	return r, err
 }
 
 func (h hostClient) Tell(ctx context.Context, id vee.ID, c guest.Command) (r guest.Reply, err error) {
-	return r, h.c.Call(ctx, http.MethodPost, veeURL(id, "/tell"), nil, c, &r)
+	err = h.c.Call(ctx, http.MethodPost, veeURL(id, "/tell"), nil, c, &r)
+	return r, err
 }
 
 func (h hostClient) Console(ctx context.Context, id vee.ID) (io.ReadWriteCloser, error) {
@@ -121,13 +124,16 @@ type managerClient struct{ c *httpapi.Client }
 func NewManagerClient(c *httpapi.Client) Manager { return managerClient{c} }
 
 func (m managerClient) Join(ctx context.Context, r JoinRequest) (out JoinReply, err error) {
-	return out, m.c.Call(ctx, http.MethodPost, JoinPath, nil, r, &out)
+	err = m.c.Call(ctx, http.MethodPost, JoinPath, nil, r, &out)
+	return out, err
 }
 
 func (m managerClient) Renew(ctx context.Context, r Renewal) (out RenewalReply, err error) {
-	return out, m.c.Call(ctx, http.MethodPost, "/vhi/v1/renew", nil, r, &out)
+	err = m.c.Call(ctx, http.MethodPost, "/vhi/v1/renew", nil, r, &out)
+	return out, err
 }
 
 func (m managerClient) RenewCertificate(ctx context.Context, csr []byte) (out JoinReply, err error) {
-	return out, m.c.Call(ctx, http.MethodPost, "/vhi/v1/certificate", nil, map[string][]byte{"csr": csr}, &out)
+	err = m.c.Call(ctx, http.MethodPost, "/vhi/v1/certificate", nil, map[string][]byte{"csr": csr}, &out)
+	return out, err
 }

@@ -103,7 +103,7 @@ type Host interface {
 type JoinRequest struct {
 	Token string `json:"token"` // one time
 	Host  string `json:"host"`
-	CSR   []byte `json:"csr"` // PKCS #10, DER
+	CSR   []byte `json:"csr"` // PKCS #10, PEM
 }
 
 // JoinReply carries what the host needs to be part of the site.

@@ -1,0 +1,403 @@
+package vet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/hypervisor"
+	"github.com/reservoir-cloud/reservoir/internal/durable"
+	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/vhi"
+)
+
+// tracked is one VEE: what is assigned, what is observed, and the loop that brings the
+// second to the first.
+type tracked struct {
+	t    *Tracker
+	line channel
+	wake chan struct{} // of size one: something may have changed
+	over chan struct{} // closed by end
+
+	mu       sync.Mutex
+	want     vhi.Assignment
+	seen     hypervisor.Observation
+	doing    step
+	progress *vee.Progress
+	err      error
+	cancel   context.CancelFunc // of the step under way
+	restarts int                // since it was assigned
+	crashes  int                // without a calm time in between
+	began    time.Time          // of the last start
+}
+
+func newTracked(t *Tracker, a vhi.Assignment) *tracked {
+	return &tracked{t: t, want: a, wake: make(chan struct{}, 1), over: make(chan struct{}),
+		seen: hypervisor.Observation{ID: a.VEE, Condition: hypervisor.Absent}}
+}
+
+func (v *tracked) nudge() {
+	select {
+	case v.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (v *tracked) end() { close(v.over) }
+
+// assign keeps a on disk and makes it the one to obey.
+func (v *tracked) assign(a vhi.Assignment) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch c := a.Epoch.Compare(v.want.Epoch); {
+	case c < 0:
+		return fault.New(fault.StaleEpoch, "VEE %s: epoch %s is older than %s, which is obeyed here", a.VEE, a.Epoch, v.want.Epoch)
+	case c == 0 && a.Seq < v.want.Seq:
+		return fault.New(fault.StaleEpoch, "VEE %s: assignment %d of epoch %s is older than %d, which is obeyed here", a.VEE, a.Seq, a.Epoch, v.want.Seq)
+	case c == 0 && a.Seq == v.want.Seq && v.want.Power != "":
+		return nil // the same again
+	}
+	if err := durable.WriteJSON(v.t.file(a.VEE), a, 0o600); err != nil {
+		return coded(fmt.Errorf("keep the assignment of VEE %s: %w", a.VEE, err))
+	}
+	if v.cancel != nil && a.Power != v.want.Power {
+		v.cancel() // what is being done is not wanted any more
+	}
+	v.want, v.err = a, nil
+	v.nudge()
+	return nil
+}
+
+func (v *tracked) assigned() vhi.Assignment {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.want
+}
+
+// gone: it was removed here, and only its tombstone is left.
+func (v *tracked) gone() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.want.Power == vhi.Absent && v.seen.Condition == hypervisor.Absent
+}
+
+// call is a goroutine that is there or not.
+type call struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+func (c *call) open(ctx context.Context, talk func(context.Context)) {
+	if c.cancel != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	c.cancel, c.done = cancel, done
+	go func() { defer close(done); talk(ctx) }()
+}
+
+func (c *call) hangUp() {
+	if c.cancel == nil {
+		return
+	}
+	c.cancel()
+	<-c.done
+	c.cancel = nil
+}
+
+// loop converges until ctx is done or the VEE is forgotten.
+func (v *tracked) loop(ctx context.Context) {
+	var line call
+	defer line.hangUp()
+	retries := 0
+	for {
+		o, err := v.observe(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if o.Condition == hypervisor.Running || o.Condition == hypervisor.Paused {
+			if err == nil {
+				line.open(ctx, func(ctx context.Context) { v.line.serve(ctx, v.dialGuest, v.t.cfg.Changed) })
+			}
+		} else {
+			line.hangUp()
+		}
+
+		a := v.assigned()
+		s := rest
+		if err == nil && a.Power != "" {
+			s = next(a.Power, o.Condition, a.Descriptor.Restart)
+		}
+		var pause time.Duration
+		switch {
+		case err != nil:
+			v.note(err)
+			pause, retries = backoff(retryPause, retries), retries+1
+		case s == rest || s == failed:
+			if v.settle(o, s) {
+				v.t.cfg.Changed()
+			}
+			retries = 0
+			if o.Condition == hypervisor.Running {
+				pause = calm // then look again whether it deserves to be forgiven its crashes
+			} else {
+				pause = time.Hour
+			}
+		default:
+			if wait := v.patience(s, o); wait > 0 {
+				v.t.cfg.Changed()
+				pause = wait
+				break
+			}
+			if s == destroy || s == stop || s == suspend {
+				line.hangUp()
+			}
+			if err := v.do(ctx, s, a); err != nil && ctx.Err() == nil {
+				v.note(err)
+				v.t.cfg.Changed()
+				if errors.Is(err, context.Canceled) {
+					continue
+				}
+				v.t.cfg.Log.Warn("step failed", "vee", v.want.VEE, "step", s, "err", err)
+				pause, retries = backoff(retryPause, retries), retries+1
+				break
+			}
+			retries = 0
+			continue
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-v.over:
+			timer.Stop()
+			return
+		case <-v.wake:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+func (v *tracked) observe(ctx context.Context) (hypervisor.Observation, error) {
+	id := v.assigned().VEE
+	o, err := v.t.cfg.Driver.Inspect(ctx, id)
+	if errors.Is(err, hypervisor.ErrNotFound) {
+		o, err = hypervisor.Observation{ID: id, Condition: hypervisor.Absent}, nil
+	}
+	if err != nil {
+		return o, coded(fmt.Errorf("observe VEE %s: %w", id, err))
+	}
+	v.mu.Lock()
+	changed := v.seen.Condition != o.Condition
+	v.seen = o
+	if o.Condition == hypervisor.Running && time.Since(v.began) > calm {
+		v.crashes = 0
+	}
+	v.mu.Unlock()
+	if changed {
+		v.t.cfg.Changed()
+	}
+	return o, nil
+}
+
+// settle notes that nothing is to be done, and reports whether that is news.
+func (v *tracked) settle(o hypervisor.Observation, s step) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var err error
+	switch {
+	case s == failed:
+		err = fault.New(fault.WrongState, "the guest ended by itself: %s", o.Reason)
+	case o.Condition == hypervisor.Halted:
+		err = fault.New(fault.DiskFull, "the guest is halted: %s", o.Reason)
+	}
+	news := (err == nil) != (v.err == nil)
+	v.err = err
+	return news
+}
+
+// patience is how long to wait before a step: a crashed guest is started again after a
+// pause that grows, a halted one is tried again now and then.
+func (v *tracked) patience(s step, o hypervisor.Observation) time.Duration {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var since time.Time
+	var pause time.Duration
+	switch {
+	case s == start && o.Condition == hypervisor.Crashed:
+		since, pause = o.Since, backoff(restartPause, v.crashes)
+		v.err = fault.New(fault.WrongState, "the guest ended by itself: %s; it is started again", o.Reason)
+	case s == resume && o.Condition == hypervisor.Halted:
+		since, pause = o.Since, backoff(10*restartPause, v.crashes)
+		v.err = fault.New(fault.DiskFull, "the guest is halted: %s; it is continued when there is room", o.Reason)
+	default:
+		return 0
+	}
+	left := time.Until(since.Add(pause))
+	if left > 0 {
+		return left
+	}
+	v.crashes++
+	if s == start {
+		v.restarts++
+	}
+	return 0
+}
+
+func (v *tracked) note(err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !errors.Is(err, context.Canceled) {
+		v.err = err
+	}
+}
+
+// do performs one step. An assignment of another power cancels it.
+func (v *tracked) do(ctx context.Context, s step, a vhi.Assignment) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	v.mu.Lock()
+	if v.want.Power != a.Power {
+		v.mu.Unlock()
+		return nil // overtaken between the decision and now
+	}
+	v.doing, v.progress, v.cancel = s, nil, cancel
+	v.mu.Unlock()
+	v.t.cfg.Changed()
+	err := v.perform(ctx, s, a)
+	v.mu.Lock()
+	v.doing, v.progress, v.cancel = rest, nil, nil
+	if err == nil {
+		if s != prepare {
+			v.err = nil
+		}
+		if s == start {
+			v.began = time.Now()
+		}
+	}
+	v.mu.Unlock()
+	if err != nil {
+		return coded(fmt.Errorf("%s VEE %s: %w", s, a.VEE, err))
+	}
+	return nil
+}
+
+func (v *tracked) perform(ctx context.Context, s step, a vhi.Assignment) error {
+	d := v.t.cfg.Driver
+	switch s {
+	case prepare:
+		g, err := v.guest(ctx, a)
+		if err != nil {
+			return err
+		}
+		return d.Prepare(ctx, g)
+	case start:
+		g, err := v.guest(ctx, a)
+		if err != nil {
+			return err
+		}
+		return d.Start(ctx, g)
+	case wake:
+		g, err := v.guest(ctx, a)
+		if err != nil {
+			return err
+		}
+		return d.Wake(ctx, g)
+	case pause:
+		return d.Pause(ctx, a.VEE, a.Epoch)
+	case resume:
+		return d.Resume(ctx, a.VEE, a.Epoch)
+	case suspend:
+		return d.Suspend(ctx, a.VEE, a.Epoch, v.setProgress)
+	case stop:
+		return d.Stop(ctx, a.VEE, a.Epoch, time.Duration(a.GraceMS)*time.Millisecond)
+	case destroy:
+		if err := d.Destroy(ctx, a.VEE, a.Epoch); err != nil {
+			return err
+		}
+		return v.t.cfg.Plugs.Unplug(a.VEE)
+	}
+	return nil
+}
+
+// guest gathers what the driver needs: images that are here and verified, NICs that are
+// plugged in.
+func (v *tracked) guest(ctx context.Context, a vhi.Assignment) (hypervisor.Guest, error) {
+	g := hypervisor.Guest{ID: a.VEE, Epoch: a.Epoch, Descriptor: a.Descriptor}
+	g.Descriptor.Context = seed(a.VEE, a.Descriptor)
+	have := map[string]bool{}
+	for _, k := range a.Descriptor.Disks {
+		if k.Image == "" || have[k.Image] {
+			continue
+		}
+		have[k.Image] = true
+		img, err := v.t.cfg.Images.Fetch(ctx, k.Image, v.setProgress)
+		if err != nil {
+			return g, fmt.Errorf("image %s of disk %q: %w", k.Source, k.Name, err)
+		}
+		g.Images = append(g.Images, img)
+	}
+	for i, n := range a.Descriptor.NICs {
+		tap, err := v.t.cfg.Plugs.Plug(a.VEE, i)
+		if err != nil {
+			return g, err
+		}
+		g.NICs = append(g.NICs, hypervisor.NIC{Tap: tap, MAC: n.MAC})
+	}
+	return g, nil
+}
+
+func (v *tracked) setProgress(p vee.Progress) {
+	v.mu.Lock()
+	tell := v.progress == nil || p.Total > 0 && (p.Done-v.progress.Done)*20 >= p.Total // every 5 %
+	if tell {
+		v.progress = &p
+	}
+	v.mu.Unlock()
+	if tell {
+		v.t.cfg.Changed()
+	}
+}
+
+func (v *tracked) dialGuest(ctx context.Context) (net.Conn, error) {
+	return v.t.cfg.Driver.GuestChannel(ctx, v.assigned().VEE)
+}
+
+func (v *tracked) report() vhi.Report {
+	seen, status := v.line.now()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	s := next(v.want.Power, v.seen.Condition, v.want.Descriptor.Restart)
+	r := vhi.Report{
+		VEE: v.want.VEE, Epoch: v.want.Epoch, Seq: v.want.Seq,
+		Power:    power(v.want.Power, v.seen.Condition, s),
+		Phase:    phase(v.want.Power, v.seen, v.doing, s, seen, time.Now()),
+		Progress: v.progress, GuestSeen: seen, GuestReady: status.Ready, GuestIdle: status.Idle, KPIs: status.KPIs,
+		Restarts: v.restarts, Since: v.seen.Since, DiskUsed: v.seen.DiskUsed,
+	}
+	if v.err != nil {
+		f := fault.From(v.err)
+		r.Error, r.Code = f.Message, string(f.Code)
+	}
+	return r
+}
+
+// coded gives a driver's error the code that people see.
+func coded(err error) error {
+	for sentinel, code := range map[error]fault.Code{
+		hypervisor.ErrStaleEpoch: fault.StaleEpoch, hypervisor.ErrNotFound: fault.NotFound, hypervisor.ErrWrongState: fault.WrongState,
+		hypervisor.ErrUnsupported: fault.Unsupported, hypervisor.ErrNoSpace: fault.DiskFull,
+	} {
+		if errors.Is(err, sentinel) {
+			return fault.New(code, "%w", err)
+		}
+	}
+	return err
+}

@@ -1,0 +1,265 @@
+// Package vet is the virtual environments tracker of a host's agent (seed 4): it keeps
+// what the site has assigned, brings each VEE into the power that it should have, one
+// step at a time, and reports what it sees. It survives the agent: assignments are on
+// disk before they are acknowledged, guests are adopted by the driver, and whatever was
+// interrupted is begun again.
+//
+// It decides nothing about placement or ownership; it obeys the newest assignment by
+// (epoch, sequence number).
+package vet
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/hypervisor"
+	"github.com/reservoir-cloud/reservoir/internal/durable"
+	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/vhi"
+	"github.com/reservoir-cloud/reservoir/vhi/guest"
+)
+
+// Images fetches what a VEE's disks are made of.
+type Images interface {
+	Fetch(ctx context.Context, digest string, progress func(vee.Progress)) (hypervisor.LocalImage, error)
+}
+
+// Plugs are the host's bridge.
+type Plugs interface {
+	Plug(id vee.ID, nic int) (tap string, err error)
+	Unplug(id vee.ID) error
+}
+
+// Config of a Tracker. All fields are needed.
+type Config struct {
+	Dir     string // for the assignments
+	Driver  hypervisor.Driver
+	Images  Images
+	Plugs   Plugs
+	Changed func() // a report has changed; must not block
+	Log     *slog.Logger
+}
+
+// keepTombstone is how long the assignment of a VEE that is gone goes on refusing late
+// ones. The driver refuses older epochs for ever.
+const keepTombstone = 24 * time.Hour
+
+// Tracker of the VEEs of one host.
+type Tracker struct {
+	cfg Config
+	dir string
+
+	mu   sync.Mutex
+	vees map[vee.ID]*tracked
+	ctx  context.Context // of Run; nil before
+	wg   sync.WaitGroup
+}
+
+// Open reads the assignments and finds the guests that are there.
+func Open(ctx context.Context, cfg Config) (*Tracker, error) {
+	t := &Tracker{cfg: cfg, dir: filepath.Join(cfg.Dir, "assignments"), vees: map[vee.ID]*tracked{}}
+	if err := os.MkdirAll(t.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the directory of assignments: %w", err)
+	}
+	names, err := os.ReadDir(t.dir)
+	if err != nil {
+		return nil, fmt.Errorf("list assignments: %w", err)
+	}
+	for _, n := range names {
+		if strings.HasPrefix(n.Name(), ".") {
+			_ = os.Remove(filepath.Join(t.dir, n.Name())) // a write that a crash cut off
+			continue
+		}
+		var a vhi.Assignment
+		if err := durable.ReadJSON(filepath.Join(t.dir, n.Name()), &a); err != nil {
+			return nil, fault.New(fault.Internal, "assignment %s is damaged: %w", n.Name(), err).
+				Try("remove that file: the site will assign the VEE again")
+		}
+		t.vees[a.VEE] = newTracked(t, a)
+	}
+	seen, err := cfg.Driver.Observe(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("observe the guests of this host: %w", err)
+	}
+	for _, o := range seen {
+		v := t.vees[o.ID]
+		if v == nil { // a guest that nobody assigned: shown to the site, which knows what to do with it
+			v = newTracked(t, vhi.Assignment{VEE: o.ID, Epoch: o.Epoch})
+			t.vees[o.ID] = v
+		}
+		v.seen = o
+	}
+	return t, nil
+}
+
+// Run converges every VEE until ctx is done, and waits for all that it began. Guests stay
+// as they are.
+func (t *Tracker) Run(ctx context.Context) error {
+	t.mu.Lock()
+	t.ctx = ctx
+	for _, v := range t.vees {
+		t.begin(v)
+	}
+	t.mu.Unlock()
+	defer t.wg.Wait()
+	sweep := time.NewTicker(time.Hour)
+	defer sweep.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e := <-t.cfg.Driver.Events():
+			if v := t.find(e.ID); v != nil {
+				v.nudge()
+			}
+		case <-sweep.C:
+			t.dropTombstones(time.Now())
+		}
+	}
+}
+
+// begin starts the loop of v. t.mu is held.
+func (t *Tracker) begin(v *tracked) {
+	ctx := t.ctx
+	if ctx == nil || ctx.Err() != nil {
+		return
+	}
+	t.wg.Add(1)
+	go func() { defer t.wg.Done(); v.loop(ctx) }()
+}
+
+func (t *Tracker) find(id vee.ID) *tracked {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.vees[id]
+}
+
+// Assign takes an assignment if it is not older than the one that is obeyed. It is on
+// disk when Assign returns.
+func (t *Tracker) Assign(_ context.Context, a vhi.Assignment) (vhi.Report, error) {
+	if _, err := vee.ParseID(string(a.VEE)); err != nil {
+		return vhi.Report{}, fault.New(fault.Malformed, "%w", err)
+	}
+	if _, ok := orders[a.Power]; !ok {
+		return vhi.Report{}, fault.New(fault.Malformed, "VEE %s: power %q cannot be assigned", a.VEE, a.Power)
+	}
+	t.mu.Lock()
+	v := t.vees[a.VEE]
+	fresh := v == nil
+	if fresh {
+		v = newTracked(t, vhi.Assignment{VEE: a.VEE})
+		t.vees[a.VEE] = v
+	}
+	t.mu.Unlock()
+	if err := v.assign(a); err != nil {
+		if fresh {
+			t.mu.Lock()
+			delete(t.vees, a.VEE)
+			t.mu.Unlock()
+		}
+		return vhi.Report{}, err
+	}
+	if fresh {
+		t.mu.Lock()
+		t.begin(v)
+		t.mu.Unlock()
+	}
+	return v.report(), nil
+}
+
+var orders = map[vhi.Power]struct{}{vhi.Running: {}, vhi.Paused: {}, vhi.Suspended: {}, vhi.Stopped: {}, vhi.Absent: {}}
+
+// Reports of all VEEs, ordered by identifier.
+func (t *Tracker) Reports() []vhi.Report {
+	t.mu.Lock()
+	all := make([]*tracked, 0, len(t.vees))
+	for _, v := range t.vees {
+		all = append(all, v)
+	}
+	t.mu.Unlock()
+	out := make([]vhi.Report, 0, len(all))
+	for _, v := range all {
+		out = append(out, v.report())
+	}
+	slices.SortFunc(out, func(a, b vhi.Report) int { return strings.Compare(string(a.VEE), string(b.VEE)) })
+	return out
+}
+
+// InUse lists the images that assigned VEEs are made of.
+func (t *Tracker) InUse() map[string]bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	used := map[string]bool{}
+	for _, v := range t.vees {
+		a := v.assigned()
+		if a.Power == vhi.Absent {
+			continue
+		}
+		for _, d := range a.Descriptor.Disks {
+			used[d.Image] = true
+		}
+	}
+	return used
+}
+
+// Here lists the VEEs that have or may get anything on this host.
+func (t *Tracker) Here() []vee.ID {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var ids []vee.ID
+	for id, v := range t.vees {
+		if !v.gone() {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// Console of a VEE's guest.
+func (t *Tracker) Console(ctx context.Context, id vee.ID) (io.ReadWriteCloser, error) {
+	if t.find(id) == nil {
+		return nil, fault.New(fault.NotFound, "VEE %s is not on this host", id)
+	}
+	c, err := t.cfg.Driver.Console(ctx, id)
+	if err != nil {
+		return nil, coded(fmt.Errorf("console of VEE %s: %w", id, err))
+	}
+	return c, nil
+}
+
+// Tell passes a command to the agent in the guest.
+func (t *Tracker) Tell(ctx context.Context, id vee.ID, c guest.Command) (guest.Reply, error) {
+	v := t.find(id)
+	if v == nil {
+		return guest.Reply{}, fault.New(fault.NotFound, "VEE %s is not on this host", id)
+	}
+	return v.line.tell(ctx, c)
+}
+
+func (t *Tracker) file(id vee.ID) string { return filepath.Join(t.dir, string(id)+".json") }
+
+func (t *Tracker) dropTombstones(now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for id, v := range t.vees {
+		st, err := os.Stat(t.file(id))
+		if !v.gone() || err != nil || now.Sub(st.ModTime()) < keepTombstone {
+			continue
+		}
+		if err := durable.Remove(t.file(id)); err != nil {
+			t.cfg.Log.Warn("drop the tombstone of a VEE", "vee", id, "err", err)
+			continue
+		}
+		v.end()
+		delete(t.vees, id)
+	}
+}
