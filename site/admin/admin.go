@@ -46,18 +46,9 @@ type NewToken struct {
 	TTLMS    int64         `json:"ttlMs,omitempty" minimum:"0" doc:"lifetime, ms; 0: the site's default"`
 }
 
-// Token without its secret.
-type Token struct {
-	Name     string        `json:"name"`
-	Role     identity.Role `json:"role"`
-	Customer string        `json:"customer,omitempty"`
-	Created  time.Time     `json:"created"`
-	Expires  time.Time     `json:"expires,omitzero"`
-}
-
 // CreatedToken is the only answer that ever carries the secret: the site keeps its hash.
 type CreatedToken struct {
-	Token
+	identity.Token
 	Secret string `json:"secret"`
 }
 
@@ -87,7 +78,7 @@ type Compacted struct {
 type Service interface {
 	Site(ctx context.Context) (Site, error)
 	CreateToken(ctx context.Context, r NewToken) (CreatedToken, error)
-	ListTokens(ctx context.Context) ([]Token, error)
+	ListTokens(ctx context.Context) ([]identity.Token, error)
 	// RevokeToken ends a token at once. Errors: NotFound.
 	RevokeToken(ctx context.Context, name string) error
 	InviteHost(ctx context.Context, r NewInvite) (Invite, error)

@@ -23,7 +23,7 @@ func Register(s *httpapi.Server, a Service) {
 			return a.CreateToken(ctx, in.Body)
 		})
 	httpapi.Register(s, httpapi.Op{Method: http.MethodGet, Path: prefix + "/tokens", Summary: "List API tokens, without their secrets", Roles: []identity.Role{identity.Operator, identity.Auditor}},
-		func(ctx context.Context, _ *httpapi.Empty) ([]Token, error) { return a.ListTokens(ctx) })
+		func(ctx context.Context, _ *httpapi.Empty) ([]identity.Token, error) { return a.ListTokens(ctx) })
 	httpapi.RegisterNoBody(s, httpapi.Op{Method: http.MethodDelete, Path: prefix + "/tokens/{name}", Summary: "Revoke an API token", Roles: operators},
 		func(ctx context.Context, in *struct {
 			Name string `path:"name"`
@@ -59,7 +59,7 @@ func (c *Client) CreateToken(ctx context.Context, r NewToken) (out CreatedToken,
 }
 
 // ListTokens implements Service.
-func (c *Client) ListTokens(ctx context.Context) (out []Token, err error) {
+func (c *Client) ListTokens(ctx context.Context) (out []identity.Token, err error) {
 	err = c.c.Call(ctx, http.MethodGet, prefix+"/tokens", nil, nil, &out)
 	return out, err
 }

@@ -24,11 +24,11 @@ func (e *echo) Site(context.Context) (admin.Site, error) {
 	return admin.Site{Name: "alpha", Started: at, HAScale: 0.1, Store: admin.Store{Quota: vee.GiB}}, nil
 }
 func (e *echo) CreateToken(_ context.Context, r admin.NewToken) (admin.CreatedToken, error) {
-	return admin.CreatedToken{Token: admin.Token{Name: r.Name, Role: r.Role, Customer: r.Customer,
+	return admin.CreatedToken{Token: identity.Token{Name: r.Name, Role: r.Role, Customer: r.Customer,
 		Expires: at.Add(time.Duration(r.TTLMS) * time.Millisecond)}, Secret: "s3"}, nil
 }
-func (e *echo) ListTokens(context.Context) ([]admin.Token, error) {
-	return []admin.Token{{Name: "ci", Role: identity.Provider, Customer: "acme", Created: at}}, nil
+func (e *echo) ListTokens(context.Context) ([]identity.Token, error) {
+	return []identity.Token{{Name: "ci", Role: identity.Provider, Customer: "acme", Created: at}}, nil
 }
 func (e *echo) RevokeToken(_ context.Context, name string) error {
 	if name == "nobody" {
