@@ -1,0 +1,324 @@
+// Package deploy is the Service Manager's pure core: given what a service should be (Goal),
+// what was recorded of it (State) and what there is (World), Next says what to do now. It
+// does no I/O, has no clock and starts nothing; the shell in package sm records the state
+// that a step returns, then does its actions, and asks again at each change.
+//
+// A service's replicas live in slots. A slot is recorded before the InitializeVEEs call
+// that fills it, under the number of that call, which is never used twice and is the
+// call's idempotency key; a call whose answer is not known is repeated, word for word,
+// until it is answered. So a crash between the call and its record leaves no VEE behind,
+// and a VEE of the group that is in no slot can safely be destroyed.
+package deploy
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/smi"
+	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/vmi"
+)
+
+// Patience with a guest that was told to shut down, before its VEE is destroyed as it is.
+const Patience = 45 * time.Second
+
+// Goal is what the provider wants.
+type Goal struct {
+	Components []Component
+	Revision   int  // of the manifest; new slots carry it
+	BestEffort bool // start what there is room for, instead of all or nothing
+	Deleting   bool
+}
+
+// Component of a service, as far as its deployment is concerned.
+type Component struct {
+	Name         string
+	Group        int    // start group; lower ones start first and stop last
+	Desired      int    // replicas
+	Spec         string // what its VEEs are made of; replicas with another one are replaced
+	Ports        []Port // that the site balances over its replicas
+	StartDelay   time.Duration
+	StopDelay    time.Duration
+	WaitForGuest bool // the next group starts when every replica has been ready
+	NoStart      bool // made, and left to somebody else to activate
+	HardStop     bool // destroyed without a shutdown first
+}
+
+// Port of an access point.
+type Port struct {
+	Number int
+	Scheme string
+}
+
+// State is what has to be remembered. The zero value is that of a new service.
+type State struct {
+	Slots []Slot `json:"slots,omitempty"`
+	Calls int    `json:"calls,omitempty"` // number of the newest InitializeVEEs call
+	// Limit says of a component that is replaced one by one how many VEEs it may have at
+	// once, old and new together.
+	Limit       map[string]int `json:"limit,omitempty"`
+	Established bool           `json:"established,omitempty"` // was once all that was desired
+	Settled     bool           `json:"settled,omitempty"`     // and has been since the goal changed last
+	StopNext    time.Time      `json:"stopNext,omitzero"`     // deletion: the next group stops no sooner
+	Waiting     string         `json:"waiting,omitempty"`     // what the start of the next group waits for
+	Phase       smi.Phase      `json:"phase,omitempty"`
+	Message     string         `json:"message,omitempty"`
+}
+
+// Slot of a replica.
+type Slot struct {
+	Component string    `json:"component"`
+	Number    int       `json:"number"` // from 1; free for reuse when the VEE is destroyed
+	Revision  int       `json:"revision"`
+	Spec      string    `json:"spec"`
+	Call      int       `json:"call"`               // the InitializeVEEs call that makes its VEE
+	VEE       vee.ID    `json:"vee,omitempty"`      // empty until that call is answered
+	Started   time.Time `json:"started,omitzero"`   // first seen ACTIVE
+	Ready     time.Time `json:"ready,omitzero"`     // first seen ready
+	Retiring  time.Time `json:"retiring,omitzero"`  // on its way out since
+	HardStop  bool      `json:"hardStop,omitempty"` // as its component wanted when it was made
+}
+
+// Name of the replica and of its VEE.
+func (s Slot) Name() string { return fmt.Sprintf("%s-%d", s.Component, s.Number) }
+
+// World is what there is.
+type World struct {
+	VEEs         map[vee.ID]vmi.VEE         // of the service's group, complete; destroyed ones may be among them
+	AccessPoints map[string]vmi.AccessPoint // of the group, by name
+	// Troubles that stand: what failed is left alone until then. Keys are components, Stop,
+	// or Access.
+	Troubles map[string]Trouble
+	Now      time.Time
+}
+
+// Keys of troubles that are not with the making or starting of a component's replicas.
+const (
+	Stop   = "/stop"
+	Access = "/access"
+)
+
+// Trouble is a failed action.
+type Trouble struct {
+	Message string
+	Until   time.Time // try again then
+	Stuck   bool      // it takes somebody's help: a refusal, no room
+}
+
+// Kind of an action.
+type Kind string
+
+// Kinds of actions.
+const (
+	Initialize        Kind = "initialize" // Call, Model, Slots
+	Submit            Kind = "submit"     // Slots
+	Shutdown          Kind = "shutdown"   // VEEs
+	Destroy           Kind = "destroy"    // VEEs
+	PutAccessPoint    Kind = "put access point"
+	DeleteAccessPoint Kind = "delete access point"
+	Finish            Kind = "finish" // nothing is left: make sure of it and drop the record
+)
+
+// Action that the shell should do. Each may be repeated without harm.
+type Action struct {
+	Kind   Kind
+	Call   int
+	Model  vmi.Model
+	Slots  []Slot
+	VEEs   []vee.ID
+	Access vmi.AccessPoint // Name, Tag, Port, Scheme
+}
+
+// Event for people.
+type Event struct {
+	Warning bool
+	Reason  string
+	Message string
+}
+
+// Step is Next's answer.
+type Step struct {
+	State   State // to be recorded before the actions are done
+	Actions []Action
+	Events  []Event
+	Wake    time.Time         // ask again then at the latest; zero: at the next change
+	Waiting map[string]string // by component: what its start waits for
+}
+
+// planner is the work on one step.
+type planner struct {
+	goal  Goal
+	w     World
+	s     State
+	out   Step
+	known map[vee.ID]bool // in a slot
+}
+
+// Next says what to do. The maps and slices of its arguments are not changed.
+func Next(g Goal, s State, w World) Step {
+	p := &planner{goal: g, w: w, s: s.clone(), known: map[vee.ID]bool{}}
+	p.out.Waiting = map[string]string{}
+	p.observe()
+	if g.Deleting {
+		p.delete()
+	} else {
+		p.replace()
+		p.removeForeign()
+		p.create()
+		p.access()
+		p.settle()
+		p.start()
+	}
+	p.leave()
+	p.strays()
+	p.status()
+	p.out.State = p.s
+	return p.out
+}
+
+func (s State) clone() State {
+	s.Slots = slices.Clone(s.Slots)
+	if s.Limit != nil {
+		limit := make(map[string]int, len(s.Limit))
+		for k, v := range s.Limit {
+			limit[k] = v
+		}
+		s.Limit = limit
+	}
+	return s
+}
+
+// Initialized records the VEEs that a call has made, in the order of its slots.
+func (s State) Initialized(call int, ids []vee.ID) State {
+	s = s.clone()
+	for i := range s.Slots {
+		if s.Slots[i].Call == call && s.Slots[i].VEE == "" && len(ids) > 0 {
+			s.Slots[i].VEE, ids = ids[0], ids[1:]
+		}
+	}
+	return s
+}
+
+// Refused gives up the slots of a call that has made nothing. Where there was no room for
+// replacements beside the replicas they replace, the component goes on one by one.
+func (s State) Refused(call int, noRoom bool) State {
+	s = s.clone()
+	refused := map[string]string{} // component to spec
+	s.Slots = slices.DeleteFunc(s.Slots, func(l Slot) bool {
+		if l.Call != call || l.VEE != "" {
+			return false
+		}
+		refused[l.Component] = l.Spec
+		return true
+	})
+	for name, spec := range refused {
+		live, old := 0, 0
+		for _, l := range s.Slots {
+			if l.Component != name {
+				continue
+			}
+			live++
+			if l.Spec != spec && l.Retiring.IsZero() {
+				old++
+			}
+		}
+		if noRoom && old > 0 {
+			if s.Limit == nil {
+				s.Limit = map[string]int{}
+			}
+			s.Limit[name] = live
+		}
+	}
+	return s
+}
+
+// observe compares the slots with the VEEs that there are: notes first times, and empties
+// slots whose VEE is gone.
+func (p *planner) observe() {
+	keep := p.s.Slots[:0]
+	for _, l := range p.s.Slots {
+		v, there := p.w.VEEs[l.VEE]
+		if l.VEE != "" && (!there || v.State == vee.Destroyed) {
+			if l.Retiring.IsZero() && !p.goal.Deleting {
+				p.event(true, "ReplicaLost", "%s (VEE %s) is gone and will be replaced", l.Name(), l.VEE)
+			}
+			continue
+		}
+		if l.Started.IsZero() && v.State == vee.Active {
+			l.Started = p.w.Now
+		}
+		if l.Ready.IsZero() && Ready(v) {
+			l.Ready = p.w.Now
+			p.event(false, "ReplicaReady", "%s (VEE %s) is ready on host %s", l.Name(), l.VEE, v.Host)
+		}
+		if l.VEE != "" {
+			p.known[l.VEE] = true
+		}
+		keep = append(keep, l)
+	}
+	p.s.Slots = keep
+}
+
+// Ready reports whether a VEE does its work: its guest says so, or it runs and has no
+// agent that could.
+func Ready(v vmi.VEE) bool {
+	return v.State == vee.Active && (v.GuestReady || v.Phase == vee.PhaseRunning && !v.GuestSeen)
+}
+
+// current reports whether l is one of those that c wants now.
+func (c Component) current(l Slot) bool {
+	return l.Component == c.Name && l.Spec == c.Spec && l.Retiring.IsZero()
+}
+
+// outdated reports whether l will have to be replaced.
+func (c Component) outdated(l Slot) bool {
+	return l.Component == c.Name && l.Spec != c.Spec && l.Retiring.IsZero()
+}
+
+// works reports whether the slot's replica is as its component wants it.
+func (p *planner) works(c Component, l Slot) bool {
+	v := p.w.VEEs[l.VEE]
+	return Ready(v) || c.NoStart && v.State == vee.Defined
+}
+
+func (p *planner) count(match func(Slot) bool) (n int) {
+	for _, l := range p.s.Slots {
+		if match(l) {
+			n++
+		}
+	}
+	return n
+}
+
+// complete reports whether c has every replica that it wants, each at work.
+func (p *planner) complete(c Component) bool {
+	return p.count(func(l Slot) bool { return c.current(l) && p.works(c, l) }) >= c.Desired
+}
+
+// held reports whether an earlier failure keeps what key names from being tried now.
+func (p *planner) held(key string) bool {
+	t, ok := p.w.Troubles[key]
+	if !ok || !p.w.Now.Before(t.Until) {
+		return false
+	}
+	p.wake(t.Until)
+	return true
+}
+
+func (p *planner) wake(at time.Time) {
+	if p.out.Wake.IsZero() || at.Before(p.out.Wake) {
+		p.out.Wake = at
+	}
+}
+
+func (p *planner) event(warning bool, reason, format string, args ...any) {
+	p.out.Events = append(p.out.Events, Event{warning, reason, fmt.Sprintf(format, args...)})
+}
+
+func (p *planner) do(a Action) { p.out.Actions = append(p.out.Actions, a) }
+
+// unanswered reports whether a call is still to be answered.
+func (p *planner) unanswered() bool {
+	return slices.ContainsFunc(p.s.Slots, func(l Slot) bool { return l.VEE == "" })
+}
