@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"strings"
 	"sync"
 	"time"
@@ -78,6 +79,9 @@ func (a *Agent) SetKPI(name string, value float64) error {
 	if !guest.ValidKPI(name) {
 		return fmt.Errorf("KPI name %q: want letters, digits, _ . : or -, and no digit first", name)
 	}
+	if !finite(value) {
+		return fmt.Errorf("KPI %s: %g is not a finite number", name, value)
+	}
 	a.mu.Lock()
 	_, known := a.kpis[name]
 	full := !known && len(a.kpis) >= guest.MaxKPIs
@@ -88,6 +92,9 @@ func (a *Agent) SetKPI(name string, value float64) error {
 	a.change(func() { a.kpis[name] = value })
 	return nil
 }
+
+// finite numbers are all that JSON can say.
+func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
 // Status of the guest as of now.
 func (a *Agent) Status() guest.Status {
@@ -103,7 +110,7 @@ func (a *Agent) Status() guest.Status {
 		s.Ready = *a.ordered
 	}
 	for name, v := range measured {
-		if _, set := s.KPIs[name]; !set && len(s.KPIs) < guest.MaxKPIs && guest.ValidKPI(name) {
+		if _, set := s.KPIs[name]; !set && len(s.KPIs) < guest.MaxKPIs && guest.ValidKPI(name) && finite(v) {
 			s.KPIs[name] = v
 		}
 	}

@@ -1,0 +1,142 @@
+// Package service is what the appliance answers over HTTP: a page that tells which replica
+// it is, its health, its measurements, and the means to put it under load.
+package service
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/vhi/guest"
+)
+
+// Agent is what the service needs of the guest's agent.
+type Agent interface {
+	Status() guest.Status
+	BurnCPU(ctx context.Context, cores float64, length time.Duration) error
+	BurnMemory(ctx context.Context, bytes float64, length time.Duration) error
+}
+
+// Service counts what it answers.
+type Service struct {
+	hostname  func() string
+	addresses func() []string
+	greeting  string // a line of its own on the page, when not empty
+	requests  atomic.Uint64
+	last      atomic.Int64 // when the last request came, ns since started
+	started   time.Time
+}
+
+// New makes a service; greeting is a line of its page, if there is one.
+func New(hostname func() string, addresses func() []string, greeting string) *Service {
+	return &Service{hostname: hostname, addresses: addresses, greeting: greeting, started: time.Now()}
+}
+
+// Requests answered so far; those for health and measurements do not count.
+func (s *Service) Requests() uint64 { return s.requests.Load() }
+
+// Quiet is how long it is since the last request that counts, or since the start.
+func (s *Service) Quiet() time.Duration {
+	return time.Since(s.started) - time.Duration(s.last.Load())
+}
+
+// Handler answers the requests. What they burn ends with ctx.
+func (s *Service) Handler(ctx context.Context, a Agent) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", s.page)
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		if !a.Status().Ready {
+			http.Error(w, "not ready", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	mux.HandleFunc("GET /kpis", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+		fmt.Fprint(w, Metrics(a.Status()))
+	})
+	mux.HandleFunc("GET /burn", func(w http.ResponseWriter, r *http.Request) {
+		s.count()
+		if err := burn(ctx, a, r); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		fmt.Fprintln(w, "burning")
+	})
+	return mux
+}
+
+func (s *Service) count() uint64 {
+	s.last.Store(int64(time.Since(s.started)))
+	return s.requests.Add(1)
+}
+
+func (s *Service) page(w http.ResponseWriter, _ *http.Request) {
+	n := s.count()
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	if s.greeting != "" {
+		fmt.Fprintln(w, s.greeting)
+	}
+	fmt.Fprintf(w, "hostname: %s\naddress: %s\nrequest: %d\n", s.hostname(), strings.Join(s.addresses(), " "), n)
+}
+
+// burn as the query says: cpu (cores) or memory (bytes), for so many seconds.
+func burn(ctx context.Context, a Agent, r *http.Request) error {
+	query := r.URL.Query()
+	number := func(key string) (float64, error) {
+		text := query.Get(key)
+		v, err := strconv.ParseFloat(text, 64)
+		if err != nil || !(v >= 0 && v <= math.MaxInt64) {
+			return 0, fmt.Errorf("%s=%q: want a number, as in /burn?cpu=0.5&seconds=30", key, text)
+		}
+		return v, nil
+	}
+	seconds, err := number("seconds")
+	if err != nil {
+		return err
+	}
+	length := time.Duration(min(seconds, math.MaxInt32) * float64(time.Second))
+	if !query.Has("cpu") && !query.Has("memory") {
+		return fmt.Errorf("want cpu (cores) or memory (bytes), as in /burn?cpu=0.5&seconds=30")
+	}
+	for key, do := range map[string]func(context.Context, float64, time.Duration) error{
+		"cpu": a.BurnCPU, "memory": a.BurnMemory,
+	} {
+		if !query.Has(key) {
+			continue
+		}
+		amount, err := number(key)
+		if err != nil {
+			return err
+		}
+		if err := do(ctx, amount, length); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Metrics of a status in Prometheus's text format 0.0.4. Its names allow no dots or
+// dashes: they become underscores.
+func Metrics(s guest.Status) string {
+	var text strings.Builder
+	fmt.Fprintf(&text, "ready %d\nuptime_seconds %g\n", btoi(s.Ready), s.UptimeS)
+	for _, name := range slices.Sorted(maps.Keys(s.KPIs)) {
+		fmt.Fprintf(&text, "%s %g\n", strings.NewReplacer(".", "_", "-", "_").Replace(name), s.KPIs[name])
+	}
+	return text.String()
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
