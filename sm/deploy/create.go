@@ -86,7 +86,15 @@ func (p *planner) model(slots []Slot) vmi.Model {
 
 // start submits VEEs in the order of the start groups.
 func (p *planner) start() {
+	was := p.s.Waiting
 	p.s.Waiting = ""
+	p.startGroups()
+	if p.s.Waiting != "" && p.s.Waiting != was {
+		p.event(false, "Waiting", "%s", p.s.Waiting)
+	}
+}
+
+func (p *planner) startGroups() {
 	if !p.s.Established && !p.goal.BestEffort && p.incomplete() {
 		return // all or none: nothing starts before everything has its place
 	}
@@ -189,7 +197,13 @@ func (p *planner) access() {
 			}
 		}
 	}
-	p.dropAccess(func(a vmi.AccessPoint) bool { return !wanted[a.Name] })
+	// A component that the manifest has no more is reached as long as it has replicas that
+	// are not leaving.
+	p.dropAccess(func(a vmi.AccessPoint) bool {
+		return !wanted[a.Name] && !slices.ContainsFunc(p.foreign(), func(c Component) bool {
+			return c.Name == a.Tag && p.count(c.stays) > 0
+		})
+	})
 }
 
 // AccessPointName of a component's port.

@@ -268,13 +268,16 @@ func Ready(v vmi.VEE) bool {
 
 // current reports whether l is one of those that c wants now.
 func (c Component) current(l Slot) bool {
-	return l.Component == c.Name && l.Spec == c.Spec && l.Retiring.IsZero()
+	return c.stays(l) && l.Spec == c.Spec
 }
 
 // outdated reports whether l will have to be replaced.
 func (c Component) outdated(l Slot) bool {
-	return l.Component == c.Name && l.Spec != c.Spec && l.Retiring.IsZero()
+	return c.stays(l) && l.Spec != c.Spec
 }
+
+// stays reports whether l is one of c's that is not on its way out.
+func (c Component) stays(l Slot) bool { return l.Component == c.Name && l.Retiring.IsZero() }
 
 // works reports whether the slot's replica is as its component wants it.
 func (p *planner) works(c Component, l Slot) bool {

@@ -42,17 +42,18 @@ func (p *planner) idleBut(c Component) bool {
 // removeForeign retires the replicas of components that the manifest has no more, once the
 // others are complete or one of them needs their room.
 func (p *planner) removeForeign() {
-	ours := map[string]bool{}
 	wait := false
 	for _, c := range p.goal.Components {
-		ours[c.Name] = true
 		t, troubled := p.w.Troubles[c.Name]
 		if !p.complete(c) && !(troubled && t.Stuck) {
 			wait = true
 		}
 	}
-	if !wait {
-		p.retire(len(p.s.Slots), func(l Slot) bool { return !ours[l.Component] && l.Retiring.IsZero() })
+	if wait {
+		return
+	}
+	for _, c := range p.foreign() {
+		p.retire(len(p.s.Slots), c.stays)
 	}
 }
 

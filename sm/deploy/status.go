@@ -86,7 +86,11 @@ func (p *planner) pending() (list []string) {
 	for _, c := range p.goal.Components {
 		works := p.count(func(l Slot) bool { return c.current(l) && p.works(c, l) })
 		if works < c.Desired && !p.goal.Deleting {
-			list = append(list, fmt.Sprintf("%s: %d of %d ready", c.Name, works, c.Desired))
+			what := "ready"
+			if p.count(c.outdated) > 0 {
+				what = "replaced"
+			}
+			list = append(list, fmt.Sprintf("%s: %d of %d %s", c.Name, works, c.Desired, what))
 		}
 		leaving += p.count(func(l Slot) bool { return l.Component == c.Name && !c.current(l) })
 	}
