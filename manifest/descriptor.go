@@ -1,0 +1,187 @@
+package manifest
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/beevik/etree"
+
+	"github.com/reservoir-cloud/reservoir/vee"
+)
+
+// Owner is what a descriptor says of the running service and a manifest cannot know.
+type Owner struct {
+	Customer  string
+	GroupID   string
+	FQNPrefix string // of this replica
+}
+
+// Descriptor of replica n (1 is the first) of component c of the service. Disks carry the
+// image's reference in Source; the caller resolves it to a digest. The guest's addresses
+// are not known yet: who knows them adds the file network-config to Context.
+func (s *Service) Descriptor(c *Component, n int, by Owner) vee.Descriptor {
+	d := vee.Descriptor{
+		Name:       fmt.Sprintf("%s-%d", c.Name, n),
+		Customer:   by.Customer,
+		GroupID:    by.GroupID,
+		FQNPrefix:  by.FQNPrefix,
+		Hypervisor: c.driver(),
+		VCPUs:      c.CPU.Count,
+		CPU: vee.CPUShare{
+			ReservationMHz: int(c.CPU.Reservation),
+			LimitMHz:       int(c.CPU.Limit),
+			Weight:         c.CPU.Weight,
+		},
+		Memory:  c.Memory.Size,
+		Restart: c.Restart,
+		Tags:    []string{c.Name},
+	}
+	for _, k := range c.Disks {
+		source := k.Image
+		if f, ok := s.File(k.Image); ok {
+			source = f.Href
+		}
+		d.Disks = append(d.Disks, vee.Disk{
+			Name: k.Name, Source: source, Size: k.Size, Target: k.Target, Persistent: k.Persistent, CDROM: k.CDROM,
+		})
+	}
+	for _, k := range c.NICs {
+		i := slices.IndexFunc(s.Networks, func(n Network) bool { return n.Name == k.Network })
+		d.NICs = append(d.NICs, vee.NIC{Network: k.Network, Target: k.Target, Public: i >= 0 && s.Networks[i].Public})
+	}
+	for _, p := range c.Ports {
+		d.Ports = append(d.Ports, p.Port)
+	}
+	for _, t := range c.Tags {
+		if !slices.Contains(d.Tags, t) {
+			d.Tags = append(d.Tags, t)
+		}
+	}
+	for i, g := range s.AntiAffinity {
+		if t := g.tag(i); slices.Contains(g.Components, c.Name) && !slices.Contains(d.Tags, t) {
+			d.Tags = append(d.Tags, t)
+		}
+	}
+	for _, r := range c.Raw {
+		if d.Raw == nil {
+			d.Raw = map[string]string{}
+		}
+		d.Raw[r.Key] = r.Value
+	}
+	d.Context = s.context(c, d.Name, by.GroupID)
+	return d
+}
+
+// Apart lists the tags whose VEEs must be on distinct hosts: the rules of anti-affinity
+// that are in effect, as Descriptor has tagged them.
+func (s *Service) Apart() []string {
+	var tags []string
+	for i, g := range s.AntiAffinity {
+		if t := g.tag(i); g.Scope == Physical && !slices.Contains(tags, t) {
+			tags = append(tags, t)
+		}
+	}
+	return tags
+}
+
+// tag that the VEEs of the i-th rule of anti-affinity carry. No component's name has a dot.
+func (g Group) tag(i int) string {
+	if len(g.Components) == 1 {
+		return g.Components[0]
+	}
+	return fmt.Sprintf("apart.%d", i+1)
+}
+
+// File that disks name as id.
+func (s *Service) File(id string) (File, bool) {
+	for _, f := range s.Files {
+		if f.ID == id {
+			return f, true
+		}
+	}
+	return File{}, false
+}
+
+// Component by name, nil when there is none.
+func (s *Service) Component(name string) *Component {
+	for i := range s.Components {
+		if s.Components[i].Name == name {
+			return &s.Components[i]
+		}
+	}
+	return nil
+}
+
+// driver of the hypervisor that the component asks for; empty: any, also where it asks for
+// one that no host has.
+func (c *Component) driver() string {
+	switch t := strings.ToLower(c.Hypervisor); {
+	case t == "qemu", strings.HasPrefix(t, "kvm"):
+		return "qemu"
+	case t == "sim":
+		return "sim"
+	}
+	return ""
+}
+
+// context is what cloud-init's NoCloud data source reads, and the properties as OVF hands
+// them over (DSP0027).
+func (s *Service) context(c *Component, name, group string) map[string]string {
+	id := name
+	if group != "" {
+		id = group + "." + name
+	}
+	// JSON is YAML, and quotes what must be quoted.
+	meta, _ := json.MarshalIndent(struct {
+		ID   string   `json:"instance-id"`
+		Host string   `json:"local-hostname"`
+		Keys []string `json:"public-keys,omitempty"`
+	}{id, name, c.SSHKeys}, "", "  ") // strings always marshal
+	files := map[string]string{
+		"meta-data": string(meta) + "\n",
+		"user-data": "#cloud-config\n", // the data source wants the file
+	}
+	if c.UserData != "" {
+		files["user-data"] = c.UserData
+	}
+	if env := s.environment(c, name); env != "" {
+		files["ovf-env.xml"] = env
+	}
+	return files
+}
+
+// environment is an ovf-env.xml with the service's properties and the component's, which
+// win. Empty when there is none.
+func (s *Service) environment(c *Component, name string) string {
+	values, names := map[string]string{}, []string(nil)
+	add := func(key string, p Property) {
+		if _, twice := values[key]; !twice {
+			names = append(names, key)
+		}
+		values[key] = p.Value
+	}
+	eachProperty(s.Properties, s.Products, add)
+	eachProperty(c.Properties, c.Products, add)
+	if len(names) == 0 {
+		return ""
+	}
+	doc := etree.NewDocument()
+	doc.WriteSettings = writeSettings
+	doc.CreateProcInst("xml", `version="1.0" encoding="UTF-8"`)
+	env := doc.CreateElement("Environment")
+	const ns = "http://schemas.dmtf.org/ovf/environment/1"
+	env.CreateAttr("xmlns", ns)
+	env.CreateAttr("xmlns:oe", ns)
+	env.CreateAttr("oe:id", name)
+	section := env.CreateElement("PropertySection")
+	for _, key := range names {
+		p := section.CreateElement("Property")
+		p.CreateAttr("oe:key", key)
+		p.CreateAttr("oe:value", values[key])
+	}
+	doc.Indent(2)
+	text, _ := doc.WriteToString() // to memory
+	return text
+}

@@ -1,0 +1,197 @@
+package manifest
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+)
+
+// NotInEffect says in words what the manifest asks for that this version has no effect
+// for. None of it is an error: it is checked, kept, and comes into effect later.
+func (s *Service) NotInEffect() []string {
+	var list []string
+	say := func(asked bool, format string, args ...any) {
+		if asked {
+			list = append(list, fmt.Sprintf(format, args...))
+		}
+	}
+	for _, n := range s.Networks {
+		say(!n.Public, "network %s: isolation of private networks", n.Name)
+	}
+	for _, f := range s.Files {
+		say(f.Compression == "gzip", "file %s: compression", f.ID)
+	}
+	for _, g := range s.Affinity {
+		say(true, "affinity of %s (%s)", words(g.Components), g.Scope)
+	}
+	for _, g := range s.AntiAffinity {
+		say(g.Scope != Physical, "anti-affinity of %s beyond hosts (%s)", words(g.Components), g.Scope)
+	}
+	for _, k := range s.KPIs {
+		say(true, "KPI %s", k.Name)
+	}
+	for _, r := range s.Rules {
+		say(true, "rule %s", r.Name)
+	}
+	say(s.Deployment != nil, "where the service may run (deployment)")
+	say(s.Availability != nil, "promise of availability")
+	for _, c := range s.Performance {
+		say(true, "promise on KPI %s", c.KPI)
+	}
+	say(s.RestartTime != nil, "promise of a restart time")
+	say(s.Offer != nil, "offer")
+	say(s.Contract != nil, "contract %s", s.contract())
+	list = append(list, macrosIn("", s.Properties, s.Products)...)
+	for i := range s.Components {
+		list = append(list, s.Components[i].notInEffect()...)
+	}
+	return list
+}
+
+func (s *Service) contract() string {
+	if s.Contract == nil {
+		return ""
+	}
+	return s.Contract.Offer
+}
+
+func (c *Component) notInEffect() []string {
+	var list []string
+	say := func(asked bool, format string, args ...any) {
+		if asked {
+			list = append(list, "component "+c.Name+": "+fmt.Sprintf(format, args...))
+		}
+	}
+	say(c.Hypervisor != "" && c.driver() == "", "hypervisor %s", c.Hypervisor)
+	say(c.Memory.Max != 0, "memory that grows to %s", formatSize(c.Memory.Max))
+	for _, n := range c.NICs {
+		say(n.MAC != "", "MAC address %s", n.MAC)
+		say(n.Alias != "", "alias %s on network %s", n.Alias, n.Network)
+	}
+	for _, p := range c.Ports {
+		say(p.Health != "", "health check of port %d at %s", p.Port, p.Health)
+	}
+	say(c.Balancer, "being a balancer of its own")
+	say(c.Balanced != "", "being balanced by %s", c.Balanced)
+	if u := c.Startup; u != nil {
+		say(u.StartAction == "none", "not starting (startAction none)")
+		say(u.StopAction != "" && u.StopAction != "guestShutdown", "stopAction %s", u.StopAction)
+	}
+	for _, r := range c.Raw {
+		say(true, "raw data for driver %s", r.Key)
+	}
+	say(c.Software != nil, "installation of software")
+	for _, e := range c.Elastic {
+		say(true, "elasticity by KPI %s", e.KPI)
+	}
+	say(c.Cooldown != nil, "cool-down of elasticity")
+	say(c.Deployment != nil, "where it may run (deployment)")
+	say(c.Availability != nil, "promise of availability")
+	for _, p := range c.Performance {
+		say(true, "promise on KPI %s", p.KPI)
+	}
+	say(c.RestartTime != nil, "promise of a restart time")
+	say(c.LoadBalancer != nil, "choice of load balancing")
+	say(len(c.Firewall) > 0, "firewall (%d rules)", len(c.Firewall))
+	for _, m := range c.DiskMapping {
+		say(true, "storage %s for disk %s", m.Storage, m.Disk)
+	}
+	if a := c.Aspects; a != nil {
+		say(a.FaultProtection != "", "fault protection by %s", a.FaultProtection)
+		say(a.Backup != nil, "backup")
+	}
+	return append(list, macrosIn("component "+c.Name+": ", c.Properties, c.Products)...)
+}
+
+// macro of a property's value, "@IP(net)".
+var macro = regexp.MustCompile(`@([A-Za-z]+)(?:\([^()]*\))?`)
+
+var macros = []string{
+	"IP", "Netmask", "Gateway", "DNSServer", "PrecedentTierEntryPoint",
+	"id", "Domain", "ServiceId", "VmId", "MonitoringChannel",
+}
+
+// eachProperty calls f with every property under the name that the guest knows it by.
+func eachProperty(list []Property, products []Product, f func(name string, p Property)) {
+	for _, p := range list {
+		f(p.Key, p)
+	}
+	for _, g := range products {
+		for _, p := range g.Properties {
+			name := p.Key
+			if g.Class != "" {
+				name = g.Class + "." + name
+			}
+			if g.Instance != "" {
+				name += "." + g.Instance
+			}
+			f(name, p)
+		}
+	}
+}
+
+func macrosIn(whose string, list []Property, products []Product) []string {
+	var said []string
+	eachProperty(list, products, func(name string, p Property) {
+		for _, m := range macro.FindAllStringSubmatch(p.Value, -1) {
+			if p.CloudConfigurable && slices.Contains(macros, m[1]) {
+				said = append(said, fmt.Sprintf("%smacro %s in property %s", whose, m[0], name))
+			}
+		}
+	})
+	return said
+}
+
+// Warnings are what is allowed and looks like a mistake.
+func (s *Service) Warnings() []string {
+	var said []string
+	check := func(whose string, list []Property, products []Product) {
+		eachProperty(list, products, func(name string, p Property) {
+			for _, m := range macro.FindAllStringSubmatch(p.Value, -1) {
+				known := slices.Contains(macros, m[1])
+				switch {
+				case known && !p.CloudConfigurable:
+					said = append(said, fmt.Sprintf("%sproperty %s has the macro %s but is not cloudConfigurable: it stays as it is written", whose, name, m[0]))
+				case !known && p.CloudConfigurable:
+					said = append(said, fmt.Sprintf("%sproperty %s: %s is no macro: it stays as it is written", whose, name, m[0]))
+				}
+			}
+		})
+	}
+	check("", s.Properties, s.Products)
+	for _, c := range s.Components {
+		check("component "+c.Name+": ", c.Properties, c.Products)
+	}
+	return said
+}
+
+// Ignored says which elements of an OVF envelope were kept and have no meaning here.
+func (s *Service) Ignored() []string {
+	var said []string
+	say := func(whose string, list []Extra) {
+		for _, x := range list {
+			if e, _, err := readExtra(x.XML); err == nil {
+				said = append(said, fmt.Sprintf("%s%s of namespace %s", whose, e.Tag, e.NamespaceURI()))
+			}
+		}
+	}
+	say("", s.Extra)
+	for _, c := range s.Components {
+		say("component "+c.Name+": ", c.Extra)
+	}
+	return said
+}
+
+func words(list []string) string {
+	switch len(list) {
+	case 0:
+		return ""
+	case 1:
+		return list[0]
+	}
+	text := list[0]
+	for _, w := range list[1 : len(list)-1] {
+		text += ", " + w
+	}
+	return text + " and " + list[len(list)-1]
+}

@@ -1,0 +1,207 @@
+package manifest
+
+import "github.com/reservoir-cloud/reservoir/vee"
+
+// Group of components that a rule of affinity or anti-affinity holds between. One that
+// names a single component holds between that component's replicas.
+type Group struct {
+	Scope      Scope    `yaml:"scope" enum:"physical,datacenter,domain"`
+	Components []string `yaml:"components"`
+}
+
+// Scope of a Group.
+type Scope string
+
+// Scopes: a host, a data centre, an administrative domain (a site).
+const (
+	Physical   Scope = "physical"
+	Datacenter Scope = "datacenter"
+	Domain     Scope = "domain"
+)
+
+// KPI is a name for a measurement.
+type KPI struct {
+	Name      string `yaml:"name" ovf:"@KPIname"`
+	Query     string `yaml:"query" ovf:"Query"` // PromQL; empty: the measure of that name
+	Unit      string `yaml:"unit" ovf:"@unit"`
+	Type      string `yaml:"type" ovf:"@KPItype" enum:"AGENT,VEEHW"` // empty: AGENT
+	Component string `yaml:"component" ovf:"@KPIVmname"`             // that is measured; empty: the service
+}
+
+// ElasticRule keeps a KPI's average per replica near a quota.
+type ElasticRule struct {
+	KPI       string   `yaml:"kpi" ovf:"KPIName"`
+	Window    Duration `yaml:"window" ovf:"Window"`
+	Frequency Duration `yaml:"frequency" ovf:"Frequency"` // how often it is looked at; a plain number is seconds
+	Quota     float64  `yaml:"quota" ovf:"Quota"`
+	Tolerance float64  `yaml:"tolerance" ovf:"Tolerance"`             // %
+	Type      string   `yaml:"type" ovf:"KPIType" enum:"AGENT,VEEHW"` // empty: AGENT
+}
+
+// Cooldown is how long nothing is decided after a change of size.
+type Cooldown struct {
+	Up   Duration `yaml:"up" ovf:"Up"`
+	Down Duration `yaml:"down" ovf:"Down"`
+}
+
+// Rule is a trigger and an action: every so often, if the condition holds, do it. The
+// condition is an expression over KPIs and COMPONENT.instances.size.
+type Rule struct {
+	Name      string   `yaml:"name" ovf:"@name"`
+	Every     Duration `yaml:"every" ovf:"Every"`
+	Condition string   `yaml:"condition" ovf:"Condition"`
+	Do        Action   `yaml:"do" ovf:"Action"`
+}
+
+// Action of a Rule.
+type Action struct {
+	Kind      string    `yaml:"action" ovf:"@kind" enum:"scaleUp,scaleDown,resize"`
+	Component string    `yaml:"component" ovf:"@component"`
+	By        int       `yaml:"by" ovf:"@by"`         // replicas; 0: one
+	CPU       int       `yaml:"cpu" ovf:"@cpu"`       // resize: vCPUs; 0: as before
+	Memory    vee.Bytes `yaml:"memory" ovf:"@memory"` // resize; 0: as before
+}
+
+// Deployment says where in the world. A replica must be in one of the places of each
+// restriction; replicas are spread over the balance's places in the given shares.
+type Deployment struct {
+	Restrictions []Restriction `yaml:"restrictions" ovf:"Restriction"`
+	Balance      []Balance     `yaml:"balance" ovf:"Balance"`
+}
+
+// Restriction to any of its places.
+type Restriction struct {
+	Places
+}
+
+// Balance puts a share of the replicas into any of its places.
+type Balance struct {
+	Percent float64 `yaml:"percent" ovf:"@prod"`
+	Places
+}
+
+// Places of four kinds, each inside or, where it says so, outside of it.
+type Places struct {
+	Positions []Position `yaml:"positions" ovf:"Position"`
+	Countries []Area     `yaml:"countries" ovf:"Country"` // ISO 3166
+	Timezones []Area     `yaml:"timezones" ovf:"Timezone"`
+	Areas     []Area     `yaml:"areas" ovf:"Area"`
+}
+
+// Position within a distance of a location.
+type Position struct {
+	Outside  bool       `yaml:"outside" ovf:"@inside,not"`
+	Location Location   `yaml:"location" ovf:"Location"`
+	Distance Kilometres `yaml:"distance" ovf:"Distance"`
+}
+
+// Location in degrees.
+type Location struct {
+	Latitude  float64 `yaml:"latitude" ovf:"@latitude"`
+	Longitude float64 `yaml:"longitude" ovf:"@longitude"`
+}
+
+// Area by name. `countries: [DE]` is inside of it.
+type Area struct {
+	Name    string `yaml:"name" ovf:"."`
+	Outside bool   `yaml:"outside" ovf:"@inside,not"`
+}
+
+// Availability that is promised: so many percent of every window.
+type Availability struct {
+	Window     Duration `yaml:"window" ovf:"Window"`
+	Percentile float64  `yaml:"percentile" ovf:"Percentile"`
+	Remedy
+}
+
+// Constraint is a promise that a KPI lies within a range for a percentage of a window.
+type Constraint struct {
+	Name       string   `yaml:"name" ovf:"Name"`
+	KPI        string   `yaml:"kpi" ovf:"KPIName"`
+	Window     Duration `yaml:"window" ovf:"Window"`
+	Range      Range    `yaml:"range" ovf:"Range"`
+	Percentage float64  `yaml:"percentage" ovf:"Percentage"`
+	Remedy
+}
+
+// Range of a KPI; an absent end is open.
+type Range struct {
+	Min  *float64 `yaml:"min" ovf:"Min"`
+	Max  *float64 `yaml:"max" ovf:"Max"`
+	Unit string   `yaml:"unit" ovf:"@unit"`
+}
+
+// RestartTime is a promise that a lost replica is back in time.
+type RestartTime struct {
+	Within Duration `yaml:"within" ovf:"Within"`
+	Remedy
+}
+
+// Remedy for a promise that is not kept.
+type Remedy struct {
+	Penalty    string `yaml:"penalty" ovf:"Penalty"`       // price formula
+	Protection string `yaml:"protection" ovf:"Protection"` // action that keeps it from being broken
+}
+
+// LoadBalancer says how the component's access points spread requests.
+type LoadBalancer struct {
+	Algorithm string `yaml:"algorithm" ovf:"Algorithm" enum:"round-robin,least-connections,source"`
+	Sticky    bool   `yaml:"sticky" ovf:"Sticky"`
+}
+
+// FirewallRule lets traffic through or not. Rules are tried in order.
+type FirewallRule struct {
+	Action    string `yaml:"action" ovf:"@action" enum:"allow,deny"`
+	Direction string `yaml:"direction" ovf:"@direction" enum:"in,out"` // empty: in
+	Protocol  string `yaml:"protocol" ovf:"Protocol" enum:"tcp,udp,icmp,any"`
+	Ports     string `yaml:"ports" ovf:"Ports"` // "443" or "8000-8100"; empty: all
+	Peer      string `yaml:"peer" ovf:"Peer"`   // CIDR, component or network; empty: anybody
+}
+
+// DiskMapping puts a disk on a kind of storage that the site offers.
+type DiskMapping struct {
+	Disk    string `yaml:"disk" ovf:"@disk"`
+	Storage string `yaml:"storage" ovf:"@storage"`
+}
+
+// Aspects that the site takes care of.
+type Aspects struct {
+	FaultProtection string  `yaml:"faultProtection" ovf:"FaultProtection" enum:"restart,checkpoint,replicate"`
+	Backup          *Backup `yaml:"backup" ovf:"Backup"`
+}
+
+// Backup of the persistent disks.
+type Backup struct {
+	Every Duration `yaml:"every" ovf:"Every"`
+	Keep  int      `yaml:"keep" ovf:"Keep"` // so many of the newest; 0: all
+}
+
+// Software that is installed when the guest starts, in the order packages, files, commands.
+type Software struct {
+	Packages []string  `yaml:"packages" ovf:"Package"`
+	Files    []Content `yaml:"files" ovf:"File"`
+	Commands []string  `yaml:"commands" ovf:"Command"`
+}
+
+// Content of a file in the guest.
+type Content struct {
+	Path string `yaml:"path" ovf:"@path"`
+	Mode string `yaml:"mode" ovf:"@mode"` // octal, "0644"
+	Text string `yaml:"text" ovf:"."`
+}
+
+// Offer that sites are asked for.
+type Offer struct {
+	Sites    []string `yaml:"sites" ovf:"Site"` // empty: any
+	MaxPrice string   `yaml:"maxPrice" ovf:"MaxPrice"`
+	Validity Duration `yaml:"validity" ovf:"Validity"`
+	Terms    []Pair   `yaml:"terms" ovf:"Term"`
+}
+
+// Contract that the service runs under: an accepted offer.
+type Contract struct {
+	Offer string `yaml:"offer" ovf:"@offer"`
+	Site  string `yaml:"site" ovf:"@site"`
+	Price string `yaml:"price" ovf:"Price"`
+	Terms []Pair `yaml:"terms" ovf:"Term"`
+}
