@@ -22,6 +22,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/reservoir-cloud/reservoir/internal/durable"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 )
 
@@ -66,7 +67,7 @@ func OpenCA(dir, site string, now func() time.Time) (*CA, error) {
 	}
 	if isNew {
 		if text, err = ca.selfSign(id); err == nil {
-			err = writeFile(certFile, text, 0o644)
+			err = durable.WriteFile(certFile, text, 0o644)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("make the site's certificate authority: %w", err)

@@ -14,6 +14,7 @@ import (
 
 // Invitation lets one machine become a host of the site, once.
 type Invitation struct {
+	ID      string    `json:"id"`             // SHA-256 of the secret in hex: its key among the records
 	Host    string    `json:"host,omitempty"` // name that the host will have; empty: it may choose
 	Created time.Time `json:"created"`
 	Expires time.Time `json:"expires"`
@@ -34,19 +35,34 @@ func NewInvitations(records Records[Invitation], now func() time.Time) *Invitati
 }
 
 // Create makes an invitation that is good for life and returns the token for it, which is
-// not kept: "CA-FINGERPRINT.SECRET". host may be empty.
+// not kept: "CA-FINGERPRINT.SECRET". host may be empty. Expired invitations are forgotten.
 func (is *Invitations) Create(ctx context.Context, ca *CA, host string, life time.Duration) (Secret, error) {
 	if host != "" {
 		if _, err := HostID(ca.Site(), host); err != nil {
 			return "", err
 		}
 	}
+	if err := is.prune(ctx); err != nil {
+		return "", fmt.Errorf("forget expired invitations: %w", err)
+	}
 	now, secret := is.now(), newSecret()
-	i := Invitation{Host: host, Created: now, Expires: now.Add(life)}
-	if _, err := is.records.Create(ctx, invitationKey(secret), i); err != nil {
+	i := Invitation{ID: invitationID(secret), Host: host, Created: now, Expires: now.Add(life)}
+	if _, err := is.records.Create(ctx, i.ID, i); err != nil {
 		return "", fmt.Errorf("create an invitation: %w", err)
 	}
 	return Secret(ca.Fingerprint() + "." + secret), nil
+}
+
+func (is *Invitations) prune(ctx context.Context) error {
+	list, err := is.records.Values(ctx, "")
+	for _, i := range list {
+		if err == nil && !is.now().Before(i.Expires) {
+			if err = is.records.Delete(ctx, i.ID, 0); fault.Has(err, fault.NotFound) {
+				err = nil
+			}
+		}
+	}
+	return err
 }
 
 // Redeem uses an invitation up for the key of csr (Keypair.CSR); its certificate is then
@@ -62,7 +78,7 @@ func (is *Invitations) Redeem(ctx context.Context, token Secret, csr []byte) (In
 		return Invitation{}, fault.New(fault.Malformed, "join: %w", err)
 	}
 	for {
-		i, version, err := is.records.Get(ctx, invitationKey(secret))
+		i, version, err := is.records.Get(ctx, invitationID(secret))
 		if fault.Has(err, fault.NotFound) {
 			return Invitation{}, fault.New(fault.TokenInvalid, "the join token is not valid at this site")
 		}
@@ -78,7 +94,7 @@ func (is *Invitations) Redeem(ctx context.Context, token Secret, csr []byte) (In
 			return i, nil
 		}
 		i.UsedBy = by
-		if _, err = is.records.Update(ctx, invitationKey(secret), i, version); err == nil {
+		if _, err = is.records.Update(ctx, invitationID(secret), i, version); err == nil {
 			return i, nil
 		}
 		if !fault.Has(err, fault.Conflict) && !fault.Has(err, fault.NotFound) {
@@ -97,7 +113,7 @@ func ParseJoinToken(token Secret) (caFingerprint, secret string, err error) {
 	return caFingerprint, secret, nil
 }
 
-func invitationKey(secret string) string { return hex.EncodeToString(hash(secret)) }
+func invitationID(secret string) string { return hex.EncodeToString(hash(secret)) }
 
 // csrDigest is the SHA-256 of the public key of csr, which its sender has proven to hold.
 func csrDigest(csr []byte) ([]byte, error) {

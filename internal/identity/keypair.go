@@ -21,6 +21,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 
+	"github.com/reservoir-cloud/reservoir/internal/durable"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 )
 
@@ -96,10 +97,10 @@ func (k *Keypair) Install(chain, bundle []byte) error {
 		return fmt.Errorf("install a certificate: it is for %s, this is %s", next.id, k.current.id)
 	}
 	// The bundle first: with a new one and the old certificate the start is still good.
-	if err := writeFile(filepath.Join(k.dir, "bundle.pem"), bundle, 0o644); err != nil {
+	if err := durable.WriteFile(filepath.Join(k.dir, "bundle.pem"), bundle, 0o644); err != nil {
 		return fmt.Errorf("install a certificate: %w", err)
 	}
-	if err := writeFile(filepath.Join(k.dir, "cert.pem"), chain, 0o644); err != nil {
+	if err := durable.WriteFile(filepath.Join(k.dir, "cert.pem"), chain, 0o644); err != nil {
 		return fmt.Errorf("install a certificate: %w", err)
 	}
 	k.current = next
@@ -229,8 +230,12 @@ func openKey(path string, create bool) (crypto.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if info, err := os.Stat(path); err != nil || info.Mode().Perm()&0o077 != 0 {
-		return nil, fault.New(fault.WrongState, "private key %s can be read by others (or: %v)", path, err).
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, fault.New(fault.WrongState, "private key %s is open to other users (mode %04o)", path, info.Mode().Perm()).
 			Try("chmod 600 %s, and consider whether somebody has read it", path)
 	}
 	block, _ := pem.Decode(text)
@@ -257,38 +262,7 @@ func newKey(path string) (crypto.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return key, writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
-}
-
-// writeFile replaces path in one step: after a crash it has the old content or the new.
-func writeFile(path string, content []byte, mode os.FileMode) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Chmod(mode)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return key, durable.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 }
 
 func parseCertificates(text []byte) ([]*x509.Certificate, error) {

@@ -11,14 +11,22 @@ import (
 	"runtime/debug"
 	"time"
 
+	"go.etcd.io/bbolt"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.etcd.io/etcd/server/v3/storage/datadir"
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.uber.org/zap"
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 )
+
+// startTimeout is far more than reading the fullest record takes.
+const startTimeout = 2 * time.Minute
+
+// snapshotCount is how many writes etcd keeps in memory, and reads again at its start.
+const snapshotCount = 5000
 
 // segmentBytes of the write-ahead log are preallocated at a time, twice. etcd's own 64 MB
 // is for far more writes than a site makes.
@@ -61,6 +69,8 @@ func (e *embedded) start(ctx context.Context, cfg Config) error {
 		}
 		return fault.New(fault.Unavailable, "open the site's record of truth in %s: it is damaged or cannot be read: %w", cfg.Dir, err).Try(restoreAdvice)
 	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
 	select {
 	case <-e.etcd.Server.ReadyNotify():
 	case err := <-e.etcd.Err():
@@ -86,7 +96,7 @@ func etcdConfig(cfg Config) *embed.Config {
 
 	// Memory: what is kept for followers that do not exist, and between commits of the
 	// back end, whose safety does not depend on them (the log is synced at every write).
-	ec.SnapshotCount, ec.SnapshotCatchUpEntries = 5000, 100
+	ec.SnapshotCount, ec.SnapshotCatchUpEntries = snapshotCount, 100
 	ec.BackendBatchLimit, ec.BackendBatchInterval = 1000, 100*time.Millisecond
 
 	ec.QuotaBackendBytes = cfg.QuotaBytes
@@ -109,10 +119,50 @@ func startRecovered(ec *embed.Config) (e *embed.Etcd, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
-			e, err = nil, fmt.Errorf("%v", r)
+			e, err = nil, fmt.Errorf("etcd gave up: %v", r)
 		}
 	}()
+	if err := checkFiles(ec); err != nil {
+		return nil, err
+	}
 	return embed.StartEtcd(ec)
+}
+
+// checkFiles finds what etcd would not survive, or not notice, at its start.
+func checkFiles(ec *embed.Config) error {
+	path := datadir.ToBackendFileName(ec.Dir)
+	if info, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0 {
+		return nil // a first start, or one that was cut short
+	}
+	objects, err := countObjects(path)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	// Without its log etcd would begin a new one and wait until that has caught up.
+	if logs := datadir.ToWALDir(ec.Dir); objects > 0 && !wal.Exist(logs) {
+		return fmt.Errorf("%s is there, its log in %s is not", path, logs)
+	}
+	return nil
+}
+
+// countObjects walks through the whole database, as etcd does at its start, but there in a
+// goroutine whose panic cannot be recovered.
+func countObjects(path string) (n int, err error) {
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{ReadOnly: true, PreLoadFreelist: true, Timeout: time.Second})
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	return n, db.View(func(tx *bbolt.Tx) error {
+		return tx.ForEach(func(bucket []byte, b *bbolt.Bucket) error {
+			return b.ForEach(func(_, _ []byte) error {
+				if string(bucket) == "key" {
+					n++
+				}
+				return nil
+			})
+		})
+	})
 }
 
 // close may be called at any stage of the start.

@@ -10,17 +10,17 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// logCore passes etcd's log entries on, none louder than it deserves: etcd reports every
-// start, stop and slow disk in detail, which is of use only to who asks for debug output.
+// logCore passes etcd's log entries on, none louder than it deserves: every start warns of
+// things that are as they should be here, and an error that concerns a caller reaches it.
 type logCore struct {
 	log *slog.Logger
 }
 
 func level(l zapcore.Level) slog.Level {
 	switch {
-	case l >= zapcore.ErrorLevel:
+	case l > zapcore.ErrorLevel: // the process is about to end
 		return slog.LevelError
-	case l == zapcore.WarnLevel:
+	case l == zapcore.ErrorLevel:
 		return slog.LevelInfo
 	}
 	return slog.LevelDebug

@@ -44,8 +44,7 @@ func (c Collection[T]) Watch(ctx context.Context, prefix string) <-chan Change[T
 	return w.out
 }
 
-// retryAfter an interruption a watch tries again, so that a store that is down is not
-// asked in a busy loop.
+// retryAfter is how long a watch waits before it asks a store again that did not answer.
 const retryAfter = 200 * time.Millisecond
 
 func pause(ctx context.Context, d time.Duration) {
@@ -122,7 +121,6 @@ func (w *watch[T]) follow(ctx context.Context, rev int64) {
 			}
 		}
 	}
-	pause(ctx, retryAfter)
 }
 
 func (w *watch[T]) changed(ctx context.Context, kv *mvccpb.KeyValue) {
