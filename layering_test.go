@@ -48,7 +48,7 @@ var rules = []rule{
 		why: "main hands over to cli and holds nothing else"},
 	{from: []string{"cmd/reservoir-guest"}, only: []string{"cmd/reservoir-guest", "vhi/guest", "vee", "internal"},
 		why: "the guest's agent runs in other people's machines: it knows the guest channel and nothing of the site"},
-	{from: []string{"dev"}, forbids: []string{"site", "sm", "veem", "agent"},
+	{from: []string{"dev"}, only: []string{"dev", "vee", "internal"},
 		why: "a federation on one machine is made of real processes, never of parts called in process"},
 	{from: []string{"sm"}, forbids: []string{"veem", "agent", "hypervisor", "placement", "van"},
 		why: "the SM knows the VMI only, so that its VEEM may be that of another site or product"},
