@@ -28,7 +28,7 @@ func (p *planner) create() {
 				calls[c.Group] = call
 			}
 			p.s.Slots = append(p.s.Slots, Slot{
-				Component: c.Name, Number: p.freeNumber(c.Name), Revision: p.goal.Revision, Spec: c.Spec, Call: call, HardStop: c.HardStop,
+				Component: c.Name, Number: p.freeNumber(c.Name), Revision: p.goal.Revision, Spec: c.Spec, Call: call, Model: p.model(c),
 			})
 		}
 	}
@@ -67,18 +67,16 @@ func (p *planner) settle() {
 	slices.Sort(calls)
 	for _, call := range calls {
 		if !slices.ContainsFunc(byCall[call], func(l Slot) bool { return p.held(l.Component) }) {
-			p.do(Action{Kind: Initialize, Call: call, Model: p.model(byCall[call]), Slots: byCall[call]})
+			p.do(Action{Kind: Initialize, Call: call, Slots: byCall[call]})
 		}
 	}
 }
 
-// model of a call. Replacements reserve in any case: whether there is room beside what they
-// replace decides how to go on.
-func (p *planner) model(slots []Slot) vmi.Model {
-	replaces := slices.ContainsFunc(slots, func(n Slot) bool {
-		return slices.ContainsFunc(p.s.Slots, func(l Slot) bool { return l.Component == n.Component && l.Spec != n.Spec })
-	})
-	if p.goal.BestEffort && !replaces {
+// model of the call that makes a replica of c. Replacements reserve in any case: whether
+// there is room beside what they replace decides how to go on.
+func (p *planner) model(c Component) vmi.Model {
+	old := p.count(func(l Slot) bool { return l.Component == c.Name && l.Spec != c.Spec })
+	if p.goal.BestEffort && old == 0 {
 		return vmi.BestEffort
 	}
 	return vmi.TwoPhase
@@ -144,9 +142,6 @@ func (p *planner) groups() [][]Component {
 
 // unstarted are c's replicas that have a VEE which nobody has submitted.
 func (p *planner) unstarted(c Component) (fresh []Slot) {
-	if c.NoStart {
-		return nil
-	}
 	for _, l := range p.s.Slots {
 		if v := p.w.VEEs[l.VEE]; l.VEE != "" && c.current(l) && !v.Submitted && (v.State == vee.Initial || v.State == vee.Defined) {
 			fresh = append(fresh, l)
@@ -158,9 +153,6 @@ func (p *planner) unstarted(c Component) (fresh []Slot) {
 // blocks says what the groups after this one wait for; empty: for nothing any more.
 func (p *planner) blocks(group []Component) string {
 	for _, c := range group {
-		if c.NoStart {
-			continue
-		}
 		slots := slices.DeleteFunc(slices.Clone(p.s.Slots), func(l Slot) bool { return !c.current(l) })
 		if !p.s.Established && len(slots) < c.Desired {
 			return c.Name + " to have its place"

@@ -41,8 +41,6 @@ type Component struct {
 	StartDelay   time.Duration
 	StopDelay    time.Duration
 	WaitForGuest bool // the next group starts when every replica has been ready
-	NoStart      bool // made, and left to somebody else to activate
-	HardStop     bool // destroyed without a shutdown first
 }
 
 // Port of an access point.
@@ -72,12 +70,12 @@ type Slot struct {
 	Number    int       `json:"number"` // from 1; free for reuse when the VEE is destroyed
 	Revision  int       `json:"revision"`
 	Spec      string    `json:"spec"`
-	Call      int       `json:"call"`               // the InitializeVEEs call that makes its VEE
-	VEE       vee.ID    `json:"vee,omitempty"`      // empty until that call is answered
-	Started   time.Time `json:"started,omitzero"`   // first seen ACTIVE
-	Ready     time.Time `json:"ready,omitzero"`     // first seen ready
-	Retiring  time.Time `json:"retiring,omitzero"`  // on its way out since
-	HardStop  bool      `json:"hardStop,omitempty"` // as its component wanted when it was made
+	Call      int       `json:"call"`              // the InitializeVEEs call that makes its VEE
+	Model     vmi.Model `json:"model"`             // of that call
+	VEE       vee.ID    `json:"vee,omitempty"`     // empty until that call is answered
+	Started   time.Time `json:"started,omitzero"`  // first seen ACTIVE
+	Ready     time.Time `json:"ready,omitzero"`    // first seen ready
+	Retiring  time.Time `json:"retiring,omitzero"` // on its way out since
 }
 
 // Name of the replica and of its VEE.
@@ -111,7 +109,7 @@ type Kind string
 
 // Kinds of actions.
 const (
-	Initialize        Kind = "initialize" // Call, Model, Slots
+	Initialize        Kind = "initialize" // Call, Slots: all of one model and revision
 	Submit            Kind = "submit"     // Slots
 	Shutdown          Kind = "shutdown"   // VEEs
 	Destroy           Kind = "destroy"    // VEEs
@@ -124,7 +122,6 @@ const (
 type Action struct {
 	Kind   Kind
 	Call   int
-	Model  vmi.Model
 	Slots  []Slot
 	VEEs   []vee.ID
 	Access vmi.AccessPoint // Name, Tag, Port, Scheme
@@ -279,11 +276,8 @@ func (c Component) outdated(l Slot) bool {
 // stays reports whether l is one of c's that is not on its way out.
 func (c Component) stays(l Slot) bool { return l.Component == c.Name && l.Retiring.IsZero() }
 
-// works reports whether the slot's replica is as its component wants it.
-func (p *planner) works(c Component, l Slot) bool {
-	v := p.w.VEEs[l.VEE]
-	return Ready(v) || c.NoStart && v.State == vee.Defined
-}
+// works reports whether the slot's replica is ready.
+func (p *planner) works(l Slot) bool { return Ready(p.w.VEEs[l.VEE]) }
 
 func (p *planner) count(match func(Slot) bool) (n int) {
 	for _, l := range p.s.Slots {
@@ -296,7 +290,7 @@ func (p *planner) count(match func(Slot) bool) (n int) {
 
 // complete reports whether c has every replica that it wants, each at work.
 func (p *planner) complete(c Component) bool {
-	return p.count(func(l Slot) bool { return c.current(l) && p.works(c, l) }) >= c.Desired
+	return p.count(func(l Slot) bool { return c.current(l) && p.works(l) }) >= c.Desired
 }
 
 // held reports whether an earlier failure keeps what key names from being tried now.

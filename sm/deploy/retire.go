@@ -35,7 +35,7 @@ func (p *planner) replace() {
 // none is leaving.
 func (p *planner) idleBut(c Component) bool {
 	return !slices.ContainsFunc(p.s.Slots, func(l Slot) bool {
-		return l.Component == c.Name && (!l.Retiring.IsZero() || c.current(l) && !p.works(c, l))
+		return l.Component == c.Name && (!l.Retiring.IsZero() || c.current(l) && !p.works(l))
 	})
 }
 
@@ -96,7 +96,7 @@ func (p *planner) leave() {
 			continue
 		}
 		v := p.w.VEEs[l.VEE]
-		runs := v.State == vee.Active && v.Phase != vee.PhaseUnknown && v.Phase != vee.PhaseFailed && !l.Ready.IsZero() && !l.HardStop
+		runs := v.State == vee.Active && v.Phase != vee.PhaseUnknown && v.Phase != vee.PhaseFailed && !l.Ready.IsZero()
 		late := l.Retiring.Add(Patience)
 		switch {
 		case v.Target == vee.Destroyed: // on its way

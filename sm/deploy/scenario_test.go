@@ -93,7 +93,7 @@ func (b *bench) do(a Action) (gone bool) {
 	list := strings.Join(names, " ")
 	switch a.Kind {
 	case Initialize:
-		b.printf("initialize #%d %s %s", a.Call, a.Model, list)
+		b.printf("initialize #%d %s %s", a.Call, a.Slots[0].Model, list)
 		b.initialize(a)
 	case PutAccessPoint:
 		b.printf("put access point %s", a.Access.Name)
@@ -128,7 +128,7 @@ func (b *bench) live() (n int) {
 func (b *bench) initialize(a Action) {
 	ids, again := b.calls[a.Call]
 	placed := b.live()+len(a.Slots) <= b.room
-	if !again && !placed && a.Model == vmi.TwoPhase {
+	if !again && !placed && a.Slots[0].Model == vmi.TwoPhase {
 		b.printf("  refused: no room")
 		b.state = b.state.Refused(a.Call, true)
 		for _, l := range a.Slots {
@@ -259,11 +259,15 @@ func (b *bench) run(line string) {
 	case "after":
 		b.w.Now = b.w.Now.Add(span(f[1]))
 	case "ready":
-		change(func(v *vmi.VEE) { v.State, v.GuestReady, v.GuestSeen, v.Phase = vee.Active, true, true, vee.PhaseRunning })
+		change(func(v *vmi.VEE) {
+			v.State, v.GuestReady, v.GuestSeen, v.Phase = vee.Active, true, true, vee.PhaseRunning
+		})
 	case "idle":
 		change(func(v *vmi.VEE) { v.GuestIdle = true })
 	case "stopped":
-		change(func(v *vmi.VEE) { v.State, v.Target, v.GuestReady, v.Phase = vee.Defined, vee.Defined, false, vee.PhaseStopped })
+		change(func(v *vmi.VEE) {
+			v.State, v.Target, v.GuestReady, v.Phase = vee.Defined, vee.Defined, false, vee.PhaseStopped
+		})
 	case "failed":
 		change(func(v *vmi.VEE) { v.Phase, v.GuestReady, v.Error = vee.PhaseFailed, false, "kernel panic" })
 	case "unknown":

@@ -84,7 +84,7 @@ func (p *planner) pending() (list []string) {
 	}
 	leaving := 0
 	for _, c := range p.goal.Components {
-		works := p.count(func(l Slot) bool { return c.current(l) && p.works(c, l) })
+		works := p.count(func(l Slot) bool { return c.current(l) && p.works(l) })
 		if works < c.Desired && !p.goal.Deleting {
 			what := "ready"
 			if p.count(c.outdated) > 0 {

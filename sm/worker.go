@@ -1,0 +1,430 @@
+package sm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/internal/store"
+	"github.com/reservoir-cloud/reservoir/manifest"
+	"github.com/reservoir-cloud/reservoir/sm/deploy"
+	"github.com/reservoir-cloud/reservoir/smi"
+	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/vmi"
+)
+
+// Pauses after failures of the same action: doubled from the first to the last.
+const (
+	firstPause = 200 * time.Millisecond
+	lastPause  = 15 * time.Second
+)
+
+// worker does one service's steps, one after the other. All but the fields for news is its
+// own goroutine's.
+type worker struct {
+	m   *Manager
+	key string
+
+	news      chan struct{} // something may have changed
+	roomFreed atomic.Bool   // a VEE somewhere has given its room back
+	group     atomic.Value  // string: the service's ID, once it is known
+
+	generation int
+	troubles   map[string]trouble
+	access     map[string]vmi.AccessPoint // nil: to be listed
+	design     *design                    // of the current revision
+}
+
+type trouble struct {
+	deploy.Trouble
+	noRoom   bool
+	attempts int
+}
+
+func newWorker(m *Manager, key string) *worker {
+	w := &worker{m: m, key: key, news: make(chan struct{}, 1), troubles: map[string]trouble{}}
+	w.group.Store("")
+	return w
+}
+
+// poke the worker; it never waits.
+func (w *worker) poke() {
+	select {
+	case w.news <- struct{}{}:
+	default:
+	}
+}
+
+func (w *worker) run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	failed := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.news:
+		case <-timer.C:
+		}
+		wake, err := w.converge(ctx)
+		switch {
+		case errors.Is(err, errGone):
+			if w.m.retire(w) {
+				return
+			}
+		case err != nil && ctx.Err() == nil:
+			w.m.cfg.Log.Warn("service: cannot go on, will try again", "service", w.key, "error", err)
+			timer.Reset(backoff(failed))
+			failed++
+			continue
+		case !wake.IsZero():
+			timer.Reset(max(0, wake.Sub(w.m.cfg.Now())))
+		}
+		failed = 0
+	}
+}
+
+func backoff(attempts int) time.Duration {
+	return min(lastPause, firstPause<<min(attempts, 10))
+}
+
+// errGone says that the service's record is no more.
+var errGone = errors.New("the service is gone")
+
+// converge does steps until there is nothing to do before the next news, or before wake.
+func (w *worker) converge(ctx context.Context) (wake time.Time, err error) {
+	for ctx.Err() == nil {
+		rec, version, err := w.m.records.Get(ctx, w.key)
+		if fault.Has(err, fault.NotFound) {
+			return time.Time{}, errGone
+		}
+		if err != nil {
+			return time.Time{}, err
+		}
+		if err := w.prepare(ctx, rec); err != nil {
+			return time.Time{}, err
+		}
+		vees, synced := w.m.group(rec.ID)
+		if !synced {
+			return time.Time{}, nil // the watch will say when
+		}
+		step := deploy.Next(w.design.goal(rec), rec.State, w.worldOf(vees))
+		before := rec
+		rec, version, err = w.recordStep(ctx, rec, version, step.State)
+		if fault.Has(err, fault.Conflict) || fault.Has(err, fault.NotFound) {
+			continue // the provider was faster
+		}
+		if err != nil {
+			return time.Time{}, err
+		}
+		for _, e := range step.Events {
+			w.m.event(rec, e)
+		}
+		w.m.publish(w.m.show(rec, version, w.design, vees, w.access, step.Waiting))
+		if len(step.Actions) == 0 && equal(before.State, rec.State) {
+			return step.Wake, w.forgetRevisions(ctx, rec, version)
+		}
+		for _, a := range step.Actions {
+			if err := w.do(ctx, rec, version, a); err != nil {
+				return time.Time{}, err
+			}
+		}
+	}
+	return time.Time{}, ctx.Err()
+}
+
+// prepare brings what the worker remembers in line with the record.
+func (w *worker) prepare(ctx context.Context, rec record) error {
+	if w.group.Swap(rec.ID) != rec.ID { // the first, or another service under the same name
+		w.design, w.access, w.generation = nil, nil, 0
+	}
+	if w.design == nil || w.design.number != rec.Revision {
+		d, err := w.m.loadDesign(ctx, rec.ID, rec.Revision)
+		if rec.Deleting && fault.Has(err, fault.Malformed) {
+			// Written by a version that understood more or minded less. To take the
+			// service down nothing of it is needed.
+			d, err = &design{number: rec.Revision, manifest: &manifest.Service{}}, nil
+		}
+		if err != nil {
+			return err
+		}
+		w.design = d
+	}
+	if w.generation != rec.Generation {
+		w.generation = rec.Generation
+		clear(w.troubles)
+	}
+	if w.roomFreed.Swap(false) {
+		for k, t := range w.troubles {
+			if t.noRoom {
+				t.Until = time.Time{}
+				w.troubles[k] = t
+			}
+		}
+	}
+	if w.access == nil {
+		list, err := w.m.cfg.VMI.ListAccessPoints(ctx, rec.ID)
+		if err != nil {
+			return fmt.Errorf("list the access points of service %s: %w", w.key, err)
+		}
+		w.access = map[string]vmi.AccessPoint{}
+		for _, a := range list {
+			w.access[a.Name] = a
+		}
+	}
+	return nil
+}
+
+func (w *worker) worldOf(vees map[vee.ID]vmi.VEE) deploy.World {
+	troubles := make(map[string]deploy.Trouble, len(w.troubles))
+	for k, t := range w.troubles {
+		troubles[k] = t.Trouble
+	}
+	return deploy.World{VEEs: vees, AccessPoints: w.access, Troubles: troubles, Now: w.m.cfg.Now()}
+}
+
+// recordStep writes the state that a step has led to, where it differs.
+func (w *worker) recordStep(ctx context.Context, rec record, version uint64, s deploy.State) (record, uint64, error) {
+	if equal(rec.State, s) {
+		return rec, version, nil
+	}
+	if rec.State.Phase != s.Phase {
+		rec.Changed = w.m.cfg.Now()
+	}
+	rec.State = s
+	version, err := w.m.records.Update(ctx, rec.key(), rec, version)
+	return rec, version, err
+}
+
+// equal as they are stored.
+func equal(a, b deploy.State) bool {
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
+	return errX == nil && errY == nil && string(x) == string(y)
+}
+
+// forgetRevisions drops manifests that nothing can need again.
+func (w *worker) forgetRevisions(ctx context.Context, rec record, version uint64) error {
+	if !rec.State.Settled || rec.Oldest == rec.Revision {
+		return nil
+	}
+	var ops []store.Op
+	for ; rec.Oldest < rec.Revision && len(ops) < store.MaxOps-1; rec.Oldest++ {
+		ops = append(ops, w.m.revisions.OpDelete(revisionKey(rec.ID, rec.Oldest), 0))
+	}
+	_, err := w.m.cfg.Store.Txn(ctx, append(ops, w.m.records.OpUpdate(rec.key(), rec, version))...)
+	if fault.Has(err, fault.Conflict) {
+		return nil // changed meanwhile: its news come
+	}
+	return err
+}
+
+// do one action. Failures of the VMI become troubles; an error is one of the store.
+func (w *worker) do(ctx context.Context, rec record, version uint64, a deploy.Action) error {
+	switch a.Kind {
+	case deploy.Initialize:
+		return w.initialize(ctx, rec, a)
+	case deploy.Submit:
+		ids := make([]vee.ID, len(a.Slots))
+		for i, l := range a.Slots {
+			ids[i] = l.VEE
+		}
+		outcomes, err := w.m.cfg.VMI.SubmitVEEs(ctx, ids)
+		w.acted(ctx, rec, a, componentsOf(a.Slots), outcomes, err)
+	case deploy.Shutdown, deploy.Destroy:
+		action := map[deploy.Kind]vee.Action{deploy.Shutdown: vee.Shutdown, deploy.Destroy: vee.Destroy}[a.Kind]
+		outcomes, err := w.m.cfg.VMI.UpdateState(ctx, vmi.UpdateState{Collection: vmi.Collection{IDs: a.VEEs}, Action: action})
+		w.acted(ctx, rec, a, []string{deploy.Stop}, outcomes, err)
+	case deploy.PutAccessPoint:
+		p := a.Access
+		p.GroupID, p.Customer = rec.ID, rec.Customer
+		made, err := w.m.cfg.VMI.PutAccessPoint(ctx, p)
+		if err == nil {
+			w.access[made.Name] = made
+		}
+		w.result(rec, []string{deploy.Access}, "access point "+p.Name, err)
+	case deploy.DeleteAccessPoint:
+		err := w.m.cfg.VMI.DeleteAccessPoint(ctx, rec.ID, a.Access.Name)
+		if fault.Has(err, fault.NotFound) {
+			err = nil
+		}
+		if err == nil {
+			delete(w.access, a.Access.Name)
+		}
+		w.result(rec, []string{deploy.Access}, "access point "+a.Access.Name, err)
+	case deploy.Finish:
+		return w.finish(ctx, rec, version)
+	}
+	return nil
+}
+
+// initialize makes the VEEs of a call and records the answer.
+func (w *worker) initialize(ctx context.Context, rec record, a deploy.Action) error {
+	var made vmi.Initialized
+	call, err := w.m.call(ctx, rec, w.design, a)
+	if err == nil {
+		made, err = w.m.cfg.VMI.InitializeVEEs(ctx, call)
+	}
+	if err == nil && len(made.VEEs) != len(a.Slots) {
+		err = fault.New(fault.Internal, "the VEE Manager made %d VEEs of %d", len(made.VEEs), len(a.Slots))
+	}
+	noRoom := fault.Has(err, fault.NoResources)
+	refused := err != nil && !uncertain(err)
+	stuck := false
+	if err == nil || refused {
+		ids := make([]vee.ID, len(made.VEEs))
+		for i, v := range made.VEEs {
+			ids[i] = v.ID
+		}
+		w.m.learn(made.VEEs)
+		r, _, merr := w.m.records.Modify(ctx, w.key, func(r *record) error {
+			switch {
+			case r.ID != rec.ID:
+			case refused:
+				r.State = r.State.Refused(a.Call, noRoom)
+			default:
+				r.State = r.State.Initialized(a.Call, ids)
+			}
+			return nil
+		})
+		if merr != nil && !fault.Has(merr, fault.NotFound) {
+			return merr
+		}
+		for _, l := range a.Slots {
+			stuck = stuck || refused && r.State.Limit[l.Component] == 0
+		}
+	}
+	w.result(rec, componentsOf(a.Slots), strings.Join(componentsOf(a.Slots), ", "), err)
+	if err != nil {
+		for _, c := range componentsOf(a.Slots) {
+			t := w.troubles[c]
+			t.Stuck = stuck
+			w.troubles[c] = t
+		}
+	}
+	return nil
+}
+
+// uncertain reports whether what failed with err may have been done all the same.
+func uncertain(err error) bool {
+	return fault.Has(err, fault.Unavailable) || fault.Has(err, fault.Timeout) ||
+		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// acted takes the outcomes of a call on VEEs that are there, and looks at what it did.
+func (w *worker) acted(ctx context.Context, rec record, a deploy.Action, keys []string, outcomes []vmi.Outcome, err error) {
+	list, lerr := w.m.cfg.VMI.ListVEEs(ctx, vmi.Filter{GroupID: rec.ID, Destroyed: true})
+	if err == nil {
+		err = lerr
+	}
+	w.m.learn(list)
+	vees, _ := w.m.group(rec.ID)
+	for _, o := range outcomes {
+		if v := vees[o.ID]; err == nil && !o.OK && !obeyed(a.Kind, v) {
+			code := fault.Code(o.Code)
+			if code == "" {
+				code = fault.Internal
+			}
+			err = fault.New(code, "%s: %s", v.Descriptor.Name, o.Detail)
+		}
+	}
+	w.result(rec, keys, string(a.Kind), err)
+}
+
+// obeyed reports whether the VEE is on its way to what the action asks for, whatever its
+// outcome was.
+func obeyed(k deploy.Kind, v vmi.VEE) bool {
+	switch k {
+	case deploy.Submit:
+		return v.Submitted
+	case deploy.Shutdown:
+		return v.Target != vee.Active
+	}
+	return v.Target == vee.Destroyed || v.State == vee.Destroyed || v.ID == ""
+}
+
+// result of an action on what keys name: a trouble, or none any more.
+func (w *worker) result(rec record, keys []string, what string, err error) {
+	for _, k := range keys {
+		if err == nil {
+			delete(w.troubles, k)
+			continue
+		}
+		t := w.troubles[k]
+		message := fmt.Sprintf("%s: %v", what, err)
+		if t.Message != message {
+			w.m.event(rec, deploy.Event{Warning: true, Reason: reason(err), Message: message})
+		}
+		t.Message, t.Until, t.noRoom = message, w.m.cfg.Now().Add(backoff(t.attempts)), fault.Has(err, fault.NoResources)
+		t.attempts++
+		w.troubles[k] = t
+	}
+}
+
+// reason for an event, of a failure.
+func reason(err error) string {
+	switch {
+	case fault.Has(err, fault.NoResources):
+		return "NoResources"
+	case uncertain(err):
+		return "NoAnswer"
+	}
+	return "Refused"
+}
+
+func componentsOf(slots []deploy.Slot) (names []string) {
+	known := map[string]bool{}
+	for _, l := range slots {
+		if !known[l.Component] {
+			names = append(names, l.Component)
+			known[l.Component] = true
+		}
+	}
+	return names
+}
+
+// finish drops the record of a service of which the VMI says that nothing is left.
+func (w *worker) finish(ctx context.Context, rec record, version uint64) error {
+	left, err := w.m.cfg.VMI.ListVEEs(ctx, vmi.Filter{GroupID: rec.ID})
+	if err != nil {
+		return fmt.Errorf("make sure that no VEE of service %s is left: %w", w.key, err)
+	}
+	points, err := w.m.cfg.VMI.ListAccessPoints(ctx, rec.ID)
+	if err != nil {
+		return fmt.Errorf("make sure that no access point of service %s is left: %w", w.key, err)
+	}
+	if len(left)+len(points) > 0 {
+		w.m.learn(left)
+		w.access = nil
+		return nil
+	}
+	ops := []store.Op{w.m.records.OpDelete(w.key, version)}
+	for n := rec.Oldest; n <= rec.Revision && len(ops) < store.MaxOps; n++ {
+		ops = append(ops, w.m.revisions.OpDelete(revisionKey(rec.ID, n), 0))
+	}
+	if _, err := w.m.cfg.Store.Txn(ctx, ops...); err != nil && !fault.Has(err, fault.Conflict) && !fault.Has(err, fault.NotFound) {
+		return err
+	}
+	w.m.event(rec, deploy.Event{Reason: "Deleted", Message: "deleted; nothing of it is left"})
+	w.m.publish(smi.Service{
+		Name: rec.Name, Customer: rec.Customer, ID: rec.ID, Version: version, Revision: rec.Revision,
+		Phase: smi.Deleting, Message: "deleted", Created: rec.Created, Changed: w.m.cfg.Now(),
+	})
+	return nil
+}
+
+// event records one of a service.
+func (m *Manager) event(rec record, e deploy.Event) {
+	kind := "normal"
+	if e.Warning {
+		kind = "warning"
+	}
+	m.cfg.Events.Record(smi.Event{
+		Type: kind, Reason: e.Reason, Object: "service/" + rec.Name, Customer: rec.Customer, Service: rec.Name, Message: e.Message,
+	})
+}

@@ -1,0 +1,122 @@
+package sm
+
+import (
+	"context"
+	"maps"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/vmi"
+)
+
+// watchAgain after the VMI's watch has ended.
+const watchAgain = 200 * time.Millisecond
+
+// world is what the VMI has told of VEES, by group. Manager.mu guards it.
+type world struct {
+	groups map[string]map[vee.ID]seen
+	round  uint64 // of watching: entries of an older round may be gone
+	synced bool   // everything there is has been told since the first round began
+}
+
+type seen struct {
+	vmi.VEE
+	round uint64
+}
+
+func newWorld() world { return world{groups: map[string]map[vee.ID]seen{}} }
+
+// put keeps v unless something newer is known, and reports whether it took the place of a
+// VEE that has now freed its room.
+func (w *world) put(v vmi.VEE) (freed bool) {
+	group := v.Descriptor.GroupID
+	if group == "" {
+		return false
+	}
+	v.Descriptor.Context, v.Descriptor.Raw = nil, nil // large, and of no use here
+	g := w.groups[group]
+	if g == nil {
+		g = map[vee.ID]seen{}
+		w.groups[group] = g
+	}
+	old, known := g[v.ID]
+	if known && old.Version > v.Version {
+		v = old.VEE
+	}
+	g[v.ID] = seen{v, w.round}
+	return known && old.State != vee.Destroyed && v.State == vee.Destroyed
+}
+
+// drop what match says.
+func (w *world) drop(match func(seen) bool) {
+	for id, g := range w.groups {
+		maps.DeleteFunc(g, func(_ vee.ID, s seen) bool { return match(s) })
+		if len(g) == 0 {
+			delete(w.groups, id)
+		}
+	}
+}
+
+// group is a copy of what is known of one.
+func (m *Manager) group(id string) (vees map[vee.ID]vmi.VEE, synced bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	vees = make(map[vee.ID]vmi.VEE, len(m.world.groups[id]))
+	for id, s := range m.world.groups[id] {
+		vees[id] = s.VEE
+	}
+	return vees, m.world.synced
+}
+
+// learn keeps answers of the VMI, which may come before the watch tells the same.
+func (m *Manager) learn(list []vmi.VEE) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, v := range list {
+		m.world.put(v)
+	}
+}
+
+// followVEEs watches the VMI until ctx ends, and anew whenever the watch does.
+func (m *Manager) followVEEs(ctx context.Context) {
+	for ctx.Err() == nil {
+		changes, err := m.cfg.VMI.WatchVEEs(ctx, vmi.Filter{Destroyed: true})
+		if err != nil {
+			m.cfg.Log.Warn("cannot watch VEEs, will try again", "error", err)
+			pause(ctx, watchAgain)
+			continue
+		}
+		m.mu.Lock()
+		m.world.round++
+		m.mu.Unlock()
+		for c := range changes {
+			m.apply(c)
+		}
+		pause(ctx, watchAgain)
+	}
+}
+
+func (m *Manager) apply(c vmi.Change) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case c.Synced:
+		m.world.drop(func(s seen) bool { return s.round < m.world.round })
+		m.world.synced = true
+		for _, w := range m.workers {
+			w.poke()
+		}
+	case c.Purged != "":
+		m.world.drop(func(s seen) bool { return s.ID == c.Purged })
+	case c.VEE != nil:
+		freed := m.world.put(*c.VEE)
+		for _, w := range m.workers {
+			if freed {
+				w.roomFreed.Store(true)
+			}
+			if w.group.Load() == c.VEE.Descriptor.GroupID || freed {
+				w.poke()
+			}
+		}
+	}
+}
