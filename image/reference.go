@@ -62,7 +62,10 @@ func ParseReference(s string) (Reference, error) {
 	return r, nil
 }
 
-func isName(s string) bool { return len(s) <= maxName && validName.MatchString(s) }
+// isName leaves out the one name whose tags would read as digests.
+func isName(s string) bool {
+	return len(s) <= maxName && s != string(digest.SHA256) && validName.MatchString(s)
+}
 
 // String is the shortest form that ParseReference reads back as r.
 func (r Reference) String() string {

@@ -198,8 +198,11 @@ func pushFault(ctx context.Context, r Reference, err error) error {
 		return fmt.Errorf("push image %s: %w", r, context.Cause(ctx))
 	}
 	var resp *errcode.ErrorResponse
-	if !errors.As(err, &resp) || len(resp.Errors) == 0 {
+	if !errors.As(err, &resp) {
 		return fault.New(fault.Unavailable, "push image %s: %w", r, err).Try("repeat it: what has arrived is not sent again")
+	}
+	if len(resp.Errors) == 0 { // the answer to a HEAD has no body
+		return fault.New(codeOf(resp.StatusCode), "push image %s: the site answered %s", r, http.StatusText(resp.StatusCode))
 	}
 	f := fault.New(codeOf(resp.StatusCode), "push image %s: %s", r, resp.Errors[0].Message)
 	if detail, ok := resp.Errors[0].Detail.(map[string]any); ok {

@@ -38,13 +38,13 @@ var uploadID = regexp.MustCompile(`^[A-Z2-7]{26}$`)
 
 // start makes a new, empty upload, taken by the caller.
 func (us *uploads) start() (id string, u *upload, err error) {
+	us.mu.Lock() // no collection between the file and its entry
+	defer us.mu.Unlock()
 	id = rand.Text()
 	p, err := us.blobs.resume(filepath.Join(us.dir, id), us.limit)
 	if err != nil {
 		return "", nil, err
 	}
-	us.mu.Lock()
-	defer us.mu.Unlock()
 	u = &upload{partial: p, taken: true}
 	us.open[id] = u
 	return id, u, nil
