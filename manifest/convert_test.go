@@ -70,7 +70,7 @@ func bothWays(t *testing.T, s *Service) (yaml, ovf []byte) {
 
 // TestConvert holds every manifest of testdata against what it becomes in both forms.
 func TestConvert(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.*")
+	files, err := filepath.Glob("testdata/valid/*")
 	if err != nil || len(files) == 0 {
 		t.Fatal("no manifests in testdata", err)
 	}
@@ -109,7 +109,7 @@ func TestExamplesAreTheSame(t *testing.T) {
 // TestEverythingIsEverything keeps everything.yaml true to its name: no field of the model
 // is unset throughout.
 func TestEverythingIsEverything(t *testing.T) {
-	s := mustParse(t, "everything.yaml", read(t, "testdata/everything.yaml"))
+	s := mustParse(t, "everything.yaml", read(t, "testdata/valid/everything.yaml"))
 	set := map[string]bool{}
 	var walk func(v reflect.Value)
 	walk = func(v reflect.Value) {

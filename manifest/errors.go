@@ -79,6 +79,14 @@ type report struct {
 	at   map[string]place
 	list []*Error
 	more int
+	read []string // paths of the parts that could not be read
+}
+
+// told ends reading: from now on, nothing is added about a part that could not be read.
+func (r *report) told() {
+	for _, e := range r.list {
+		r.read = append(r.read, e.Path)
+	}
 }
 
 // mark remembers the place of the part of the model at path.
@@ -91,6 +99,11 @@ func (r *report) mark(path string, p place) {
 
 // bad adds a mistake in the part of the model at path. Its place is the nearest known one.
 func (r *report) bad(path, found, want string) {
+	for _, p := range r.read {
+		if strings.HasPrefix(p, path) || strings.HasPrefix(path, p) {
+			return
+		}
+	}
 	p, known := r.at[path]
 	for up := path; !known && up != ""; p, known = r.at[up] {
 		up = up[:max(strings.LastIndexByte(up, '.'), strings.LastIndexByte(up, '['), 0)]

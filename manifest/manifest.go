@@ -24,7 +24,7 @@ const (
 	MaxText     = 4 << 20 // bytes of manifest text
 	maxDepth    = 64      // nesting of elements or YAML collections
 	maxNodes    = 200_000 // elements or YAML nodes, after aliases are followed
-	maxParts    = 1000    // components of a service
+	maxParts    = 1000    // entries of any list
 	maxReplicas = 1000    // of one component
 	maxVCPUs    = 256
 )
@@ -54,13 +54,14 @@ func parse(r *report, text []byte) *Service {
 		r.add(place{}, "", "bytes that are not UTF-8", "want text in UTF-8")
 		return nil
 	}
-	s := &Service{}
+	s, readable := &Service{}, false
 	if trimmed := bytes.TrimSpace(text); len(trimmed) > 0 && trimmed[0] == '<' {
-		readOVF(r, text, s)
+		readable = readOVF(r, text, s)
 	} else {
-		readYAML(r, text, s)
+		readable = readYAML(r, text, s)
 	}
-	if len(r.list) == 0 {
+	if readable {
+		r.told() // what could not be read is not checked as well
 		s.normalise()
 		s.validate(r)
 	}

@@ -20,16 +20,16 @@ type ovfReader struct {
 	disks map[string]*etree.Element // by ovf:diskId
 }
 
-// readOVF decodes an envelope into s.
-func readOVF(r *report, text []byte, s *Service) {
+// readOVF decodes an envelope into s and reports whether it could be read at all.
+func readOVF(r *report, text []byte, s *Service) bool {
 	d, ok := readXML(r, text)
 	if !ok {
-		return
+		return false
 	}
 	x := &ovfReader{report: r, at: d.at, disks: map[string]*etree.Element{}}
 	if d.root.Tag != "Envelope" || d.root.NamespaceURI() != nsOVF {
 		x.add(x.at[d.root], d.root.FullTag(), "namespace "+quote(d.root.NamespaceURI()), "want an OVF 1.x Envelope in namespace "+nsOVF)
-		return
+		return false
 	}
 	var content *etree.Element
 	var sections []*etree.Element
@@ -54,7 +54,7 @@ func readOVF(r *report, text []byte, s *Service) {
 	switch {
 	case content == nil:
 		x.add(x.at[d.root], "Envelope", "no content", "want a VirtualSystem or a VirtualSystemCollection")
-		return
+		return false
 	case content.Tag == "VirtualSystem":
 		x.identify(content, &s.Name, "service")
 		x.component(content, s)
@@ -64,6 +64,7 @@ func readOVF(r *report, text []byte, s *Service) {
 	for _, e := range sections { // last: they name components
 		x.serviceSection(e, s, "envelope")
 	}
+	return true
 }
 
 // name of an element of the OVF namespace; of others it is never one that we know.

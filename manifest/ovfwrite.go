@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"reflect"
@@ -131,10 +132,7 @@ func (w *ovfWriter) disks(env *etree.Element, s *Service) {
 				e.CreateAttr("ovf:capacity", amount)
 				e.CreateAttr("ovf:capacityAllocationUnits", unit)
 			}
-			if d.Format == "" {
-				d.Format = formatQCOW2
-			}
-			e.CreateAttr("ovf:format", d.Format)
+			e.CreateAttr("ovf:format", cmp.Or(d.Format, formatQCOW2))
 			attr(e, prefix+":target", d.Target)
 			attr(e, prefix+":persistent", ifTrue(d.Persistent))
 		}
@@ -208,7 +206,7 @@ func products(to *etree.Element, properties []Property, list []Product) {
 		for _, y := range p.Properties {
 			k := e.CreateElement("Property")
 			k.CreateAttr("ovf:key", y.Key)
-			k.CreateAttr("ovf:type", y.Type)
+			k.CreateAttr("ovf:type", cmp.Or(y.Type, "string"))
 			attr(k, "ovf:value", y.Value)
 			attr(k, "ovf:qualifiers", y.Qualifiers)
 			attr(k, "ovf:userConfigurable", ifTrue(y.UserConfigurable))

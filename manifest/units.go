@@ -157,7 +157,7 @@ var durationUnits = []struct {
 	{time.Nanosecond, "ns", []string{"nanosecond", "nanoseconds"}},
 }
 
-var number = regexp.MustCompile(`^(\d{1,18}(?:\.\d{1,9})?)\s*([a-zA-Z]*)$`)
+var number = regexp.MustCompile(`^(\d{1,18}(?:\.\d{1,30})?)\s*([a-zA-Z]*)$`)
 
 // UnmarshalText reads "90s", "1h30m", "30d" and "10 minutes". A plain number is seconds.
 func (d *Duration) UnmarshalText(text []byte) error {

@@ -43,14 +43,10 @@ func (s *Service) normalise() {
 			}
 		}
 		normaliseProperties(c.Properties, c.Products)
-		for j := range c.Extra {
-			c.Extra[j].normalise()
-		}
+		normaliseExtras(c.Extra)
 	}
 	normaliseProperties(s.Properties, s.Products)
-	for j := range s.Extra {
-		s.Extra[j].normalise()
-	}
+	normaliseExtras(s.Extra)
 	s.Files = slices.DeleteFunc(s.Files, func(f File) bool {
 		return f == File{ID: f.ID, Href: f.ID} && used[f.ID] // the registry's, which need not be listed
 	})
@@ -59,8 +55,8 @@ func (s *Service) normalise() {
 
 func normaliseProperties(list []Property, products []Product) {
 	for i := range list {
-		if list[i].Type == "" {
-			list[i].Type = "string"
+		if list[i].Type == "string" {
+			list[i].Type = ""
 		}
 	}
 	for _, p := range products {
@@ -68,10 +64,14 @@ func normaliseProperties(list []Property, products []Product) {
 	}
 }
 
-func (x *Extra) normalise() {
-	if _, form, err := readExtra(x.XML); err == nil {
-		x.XML = form
+// normaliseExtras keeps the order of those at one place; between places there is none.
+func normaliseExtras(list []Extra) {
+	for i, x := range list {
+		if _, form, err := readExtra(x.XML); err == nil {
+			list[i].XML = form
+		}
 	}
+	slices.SortStableFunc(list, func(a, b Extra) int { return strings.Compare(a.In, b.In) })
 }
 
 // emptyToNil makes an empty list and an absent one the same.
@@ -124,6 +124,7 @@ const (
 type validator struct {
 	*report
 	components, networks, kpis []string
+	excess                     bool // a list is too long to go on
 }
 
 func (s *Service) names() []string {
@@ -142,14 +143,12 @@ func (s *Service) validate(r *report) {
 	for _, k := range s.KPIs {
 		v.kpis = append(v.kpis, k.Name)
 	}
-	v.texts(reflect.ValueOf(s).Elem(), "", nil)
+	if v.texts(reflect.ValueOf(s).Elem(), "", nil); v.excess {
+		return
+	}
 	v.name("service", s.Name)
 	if len(s.Components) == 0 {
 		v.bad("components", "none", "want at least one")
-	}
-	if n := len(s.Components); n > maxParts {
-		v.bad("components", strconv.Itoa(n), fmt.Sprintf("want at most %d", maxParts))
-		return
 	}
 	v.unique("components", ".name", v.components)
 	v.unique("networks", ".name", v.networks)
@@ -205,6 +204,11 @@ func (v *validator) texts(x reflect.Value, path string, enum []string) {
 			v.texts(x.FieldByIndex(f.index), at(path, f.yaml), f.enum)
 		}
 	case reflect.Slice:
+		if x.Len() > maxParts {
+			v.bad(path, fmt.Sprintf("%d entries", x.Len()), fmt.Sprintf("want at most %d", maxParts))
+			v.excess = true
+			return
+		}
 		for i := range x.Len() {
 			v.texts(x.Index(i), atIndex(path, i), enum)
 		}
@@ -310,7 +314,9 @@ func (v *validator) properties(base string, list []Property, products []Product)
 		for i, p := range list {
 			keys = append(keys, p.Key)
 			v.match(atIndex(path, i)+".key", p.Key, key, "want letters, digits, and _ : -")
-			v.match(atIndex(path, i)+".type", p.Type, word, "want a type such as string, boolean or uint16")
+			if p.Type != "" {
+				v.match(atIndex(path, i)+".type", p.Type, word, "want a type such as string, boolean or uint16")
+			}
 		}
 		v.unique(path, ".key", keys)
 	}
@@ -363,6 +369,8 @@ func (v *validator) component(p string, c *Component) {
 		v.bad(p+".cpu.reservation", leafText(reflect.ValueOf(c.CPU.Reservation)), "want at most the limit")
 	}
 	switch {
+	case c.Memory == Memory{}:
+		v.bad(p+".memory", "nothing", errSize.Error())
 	case c.Memory.Size < 4*vee.MiB || c.Memory.Size > 64*vee.TiB:
 		v.bad(p+".memory", formatSize(c.Memory.Size), "want a size from 4MiB to 64TiB")
 	case c.Memory.Max != 0 && (c.Memory.Max <= c.Memory.Size || c.Memory.Max > 64*vee.TiB):

@@ -69,6 +69,7 @@ func scanXML(r *report, text []byte) ([]place, bool) {
 			if errors.As(err, &syntax) {
 				p, found = place{syntax.Line, 0}, syntax.Msg
 			}
+			found = strings.TrimSuffix(found, " declared but Decoder.CharsetReader is nil")
 			r.add(p, "", strings.TrimPrefix(found, "xml: "), "want well-formed XML in UTF-8")
 			return nil, false
 		}
@@ -184,7 +185,7 @@ func readExtra(text string) (*etree.Element, string, error) {
 	r := &report{}
 	d, ok := readXML(r, []byte(text))
 	if !ok {
-		return nil, "", r.err()
+		return nil, "", errors.New(r.list[0].Found)
 	}
 	form, ok := canonical(d.root)
 	if !ok {

@@ -9,10 +9,10 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// readYAML decodes text into s. It walks the document itself instead of letting the
+// readYAML decodes text into s and reports whether it could be read at all. It walks the document itself instead of letting the
 // library fill the structs: all mistakes are told together, each with its place and what
 // was expected, and aliases count for what they stand for.
-func readYAML(r *report, text []byte, s *Service) {
+func readYAML(r *report, text []byte, s *Service) bool {
 	var doc yaml.Node
 	if err := yaml.Load(text, &doc); err != nil {
 		var at *yaml.LoadError
@@ -23,16 +23,18 @@ func readYAML(r *report, text []byte, s *Service) {
 			found = at.Message
 		}
 		r.add(p, "", strings.TrimPrefix(found, "yaml: "), "want one YAML document")
-		return
+		return false
 	}
 	d := &yamlReader{report: r}
 	root := &doc
 	if root.Kind == yaml.DocumentNode && len(root.Content) == 1 {
 		root = root.Content[0]
 	}
-	if d.check(root, 0) {
-		d.value(root, reflect.ValueOf(s).Elem(), "", nil)
+	if !d.check(root, 0) {
+		return false
 	}
+	d.value(root, reflect.ValueOf(s).Elem(), "", nil)
+	return root.Kind == yaml.MappingNode
 }
 
 type yamlReader struct {
@@ -79,10 +81,10 @@ func (d *yamlReader) value(n *yaml.Node, v reflect.Value, path string, enum []st
 			d.bad(path, describe(n), "want a list")
 			return
 		}
-		for i, c := range n.Content {
+		for _, c := range n.Content {
 			e := reflect.New(v.Type().Elem()).Elem()
 			preset(e)
-			d.value(c, e, atIndex(path, i), enum)
+			d.value(c, e, atIndex(path, v.Len()), enum)
 			v.Set(reflect.Append(v, e))
 		}
 	case isLeaf(v.Type()):
@@ -113,12 +115,13 @@ func (d *yamlReader) structure(n *yaml.Node, v reflect.Value, path string) {
 	component, isComponent := v.Addr().Interface().(*Component)
 	if isComponent {
 		keys = append(keys, "image")
+		d.image(n, component, path)
 	}
 	if n.Kind != yaml.MappingNode {
 		d.bad(path, describe(n), "want keys and values: "+strings.Join(keys, ", "))
 		return
 	}
-	seen, image := map[string]int{}, ""
+	seen := map[string]int{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		k, c := n.Content[i], n.Content[i+1]
 		p := at(path, k.Value)
@@ -134,14 +137,19 @@ func (d *yamlReader) structure(n *yaml.Node, v reflect.Value, path string) {
 				break
 			}
 			d.add(placeOf(k), at(path, shorten(k.Value)), "", unknown(k.Value, keys))
-		case j == len(fields):
-			d.value(c, reflect.ValueOf(&image).Elem(), p, nil)
-		default:
+		case j < len(fields):
 			d.value(c, v.FieldByIndex(fields[j].index), p, fields[j].enum)
 		}
 	}
-	if isComponent && seen["image"] != 0 {
-		component.Disks = append([]Disk{{Name: "root", Image: image}}, component.Disks...)
+}
+
+// image puts what a component's short form names before the disks that are still to be read.
+func (d *yamlReader) image(n *yaml.Node, c *Component, path string) {
+	for i := 0; i+1 < len(n.Content) && n.Kind == yaml.MappingNode; i += 2 {
+		if n.Content[i].Value == "image" && c.Disks == nil {
+			c.Disks = []Disk{{Name: "root"}}
+			d.value(n.Content[i+1], reflect.ValueOf(&c.Disks[0].Image).Elem(), at(path, "image"), nil)
+		}
 	}
 }
 
@@ -217,19 +225,17 @@ func yamlNode(v reflect.Value) *yaml.Node {
 		m.Content = append(m.Content, yamlScalar(key, true), n)
 	}
 	flat := true
-	component, isComponent := c.Interface().(*Component)
+	image := imageOf(c.Interface())
+	_, isReplicas := c.Interface().(*Replicas)
 	for _, f := range fieldsOf(v.Type()) {
 		x := v.FieldByIndex(f.index)
-		if isComponent && f.yaml == "disks" && len(component.Disks) > 0 {
-			if d := component.Disks[0]; d.Image != "" && d == (Disk{Name: "root", Image: d.Image}) {
-				put("image", yamlScalar(d.Image, true))
-				x = reflect.ValueOf(component.Disks[1:])
-			}
+		switch {
+		case image != "" && f.yaml == "replicas": // what is run comes before how often
+			put("image", yamlScalar(image, true))
+		case image != "" && f.yaml == "disks":
+			x = x.Slice(1, x.Len())
 		}
-		if x.IsZero() && f.yaml != "min" || x.Kind() == reflect.Slice && x.Len() == 0 {
-			continue
-		}
-		if _, isRange := c.Interface().(*Range); isRange && x.IsZero() {
+		if !isReplicas && (x.IsZero() || x.Kind() == reflect.Slice && x.Len() == 0) {
 			continue
 		}
 		flat = flat && isLeaf(x.Type()) && len(leafText(x)) < 30
@@ -239,6 +245,14 @@ func yamlNode(v reflect.Value) *yaml.Node {
 		m.Style = yaml.FlowStyle
 	}
 	return m
+}
+
+// imageOf a component whose first disk is written as `image:`; empty for all else.
+func imageOf(v any) string {
+	if c, ok := v.(*Component); ok && len(c.Disks) > 0 && c.Disks[0] == (Disk{Name: "root", Image: c.Disks[0].Image}) {
+		return c.Disks[0].Image
+	}
+	return ""
 }
 
 // yamlScalar gives a text the plainest style that it survives in.
