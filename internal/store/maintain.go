@@ -58,10 +58,8 @@ func (s *Store) Compact(ctx context.Context) (Status, error) {
 	if err != nil && !errors.Is(err, rpctypes.ErrCompacted) {
 		return st, explain(ctx, err, doing)
 	}
-	for _, member := range s.members {
-		if _, err := s.client.Defragment(ctx, member); err != nil {
-			return st, explain(ctx, err, doing)
-		}
+	if err := s.defragment(ctx); err != nil {
+		return st, explain(ctx, err, doing)
 	}
 	if st, err = s.Status(ctx); err != nil || !st.Full {
 		return st, err
@@ -75,4 +73,16 @@ func (s *Store) Compact(ctx context.Context) (Status, error) {
 	}
 	st.Full = false
 	return st, nil
+}
+
+func (s *Store) defragment(ctx context.Context) error {
+	if s.embedded != nil { // the client in process has no server around it that Defragment needs
+		return s.embedded.etcd.Server.Backend().Defrag()
+	}
+	for _, member := range s.members {
+		if _, err := s.client.Defragment(ctx, member); err != nil {
+			return err
+		}
+	}
+	return nil
 }

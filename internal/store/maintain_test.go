@@ -39,7 +39,7 @@ func TestFullStore(t *testing.T) {
 	if _, err := s.Compact(ctx); !fault.Has(err, fault.StoreFull) {
 		t.Errorf("Compact made room where everything is in use: %v", err)
 	}
-	for i := range n / 2 {
+	for i := range n - 10 { // etcd notices that it is full some time after it is
 		if err := things.Delete(ctx, fmt.Sprint(i), 0); err != nil {
 			t.Fatal(err)
 		}

@@ -98,6 +98,7 @@ func (s *Store) connect(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	s.members = cfg.Endpoints
+	where := strings.Join(cfg.Endpoints, ", ")
 	s.client, err = clientv3.New(clientv3.Config{
 		Endpoints:            cfg.Endpoints,
 		TLS:                  cfg.TLS,
@@ -106,8 +107,13 @@ func (s *Store) connect(ctx context.Context, cfg Config) (err error) {
 		DialKeepAliveTimeout: opTimeout,
 		Logger:               zap.New(logCore{log: cfg.Logger}),
 	})
+	if err == nil {
+		if err = s.Barrier(ctx); err != nil {
+			err = errors.Join(err, s.client.Close())
+		}
+	}
 	if err != nil {
-		return fault.New(fault.Unavailable, "connect to etcd at %s: %w", strings.Join(cfg.Endpoints, ", "), err).
+		return fault.New(fault.Unavailable, "connect to etcd at %s: %w", where, err).
 			Try("check --etcd-endpoints and the certificates given for them")
 	}
 	return nil

@@ -150,12 +150,9 @@ func TestWatchMissesNothing(t *testing.T) {
 			time.Sleep(5 * time.Millisecond)
 		}
 	})
-	work.Go(func() { // the last change of all, by which the reader knows that it is through
-		time.Sleep(300 * time.Millisecond)
-	})
 	go func() {
 		work.Wait()
-		things.Put(ctx, "end", thing{})
+		things.Put(ctx, "end", thing{}) // the last change of all: the reader is through
 	}()
 
 	seen, versions := map[string]thing{}, map[string]uint64{}
