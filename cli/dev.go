@@ -15,8 +15,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"golang.org/x/sys/unix"
 
+	"github.com/reservoir-cloud/reservoir/cli/doctor"
 	"github.com/reservoir-cloud/reservoir/dev"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/site/admin"
@@ -85,7 +85,7 @@ func share(c dev.Config, memory, disk string) (m, d vee.Bytes, err error) {
 		to   *vee.Bytes
 		free func() (vee.Bytes, error)
 	}{
-		{memory, &m, memoryFree}, {disk, &d, func() (vee.Bytes, error) { return diskFree(c.Dir) }},
+		{memory, &m, doctor.MemoryFree}, {disk, &d, func() (vee.Bytes, error) { return doctor.DiskFree(c.Dir) }},
 	} {
 		if x.text != "" {
 			if *x.to, err = vee.ParseBytes(x.text); err != nil {
@@ -100,36 +100,6 @@ func share(c dev.Config, memory, disk string) (m, d vee.Bytes, err error) {
 		*x.to = free * 4 / 5 / hosts / vee.MiB * vee.MiB
 	}
 	return m, d, nil
-}
-
-// memoryFree is what new processes may take, as the kernel estimates it.
-func memoryFree() (vee.Bytes, error) {
-	b, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return 0, fmt.Errorf("how much memory is free: %w", err)
-	}
-	_, rest, _ := strings.Cut(string(b), "MemAvailable:")
-	f := strings.Fields(rest)
-	if len(f) == 0 {
-		return 0, errors.New("how much memory is free: /proc/meminfo has no MemAvailable")
-	}
-	kib, err := strconv.ParseInt(f[0], 10, 64)
-	return vee.Bytes(kib) * vee.KiB, err
-}
-
-// diskFree at the nearest directory above path that is there.
-func diskFree(path string) (vee.Bytes, error) {
-	for {
-		var st unix.Statfs_t
-		err := unix.Statfs(path, &st)
-		if err == nil {
-			return vee.Bytes(st.Bavail) * vee.Bytes(st.Bsize), nil
-		}
-		if !errors.Is(err, unix.ENOENT) || path == "/" {
-			return 0, fmt.Errorf("how much disk is free at %s: %w", path, err)
-		}
-		path = filepath.Dir(path)
-	}
 }
 
 // detachDev starts the same command in a session of its own, shows what it says until

@@ -14,9 +14,9 @@ func (a *app) manifestCmd() *cobra.Command {
 
 func (a *app) manifestCheck() *cobra.Command {
 	return &cobra.Command{Use: "check FILE…", Short: "Find the mistakes in manifests",
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, file := range args {
-				p, err := a.readPackage(file)
+				p, err := a.readPackage(cmd.Context(), file)
 				if err != nil {
 					return err
 				}
@@ -38,8 +38,8 @@ func (a *app) manifestConvert() *cobra.Command {
   reservoir manifest convert web.yaml --to ovf`}
 	to := cmd.Flags().String("to", "", "yaml or ovf (the other one)")
 	_ = cmd.RegisterFlagCompletionFunc("to", cobra.FixedCompletions([]string{"yaml", "ovf"}, cobra.ShellCompDirectiveNoFileComp))
-	cmd.RunE = func(_ *cobra.Command, args []string) error {
-		p, err := a.readPackage(args[0])
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		p, err := a.readPackage(cmd.Context(), args[0])
 		if err != nil {
 			return err
 		}

@@ -5,10 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/reservoir-cloud/reservoir/image"
@@ -41,64 +42,83 @@ func (p *pkg) Close() error {
 	return os.RemoveAll(p.scratch)
 }
 
-// readPackage reads a manifest, with its files where path is an .ova or they lie beside it.
-func (a *app) readPackage(file string) (*pkg, error) {
-	if filepath.Ext(file) == ".ova" {
-		return openOVA(file)
-	}
-	text, err := a.readFile(file)
-	if err != nil {
-		return nil, err
-	}
-	p := &pkg{name: filepath.Base(file), text: string(text)}
-	if p.service, err = parseManifest(file, text); err != nil {
-		return nil, err
-	}
+// readPackage reads a manifest; "-" is stdin. Close it.
+func (a *app) readPackage(ctx context.Context, file string) (*pkg, error) {
 	if file == "-" {
-		return p, nil
-	}
-	return p, p.collect(filepath.Dir(file))
-}
-
-func parseManifest(name string, text []byte) (*manifest.Service, error) {
-	s, err := manifest.Parse(name, text)
-	if err != nil {
-		return nil, fault.New(fault.Malformed, "%w", err).Try("correct the places named, then: reservoir manifest check %s", name)
-	}
-	return s, nil
-}
-
-// collect finds the files of the manifest below dir.
-func (p *pkg) collect(dir string) error {
-	for _, f := range p.service.Files {
-		if f.Href == f.ID || strings.Contains(f.Href, "://") {
-			continue // a name in the site's registry, or elsewhere
+		text, err := a.readFile(file)
+		if err != nil {
+			return nil, err
 		}
-		found := filepath.Join(dir, filepath.FromSlash(f.Href))
+		s, err := manifest.Parse("stdin", text)
+		if err != nil {
+			return nil, manifestFault(err, file)
+		}
+		return &pkg{name: "stdin", text: string(text), service: s}, nil
+	}
+	m, err := manifest.Load(ctx, file, manifest.Options{})
+	if err != nil {
+		return nil, manifestFault(err, file)
+	}
+	p := &pkg{name: m.Name, text: string(m.Text), service: m.Service}
+	err = errors.Join(p.collect(m, file), m.Close())
+	if err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	return p, nil
+}
+
+func manifestFault(err error, file string) error {
+	var mistakes *manifest.Errors
+	if errors.As(err, &mistakes) {
+		return fault.New(fault.Malformed, "%w", err).Try("correct it, then: reservoir manifest check %s", file)
+	}
+	return err
+}
+
+// collect the image files of a package; those of an archive are unpacked.
+func (p *pkg) collect(m *manifest.Package, file string) error {
+	for _, f := range m.Service.Files {
+		if !slices.Contains(m.Files, f.Href) {
+			continue // a name in the site's registry, which the site will look for
+		}
+		found := filepath.Join(filepath.Dir(file), filepath.FromSlash(f.Href))
+		if strings.EqualFold(filepath.Ext(file), ".ova") {
+			var err error
+			if found, err = p.unpack(m, f.Href); err != nil {
+				return fmt.Errorf("unpack %s of %s: %w", f.Href, file, err)
+			}
+		}
 		info, err := os.Stat(found)
-		switch {
-		case errors.Is(err, fs.ErrNotExist) && isReference(f.Href):
-			continue // it may be a name in the registry after all
-		case err != nil:
-			return fault.New(fault.NotFound, "%s: file %s: %w", p.name, f.Href, err).Try("put the file beside the manifest, or correct its href")
+		if err != nil {
+			return fileFault(err)
 		}
 		p.files = append(p.files, pkgFile{href: f.Href, path: found, size: vee.Bytes(info.Size())})
 	}
 	return nil
 }
 
-// isReference tells a name in a registry from a file name.
-func isReference(href string) bool {
-	_, err := image.ParseReference(href)
-	return err == nil && !isDisk(href)
-}
-
-func isDisk(name string) bool {
-	switch path.Ext(name) {
-	case ".qcow2", ".img", ".raw", ".vmdk", ".vhd", ".vdi", ".iso":
-		return true
+// unpack one file into the scratch directory, under its base name.
+func (p *pkg) unpack(m *manifest.Package, href string) (_ string, err error) {
+	if p.scratch == "" {
+		if p.scratch, err = os.MkdirTemp("", "reservoir-ova-*"); err != nil {
+			return "", err
+		}
 	}
-	return false
+	in, err := m.Open(href)
+	if err != nil {
+		return "", err
+	}
+	defer in.Close()
+	dir, err := os.MkdirTemp(p.scratch, "")
+	if err != nil {
+		return "", err
+	}
+	out, err := os.Create(filepath.Join(dir, path.Base(href)))
+	if err != nil {
+		return "", err
+	}
+	_, err = io.Copy(out, in)
+	return out.Name(), errors.Join(err, out.Close())
 }
 
 // digests of the images that the package's files are, without sending any.

@@ -172,7 +172,7 @@ their VEEs.`
 	cmd.Flags().BoolVar(&d.BestEffort, "best-effort", false, "where there is not enough room, wait for it")
 	f, w := outputFlag(cmd), waitFlags(cmd)
 	cmd.RunE = a.onSite(func(ctx context.Context, r *remote, args []string) error {
-		p, err := a.readPackage(args[0])
+		p, err := a.readPackage(ctx, args[0])
 		if err != nil {
 			return err
 		}
@@ -304,7 +304,7 @@ func (a *app) servicePlan(customer *string) *cobra.Command {
 	cmd.Flags().BoolVar(&d.Replace, "replace", false, "as a redeployment of the service that is there")
 	f := outputFlag(cmd)
 	cmd.RunE = a.onSite(func(ctx context.Context, r *remote, args []string) error {
-		p, err := a.readPackage(args[0])
+		p, err := a.readPackage(ctx, args[0])
 		if err != nil {
 			return err
 		}

@@ -308,4 +308,3 @@ func (c Config) namespaces() ([]string, error) {
 	}
 	return names, nil
 }
-

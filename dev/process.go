@@ -205,24 +205,54 @@ func rss(pid int) vee.Bytes {
 }
 
 // killProcesses ends everything that runs in the namespaces, at once: it is called when
-// the processes that would have ended in order are gone, or did not.
+// the processes that would have ended in order are gone, or did not. Guests' control
+// groups go with them.
 func (c Config) killProcesses(ctx context.Context) error {
+	groups := map[string]bool{}
 	for {
 		list, err := c.processes()
-		if err != nil || len(list) == 0 {
+		if err != nil {
 			return err
 		}
 		for _, p := range list {
+			for _, dir := range guestCgroups(p.pid) {
+				groups[dir] = true
+			}
 			if err := syscall.Kill(p.pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 				return fmt.Errorf("kill process %d in namespace %s: %w", p.pid, p.netns, err)
 			}
 		}
+		for dir := range groups {
+			if err := unix.Rmdir(dir); err == nil || errors.Is(err, unix.ENOENT) {
+				delete(groups, dir)
+			}
+		}
+		if len(list) == 0 && len(groups) == 0 {
+			return nil
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%d processes do not end: %w", len(list), ctx.Err())
+			return fmt.Errorf("%d processes and %d control groups do not end: %w", len(list), len(groups), ctx.Err())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// guestCgroups are the directories of a process's control groups, where they are a
+// guest's: below the group "reservoir" (cgroups(7), /proc/PID/cgroup).
+func guestCgroups(pid int) []string {
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cgroup"))
+	if err != nil {
+		return nil
+	}
+	var dirs []string
+	for l := range strings.Lines(string(b)) {
+		f := strings.SplitN(strings.TrimSpace(l), ":", 3)
+		if len(f) == 3 && strings.HasPrefix(f[2], "/reservoir/") {
+			dirs = append(dirs, filepath.Join("/sys/fs/cgroup", f[1], f[2]))
+		}
+	}
+	return dirs
 }
 
 // unmount whatever is mounted below dir, innermost first.

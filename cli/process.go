@@ -1,0 +1,145 @@
+package cli
+
+import (
+	"cmp"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/reservoir-cloud/reservoir/agent"
+	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/site"
+	"github.com/reservoir-cloud/reservoir/vee"
+)
+
+// siteProcess makes `reservoir site --dir …` be the site.
+func (a *app) siteProcess(cmd *cobra.Command) {
+	cmd.Use = "site [--dir DIRECTORY …]"
+	cmd.Long = `Speak to a site as its operator; or, with --dir, be its control plane: Service Manager,
+VEE Manager, images and store in one process. On its first start it writes admin-token
+and ca.pem into its directory, for: reservoir context add.`
+	cmd.Example = `  reservoir site --dir /var/lib/reservoir --name alpha --advertise 10.0.0.5:8440 --vee-network 10.0.128.0/17 \
+      --vee-prefix-len 16 --vee-gateway 10.0.0.1`
+	c := site.Config{Version: version}
+	var network, gateway, access, ports string
+	fl := cmd.Flags()
+	fl.StringVar(&c.Dir, "dir", "", "`DIRECTORY` of everything that the site keeps")
+	fl.StringVar(&c.Name, "name", "", "of the site: a DNS label")
+	fl.StringVar(&c.Listen, "listen", "0.0.0.0:8440", "address and port to listen on")
+	fl.StringVar(&c.Advertise, "advertise", "", "address and port that hosts and people reach it by (as --listen)")
+	fl.StringVar(&network, "vee-network", "", "addresses that VEEs get, 10.0.128.0/17")
+	fl.IntVar(&c.VEEBits, "vee-prefix-len", 0, "prefix length that VEEs configure (as --vee-network)")
+	fl.StringVar(&gateway, "vee-gateway", "", "the VEEs' way out (none)")
+	fl.StringVar(&access, "access-address", "", "address of access points (as --advertise)")
+	fl.StringVar(&ports, "access-points", "20000-29999", "ports of access points")
+	fl.StringSliceVar(&c.EtcdEndpoints, "etcd-endpoints", nil, "an etcd cluster instead of the embedded store")
+	fl.StringVar(&c.Placement, "placement", "balance", "balance or pack")
+	fl.Float64Var(&c.HAScale, "ha-scale", 1, "scale every timing by this")
+	onProcess(cmd, func(cmd *cobra.Command) (err error) {
+		if c.VEENetwork, err = parse(netip.ParsePrefix, "--vee-network", network); err != nil {
+			return err
+		}
+		if c.VEEGateway, err = parse(netip.ParseAddr, "--vee-gateway", gateway); err != nil {
+			return err
+		}
+		if c.AccessAddress, err = parse(netip.ParseAddr, "--access-address", access); err != nil {
+			return err
+		}
+		if c.AccessFirst, c.AccessLast, err = portRange(ports); err != nil {
+			return err
+		}
+		c.Log = a.log()
+		return site.Run(cmd.Context(), c)
+	})
+}
+
+// hostProcess makes `reservoir host --dir …` be the host's agent.
+func (a *app) hostProcess(cmd *cobra.Command) {
+	cmd.Use = "host [--dir DIRECTORY …]"
+	cmd.Long = `Look after the hosts of a site; or, with --dir, be the agent of this one. It joins with a
+one-time token (on the site: reservoir host invite) and needs none when it starts again.`
+	cmd.Example = `  reservoir host --dir /var/lib/reservoir --name h1 --site https://10.0.0.5:8440 --advertise 10.0.0.11:8441 --join TOKEN`
+	c := agent.Config{Version: version}
+	var joinFile, memory, disk string
+	fl := cmd.Flags()
+	fl.StringVar(&c.Dir, "dir", "", "`DIRECTORY` of everything that the agent keeps")
+	fl.StringVar(&c.Name, "name", "", "of the host: a DNS label (the machine's name)")
+	fl.StringVar(&c.Site, "site", "", "where the site answers, https://HOST:PORT")
+	fl.StringVar(&c.JoinToken, "join", "", "one-time `TOKEN`")
+	fl.StringVar(&joinFile, "join-file", "", "`FILE` with the token: keeps it out of the list of processes")
+	fl.StringVar(&c.Listen, "listen", "0.0.0.0:8441", "address and port to listen on")
+	fl.StringVar(&c.Advertise, "advertise", "", "address and port that the site reaches it by (as --listen)")
+	fl.StringVar(&c.Bridge, "bridge", "rsv0", "bridge that VEEs are plugged into; made if it is not there")
+	fl.StringVar(&c.Driver, "driver", "qemu", "qemu or sim")
+	fl.Float64Var(&c.Offer.CPUOverbook, "cpu-overbook", 0, "virtual to physical CPUs (4)")
+	fl.StringVar(&memory, "memory", "", "memory for VEEs (all but a reserve)")
+	fl.StringVar(&disk, "disk", "", "disk for VEEs (all but a reserve)")
+	fl.Float64Var(&c.HAScale, "ha-scale", 1, "scale every timing by this; as the site's")
+	onProcess(cmd, func(cmd *cobra.Command) (err error) {
+		if c.Offer.Memory, err = parse(vee.ParseBytes, "--memory", memory); err != nil {
+			return err
+		}
+		if c.Offer.Disk, err = parse(vee.ParseBytes, "--disk", disk); err != nil {
+			return err
+		}
+		if joinFile != "" {
+			token, err := os.ReadFile(joinFile)
+			if err != nil {
+				return fileFault(err)
+			}
+			c.JoinToken = strings.TrimSpace(string(token))
+		}
+		if c.Name == "" {
+			name, err := os.Hostname()
+			if err != nil {
+				return fmt.Errorf("this machine's name: %w", err)
+			}
+			c.Name, _, _ = strings.Cut(name, ".")
+		}
+		c.Site = strings.TrimSuffix(strings.TrimPrefix(c.Site, "https://"), "/")
+		c.Log = a.log()
+		return agent.Run(cmd.Context(), c)
+	})
+}
+
+// onProcess lets a noun be a process when it is called with flags and no verb.
+func onProcess(cmd *cobra.Command, run func(*cobra.Command) error) {
+	alone := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 || cmd.Flags().NFlag() == 0 {
+			return alone(cmd, args)
+		}
+		return run(cmd)
+	}
+}
+
+// log of a process: lines of key=value on stderr, where systemd or dev keep it.
+func (a *app) log() *slog.Logger { return slog.New(slog.NewTextHandler(a.err, nil)) }
+
+// parse a flag's value, the zero value of an empty one.
+func parse[T any](f func(string) (T, error), flag, s string) (T, error) {
+	var zero T
+	if s == "" {
+		return zero, nil
+	}
+	v, err := f(s)
+	if err != nil {
+		return zero, fault.New(fault.Malformed, "%s %q: %w", flag, s, err).Try("see what it takes: --help")
+	}
+	return v, nil
+}
+
+func portRange(s string) (first, last uint16, err error) {
+	from, to, _ := strings.Cut(s, "-")
+	f, err1 := strconv.ParseUint(from, 10, 16)
+	l, err2 := strconv.ParseUint(cmp.Or(to, from), 10, 16)
+	if err1 != nil || err2 != nil || f == 0 || l < f {
+		return 0, 0, fault.New(fault.Malformed, "--access-points %q: want FIRST-LAST", s)
+	}
+	return uint16(f), uint16(l), nil
+}
