@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -55,14 +56,14 @@ func (k *Keypair) ClientTLS(peer spiffeid.ID) *tls.Config {
 		if now == nil {
 			return errNoCertificate
 		}
-		return verifyPeer(s, now.bundle, peer, x509svid.WithTime(k.now()))
+		return verifyPeer(s, now.bundle, peer, k.now())
 	}
 	return c
 }
 
 // BundleTLS is for clients without a certificate, who trust the site of this bundle
 // (CA.Bundle) and accept only its control plane.
-func BundleTLS(bundle []byte, site string) (*tls.Config, error) {
+func BundleTLS(bundle []byte, site string, now func() time.Time) (*tls.Config, error) {
 	peer, err := SiteID(site)
 	if err != nil {
 		return nil, err
@@ -72,14 +73,14 @@ func BundleTLS(bundle []byte, site string) (*tls.Config, error) {
 		return nil, fmt.Errorf("read the bundle of site %s: %w", site, err)
 	}
 	c := base()
-	c.VerifyConnection = func(s tls.ConnectionState) error { return verifyPeer(s, b, peer) }
+	c.VerifyConnection = func(s tls.ConnectionState) error { return verifyPeer(s, b, peer, now()) }
 	return c, nil
 }
 
 // PinnedTLS is for the first call of all, when nothing of the site is known but its
 // authority's fingerprint (CA.Fingerprint) from a join token: it accepts the control plane
 // of that authority's site.
-func PinnedTLS(caFingerprint string) *tls.Config {
+func PinnedTLS(caFingerprint string, now func() time.Time) *tls.Config {
 	c := base()
 	c.VerifyConnection = func(s tls.ConnectionState) error {
 		for _, ca := range s.PeerCertificates {
@@ -94,15 +95,15 @@ func PinnedTLS(caFingerprint string) *tls.Config {
 			if err != nil {
 				return err
 			}
-			return verifyPeer(s, x509bundle.FromX509Authorities(td, []*x509.Certificate{ca}), peer)
+			return verifyPeer(s, x509bundle.FromX509Authorities(td, []*x509.Certificate{ca}), peer, now())
 		}
 		return errors.New("the server does not belong to the site that the token was made by: the fingerprint of its authority differs")
 	}
 	return c
 }
 
-func verifyPeer(s tls.ConnectionState, b *x509bundle.Bundle, want spiffeid.ID, opts ...x509svid.VerifyOption) error {
-	id, _, err := x509svid.Verify(s.PeerCertificates, b, opts...)
+func verifyPeer(s tls.ConnectionState, b *x509bundle.Bundle, want spiffeid.ID, at time.Time) error {
+	id, _, err := x509svid.Verify(s.PeerCertificates, b, x509svid.WithTime(at))
 	if err != nil {
 		return fmt.Errorf("the peer is not known to be %s: %w", want, err)
 	}
