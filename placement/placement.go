@@ -84,6 +84,11 @@ type Refusal struct {
 	Why  string
 }
 
+// Place with policy p.
+func (p Policy) Place(hosts []Host, requests []Request, rules []Rule) []Choice {
+	return Place(hosts, requests, rules, p)
+}
+
 // Place chooses a host for every request for which there is one, in a good order for all
 // of them; the answer is in the order of the requests. Hosts and requests are not changed.
 //

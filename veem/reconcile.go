@@ -1,0 +1,271 @@
+package veem
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/placement"
+	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/vmi"
+)
+
+// Lanes of jobs that belong to no host.
+const (
+	placeLane  = "place"
+	accessLane = "access"
+	sweepLane  = "sweep"
+)
+
+// reconcile does one job of the queue.
+func (m *Manager) reconcile(ctx context.Context, j job) result {
+	switch j.kind {
+	case veeJob:
+		return m.lookAtVEE(ctx, vee.ID(j.name))
+	case hostJob:
+		return m.lookAtHost(ctx, j.name)
+	case reapJob:
+		host, id := splitReap(j.name)
+		return m.reap(ctx, host, id)
+	case pointJob:
+		return m.lookAtPoint(ctx, j.name)
+	case placeJob:
+		return m.placePending(ctx)
+	default:
+		return m.sweep(ctx)
+	}
+}
+
+// changed wakes everything that a write concerns. It is called by the ledger, in order.
+func (m *Manager) changed(changes []change) {
+	for _, c := range changes {
+		switch c.kind {
+		case kindVEE:
+			m.changedVEE(c)
+		case kindHost:
+			m.queue.add(job{hostJob, c.key}, controlLane(c.key))
+			m.queue.add(job{placeJob, ""}, placeLane)
+		case kindPoint:
+			m.queue.add(job{pointJob, c.key}, accessLane)
+		}
+	}
+}
+
+func (m *Manager) changedVEE(c change) {
+	for _, e := range notes(c.before, c.after) {
+		m.record(e)
+	}
+	m.hub.changed(vee.ID(c.key))
+	if c.after != nil {
+		m.queue.add(job{veeJob, c.key}, hostLane(c.after.Host))
+	}
+	if b := c.before; b != nil && (c.after == nil || !b.usage().Fits(c.after.usage())) {
+		m.queue.add(job{placeJob, ""}, placeLane) // it takes less than before
+	}
+	if serving(c.before) != serving(c.after) {
+		m.wakePoints(func(r *record) bool { return c.after != nil && r.ID == c.after.ID })
+	}
+}
+
+func (m *Manager) record(e Event) { m.cfg.Recorder.Record(e) }
+
+// decide about r as of now.
+func (m *Manager) decide(r record) decision {
+	return decide(r, m.hosts.view(r.Host, r.ID), m.cfg.Now(), m.cfg.Timing.KeepDestroyed)
+}
+
+// lookAtVEE does the one next thing about a VEE.
+func (m *Manager) lookAtVEE(ctx context.Context, id vee.ID) result {
+	r, ok := m.ledger.vee(id)
+	if !ok {
+		return result{}
+	}
+	lane := hostLane(r.Host)
+	d := m.decide(r)
+	if !d.rec.same(&r) {
+		// The write wakes this job again.
+		return m.attempt("record what became of VEE "+string(id), lane, m.ledger.do(ctx, func(t *tx) error {
+			if r, ok := t.vee(id); ok {
+				t.putVEE(m.decide(r).rec)
+			}
+			return nil
+		}))
+	}
+	switch d.do {
+	case place:
+		m.queue.add(job{placeJob, ""}, placeLane)
+	case assign:
+		return m.assign(ctx, r)
+	case purge:
+		return m.attempt("drop the record of VEE "+string(id), lane, m.ledger.do(ctx, func(t *tx) error {
+			if r, ok := t.vee(id); ok && m.decide(r).do == purge {
+				put(t, &t.vees, string(id), nil)
+			}
+			return nil
+		}))
+	}
+	if d.at.IsZero() {
+		return result{}
+	}
+	return result{after: max(time.Millisecond, d.at.Sub(m.cfg.Now())), lane: lane}
+}
+
+func (m *Manager) attempt(what, lane string, err error) result {
+	if err != nil {
+		m.cfg.Log.Warn(what, "err", err)
+	}
+	return result{failed: err != nil, lane: lane}
+}
+
+// assign tells r's host what it should do about r, and looks again.
+func (m *Manager) assign(ctx context.Context, r record) result {
+	err := m.tell(ctx, r.Host, r.assignment(m.cfg.Timing.Grace))
+	m.hosts.trouble(r.Host, r.ID, err)
+	m.hub.changed(r.ID)
+	if fault.Has(err, fault.StaleEpoch) {
+		m.hosts.suspect(r.Host) // its report tells what it has obeyed
+		m.queue.add(job{hostJob, r.Host}, controlLane(r.Host))
+	}
+	if err == nil && m.decide(r).do == assign {
+		err = fault.New(fault.Internal, "it took the assignment and reports another")
+	}
+	if err == nil {
+		m.queue.add(job{veeJob, string(r.ID)}, hostLane(r.Host))
+	}
+	return m.attempt(fmt.Sprintf("assign VEE %s to host %s", r.ID, r.Host), hostLane(r.Host), err)
+}
+
+// placePending finds places for the VEEs that have none, oldest first.
+func (m *Manager) placePending(ctx context.Context) result {
+	for more := true; more; {
+		err := m.ledger.do(ctx, func(t *tx) error {
+			more = m.placeSome(t)
+			return nil
+		})
+		if err != nil {
+			return m.attempt("place VEEs that wait for room", placeLane, err)
+		}
+	}
+	return result{}
+}
+
+// placeSome places as many pending VEEs as one write takes, and reports whether there may
+// be more.
+func (m *Manager) placeSome(t *tx) (more bool) {
+	var pending []record
+	for _, r := range t.vees.all() {
+		if r.State == vee.Initial && r.Host == "" && r.Target != vee.Destroyed {
+			pending = append(pending, *r)
+		}
+	}
+	if len(pending) == 0 {
+		return false
+	}
+	slices.SortFunc(pending, func(a, b record) int {
+		if c := a.Created.Compare(b.Created); c != 0 {
+			return c
+		}
+		return strings.Compare(string(a.ID), string(b.ID))
+	})
+	changed := 0
+	for i, c := range m.choose(t, pending) {
+		r := pending[i]
+		switch {
+		case changed == MaxOps/2:
+			return true
+		case c.Host != "":
+			r.Error = ""
+			r.reserve(c.Host)
+			if r.Submitted {
+				r.begin()
+			}
+		case r.Error == "":
+			r.Error = c.Why
+		default:
+			continue
+		}
+		t.putVEE(r)
+		changed++
+	}
+	return false
+}
+
+// choose places for rs, beside everything that has one.
+func (m *Manager) choose(t *tx, rs []record) []placement.Choice {
+	requests := make([]placement.Request, len(rs))
+	scopes := map[string][]vmi.PlacementRule{}
+	for i := range rs {
+		requests[i] = rs[i].request()
+		scopes[rs[i].Scope] = append(scopes[rs[i].Scope], rs[i].Rules...)
+	}
+	for _, r := range t.vees.all() {
+		if _, concerned := scopes[r.Scope]; concerned && r.State != vee.Destroyed {
+			scopes[r.Scope] = append(scopes[r.Scope], r.Rules...)
+		}
+	}
+	seen := map[placement.Rule]bool{}
+	var rules []placement.Rule
+	for i := range rs { // in the order of the request, so that the same request gets the same answer
+		for _, r := range scopes[rs[i].Scope] {
+			rule := placement.Rule{Group: rs[i].Scope, Kind: placement.Kind(r.Kind), Tag: r.Tag, Soft: r.Soft}
+			if !seen[rule] {
+				seen[rule] = true
+				rules = append(rules, rule)
+			}
+		}
+	}
+	return m.cfg.Placer.Place(m.board(t), requests, rules)
+}
+
+// board is the hosts as the placement sees them, by name.
+func (m *Manager) board(t *tx) []placement.Host {
+	at := map[string]int{}
+	var hosts []placement.Host
+	for _, h := range t.hosts.all() {
+		p := placement.Host{Name: h.Name, Capacity: h.Capacity, Drivers: h.driverNames()}
+		switch {
+		case h.State == vmi.HostDraining:
+			p.Closed = "it is draining"
+		case !m.hosts.alive(h.Name):
+			p.Closed = "it does not answer"
+		}
+		hosts = append(hosts, p)
+	}
+	slices.SortFunc(hosts, func(a, b placement.Host) int { return strings.Compare(a.Name, b.Name) })
+	for i, h := range hosts {
+		at[h.Name] = i
+	}
+	for _, r := range t.vees.all() {
+		if i, known := at[r.Host]; known && r.State != vee.Destroyed {
+			hosts[i].Used = hosts[i].Used.Plus(r.usage())
+			hosts[i].VEEs = append(hosts[i].VEEs, r.label())
+		}
+	}
+	return hosts
+}
+
+// sweepEvery so often old receipts are dropped.
+const sweepEvery = time.Hour
+
+func (m *Manager) sweep(ctx context.Context) result {
+	for more := true; more; {
+		err := m.ledger.do(ctx, func(t *tx) error {
+			n := 0
+			for key, r := range t.receipts.all() {
+				if n < MaxOps && t.now.Sub(r.At) > m.cfg.Timing.KeepReceipts {
+					put(t, &t.receipts, key, nil)
+					n++
+				}
+			}
+			more = n == MaxOps
+			return nil
+		})
+		if err != nil {
+			return m.attempt("drop old receipts", sweepLane, err)
+		}
+	}
+	return result{after: min(sweepEvery, m.cfg.Timing.KeepReceipts), lane: sweepLane}
+}

@@ -1,0 +1,145 @@
+package veem
+
+import (
+	"slices"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/placement"
+	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/vhi"
+	"github.com/reservoir-cloud/reservoir/vmi"
+)
+
+// record of one VEE, as it is stored: what callers see and what the manager needs beside
+// it. Records are values; the ones in the ledger are never changed in place. Progress,
+// GuestIdle and DiskUsed are not stored: they are filled in from the host's last report.
+type record struct {
+	vmi.VEE
+	// Seq of the assignment. It grows when what the host should do changes, unlike Version,
+	// which grows with everything.
+	Seq uint64 `json:"seq"`
+	// Assigned: the host was told of it, or may have been. Until then the place is only
+	// reserved, and can be given up without asking the host.
+	Assigned bool `json:"assigned,omitempty"`
+	// Settled: the host has confirmed that it is as Target asks. What a VEE takes is only
+	// given to others when this is so.
+	Settled bool `json:"settled,omitempty"`
+	// Scope of its placement rules: the group, or the call where there is none.
+	Scope string `json:"scope"`
+	// Failure of the last action, kept in Error until the next action.
+	Failure     string `json:"failure,omitempty"`
+	FailureCode string `json:"failureCode,omitempty"`
+	// HostRestarts as the host counted them last; Restarts is the sum.
+	HostRestarts int `json:"hostRestarts,omitempty"`
+}
+
+// retarget is a new wish: the old one's failure is forgotten.
+func (r *record) retarget(to vee.State) {
+	r.Target = to
+	r.Seq++
+	r.Settled = false
+	r.Failure, r.FailureCode, r.Error = "", "", ""
+}
+
+// release gives up its place.
+func (r *record) release() {
+	r.Host, r.Assigned, r.ReservedUntil = "", false, nil
+	r.GuestReady, r.GuestSeen = false, false
+}
+
+// destroyed for good: the identifier stays, everything else is free.
+func (r *record) finish() {
+	r.State, r.Target, r.Phase = vee.Destroyed, vee.Destroyed, vee.PhaseDone
+	r.Assigned, r.ReservedUntil = false, nil
+	r.GuestReady, r.GuestSeen, r.Error, r.Failure, r.FailureCode = false, false, "", "", ""
+}
+
+// usage is what r takes of its host now: everything while it is reserved, runs or may still
+// run; its disks alone once it has stopped; and a suspended one keeps its memory on disk.
+func (r *record) usage() vee.Resources {
+	all := r.Descriptor.Resources()
+	switch {
+	case r.Host == "" || r.State == vee.Destroyed:
+		return vee.Resources{}
+	case !r.Assigned || r.Target != r.State || !r.Settled:
+		return all
+	case r.State == vee.Defined:
+		return vee.Resources{Disk: all.Disk}
+	case r.State == vee.Suspended:
+		return vee.Resources{Disk: all.Disk + r.Descriptor.Memory}
+	}
+	return all
+}
+
+func (r *record) label() placement.Label {
+	return placement.Label{Group: r.Scope, Tags: r.Descriptor.Tags}
+}
+
+func (r *record) request() placement.Request {
+	return placement.Request{Name: r.Descriptor.Name, Label: r.label(), Needs: r.Descriptor.Resources(), Driver: r.Descriptor.Hypervisor}
+}
+
+var powers = map[vee.State]vhi.Power{
+	vee.Active: vhi.Running, vee.Paused: vhi.Paused, vee.Suspended: vhi.Suspended, vee.Defined: vhi.Stopped, vee.Destroyed: vhi.Absent,
+}
+
+func (r *record) assignment(grace time.Duration) vhi.Assignment {
+	return vhi.Assignment{VEE: r.ID, Epoch: r.Epoch, Seq: r.Seq, Power: powers[r.Target], Descriptor: r.Descriptor, GraceMS: grace.Milliseconds()}
+}
+
+// same reports whether writing o over r would change nothing.
+func (r *record) same(o *record) bool {
+	return r.State == o.State && r.Target == o.Target && r.Phase == o.Phase && r.Submitted == o.Submitted &&
+		r.Error == o.Error && r.Host == o.Host && r.Epoch == o.Epoch && r.GuestReady == o.GuestReady &&
+		r.GuestSeen == o.GuestSeen && r.Restarts == o.Restarts && r.Seq == o.Seq && r.Assigned == o.Assigned && r.Settled == o.Settled &&
+		r.Failure == o.Failure && r.FailureCode == o.FailureCode && r.HostRestarts == o.HostRestarts &&
+		(r.ReservedUntil == nil) == (o.ReservedUntil == nil)
+}
+
+// hostRecord is what the store has of a host: what was wanted of it, and what it said last,
+// as far as that rarely changes.
+type hostRecord struct {
+	Name     string           `json:"name"`
+	State    vmi.HostState    `json:"state"`
+	Joined   time.Time        `json:"joined"`
+	Address  string           `json:"address,omitempty"`
+	Version  string           `json:"version,omitempty"`
+	CPUs     int              `json:"cpus,omitempty"`
+	Capacity vee.Resources    `json:"capacity"`
+	Drivers  []vhi.DriverInfo `json:"drivers,omitempty"`
+}
+
+// with is h after a report.
+func (h hostRecord) with(r vhi.HostReport) hostRecord {
+	h.Address, h.Version, h.CPUs, h.Capacity, h.Drivers = r.Address, r.Version, r.CPUs, r.Capacity, r.Drivers
+	return h
+}
+
+func (h hostRecord) same(o hostRecord) bool {
+	return h.Address == o.Address && h.Version == o.Version && h.CPUs == o.CPUs && h.Capacity == o.Capacity &&
+		slices.EqualFunc(h.Drivers, o.Drivers, func(a, b vhi.DriverInfo) bool {
+			return a.Name == b.Name && a.Version == b.Version && a.Accelerator == b.Accelerator && a.Why == b.Why &&
+				a.Simulated == b.Simulated && slices.Equal(a.Operations, b.Operations)
+		})
+}
+
+func (h hostRecord) driverNames() (names []string) {
+	for _, d := range h.Drivers {
+		names = append(names, d.Name)
+	}
+	return names
+}
+
+// pointRecord is an access point; Backends is not stored.
+type pointRecord struct{ vmi.AccessPoint }
+
+func pointKey(group, name string) string { return group + "/" + name }
+
+// receipt of a call under an Idempotency-Key: what it answered.
+type receipt struct {
+	At       time.Time              `json:"at"`
+	Request  []byte                 `json:"request"` // SHA-256 of what was asked
+	IDs      []vee.ID               `json:"ids,omitempty"`
+	Outcomes map[vee.ID]vmi.Outcome `json:"outcomes,omitempty"`
+	Seqs     map[vee.ID]uint64      `json:"seqs,omitempty"` // of the assignments that the action led to
+}

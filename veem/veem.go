@@ -1,0 +1,196 @@
+// Package veem is the VEE Manager of a site: it implements the VMI (vmi.Service), places
+// VEEs on hosts, tells the hosts over the VHI what to run, and keeps what it asked for and
+// what it saw in the site's record of truth. It knows VEEs, hosts and access points; no
+// service, no component, no manifest.
+//
+// How it works, from the inside out:
+//
+//   - decide.go is the pure core: a VEE's record and what its host says of it in, the record
+//     as it should be and the one thing to do out.
+//   - ledger.go holds all records in memory as they are in the store. Changes are functions
+//     that run one after the other; those that wait together are written together.
+//   - hosts.go holds what hosts say. It is never written: renewals cost the store nothing.
+//   - reconcile.go wakes the VEEs whose record, host or hour has come, and does what the
+//     core says. It is level-triggered: nothing depends on an event being seen.
+//
+// Lock order: a function that runs in the ledger may take hosts.mu; nobody who holds
+// hosts.mu waits for the ledger.
+package veem
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/placement"
+	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/vhi"
+)
+
+// Placer decides where VEEs go; placement.Policy is one. It is called with every host of
+// the site, does no I/O and returns a choice for each request.
+type Placer interface {
+	Place(hosts []placement.Host, requests []placement.Request, rules []placement.Rule) []placement.Choice
+}
+
+// Images tells of the site's images.
+type Images interface {
+	// VirtualSize of the image with this manifest digest: 0 for one without a disk;
+	// fault.NotFound.
+	VirtualSize(ctx context.Context, digest string) (vee.Bytes, error)
+}
+
+// Balancer spreads an access point's connections over backends.
+type Balancer interface {
+	// Set makes or changes the access point key. wanted is the address ("host:port") that
+	// it had before, or empty; the answer is the one that it has. It does not block for
+	// long.
+	Set(ctx context.Context, key, wanted string, backends []netip.AddrPort) (string, error)
+	// Remove of one that is not there does nothing.
+	Remove(key string)
+}
+
+// Event is something that happened, for people.
+type Event struct {
+	Warning  bool
+	Reason   string // one CamelCase word: "Placed"
+	Object   string // "vee/alpha.k3…", "host/h1"
+	Customer string
+	GroupID  string
+	Message  string
+}
+
+// Recorder keeps events. Record does not block.
+type Recorder interface{ Record(Event) }
+
+// Network that NICs may name.
+type Network struct {
+	Subnet  netip.Prefix // VEEs get addresses of it
+	Gateway netip.Addr   // of the VEEs; never given to one. Zero: none
+	// First and Last bound the addresses that VEEs get; zero: the whole subnet.
+	First, Last netip.Addr
+}
+
+// Timing of a manager; zero fields get the defaults. A test or --ha-scale divides them all.
+type Timing struct {
+	Hold          time.Duration // a TWOPHASE reservation without a wish of its own: 10 min
+	KeepDestroyed time.Duration // the record of a destroyed VEE: 1 h
+	KeepReceipts  time.Duration // what an Idempotency-Key remembers: 24 h
+	HostLost      time.Duration // without a renewal: 15 s
+	Call          time.Duration // one call to a host: 10 s
+	Grace         time.Duration // for a guest to shut down by itself: 30 s
+	Retry         time.Duration // first pause after a failure, doubled up to 64 times itself: 200 ms
+}
+
+func (t Timing) withDefaults() Timing {
+	for _, d := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{
+		{&t.Hold, 10 * time.Minute}, {&t.KeepDestroyed, time.Hour}, {&t.KeepReceipts, 24 * time.Hour},
+		{&t.HostLost, 15 * time.Second}, {&t.Call, 10 * time.Second}, {&t.Grace, 30 * time.Second}, {&t.Retry, 200 * time.Millisecond},
+	} {
+		if *d.field == 0 {
+			*d.field = d.value
+		}
+	}
+	return t
+}
+
+// Config of a Manager. Fields without a word about their zero value are needed.
+type Config struct {
+	Site string
+	// Store has one manager that runs on it; OnStore(s) for the site's own.
+	Store Records
+	// Dial returns the client of a host; it does not connect.
+	Dial     func(name, address string) vhi.Host
+	Placer   Placer
+	Images   Images
+	Balancer Balancer
+	Recorder Recorder
+	Networks map[string]Network
+	// RawDrivers lists the drivers that descriptors may hand raw data to; nil: none.
+	RawDrivers []string
+	Timing     Timing
+	Log        *slog.Logger
+	Now        func() time.Time // nil: time.Now
+	Random     io.Reader        // nil: crypto/rand
+}
+
+// Manager is a site's VEE Manager. It implements vmi.Service and the renewals of
+// vhi.Manager. Everything that changes something waits for Run to be running.
+type Manager struct {
+	cfg    Config
+	ledger *ledger
+	hosts  hosts
+	queue  *queue
+	hub    hub
+	access access
+	start  time.Time
+	gen    uint64
+
+	randomMu sync.Mutex // cfg.Random may not be safe for concurrent use
+}
+
+// New reads what the store has.
+func New(ctx context.Context, cfg Config) (*Manager, error) {
+	if !vee.ValidName(cfg.Site) {
+		return nil, fmt.Errorf("site name %q: want a DNS label such as \"alpha\"", cfg.Site)
+	}
+	for name, n := range cfg.Networks {
+		if err := n.check(); err != nil {
+			return nil, fmt.Errorf("network %q: %w", name, err)
+		}
+	}
+	cfg.Timing = cfg.Timing.withDefaults()
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Random == nil {
+		cfg.Random = rand.Reader
+	}
+	m := &Manager{cfg: cfg, gen: cfg.Store.Generation(), start: cfg.Now()}
+	m.queue = newQueue(m.reconcile, cfg.Timing.Retry)
+	m.hosts.known = map[string]*hostView{}
+	m.hub.watchers, m.hub.closed = map[*watcher]struct{}{}, make(chan struct{})
+	m.access.set = map[string]string{}
+	m.ledger = newLedger(cfg.Store, m.gen, cfg.Now, cfg.Log, m.changed)
+	if err := m.ledger.load(ctx); err != nil {
+		return nil, fmt.Errorf("read the VEE Manager's records: %w", err)
+	}
+	return m, nil
+}
+
+// Run works until ctx is done and returns when everything that it started has ended. VEEs
+// and access points stay as they are.
+func (m *Manager) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	wg.Go(func() { m.ledger.run(ctx) })
+	m.wakeAll()
+	m.queue.run(ctx)
+	m.hub.close()
+	wg.Wait()
+	return nil
+}
+
+// wakeAll looks at everything once: what a manager does that has just started.
+func (m *Manager) wakeAll() {
+	m.ledger.read(func(s *state) {
+		for name := range s.hosts.rows {
+			m.queue.add(job{hostJob, name}, controlLane(name))
+		}
+		for id, r := range s.vees.rows {
+			m.queue.add(job{veeJob, id}, hostLane(r.Host))
+		}
+		for key := range s.points.rows {
+			m.queue.add(job{pointJob, key}, accessLane)
+		}
+	})
+	m.queue.add(job{placeJob, ""}, placeLane)
+	m.queue.add(job{sweepJob, ""}, sweepLane)
+}

@@ -1,0 +1,220 @@
+package veem
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/internal/identity"
+	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/vmi"
+)
+
+// hub tells watchers which VEEs have changed. It never waits for one: what a slow watcher
+// has not taken yet is one entry a VEE.
+type hub struct {
+	closed chan struct{}
+	wg     sync.WaitGroup // goroutines of WatchVEEs
+
+	mu       sync.Mutex
+	watchers map[*watcher]struct{}
+}
+
+type watcher struct {
+	only   vee.ID        // empty: all
+	signal chan struct{} // of size one: there is something to take
+
+	mu    sync.Mutex
+	dirty map[vee.ID]struct{}
+}
+
+func (h *hub) watch(only vee.ID) *watcher {
+	w := &watcher{only: only, signal: make(chan struct{}, 1), dirty: map[vee.ID]struct{}{}}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.watchers[w] = struct{}{}
+	return w
+}
+
+func (h *hub) leave(w *watcher) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.watchers, w)
+}
+
+func (h *hub) changed(id vee.ID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for w := range h.watchers {
+		if w.only != "" && w.only != id {
+			continue
+		}
+		w.mu.Lock()
+		w.dirty[id] = struct{}{}
+		w.mu.Unlock()
+		select {
+		case w.signal <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// take what has changed since the last time, in order.
+func (w *watcher) take() []vee.ID {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	ids := slices.Sorted(maps.Keys(w.dirty))
+	clear(w.dirty)
+	return ids
+}
+
+// close ends all watches and waits for them.
+func (h *hub) close() {
+	close(h.closed)
+	h.wg.Wait()
+}
+
+// show r as a caller sees it: with what its host said last and is not stored.
+func (m *Manager) show(r record) vmi.VEE {
+	v := r.VEE
+	if !r.Assigned {
+		return v
+	}
+	m.hosts.mu.Lock()
+	defer m.hosts.mu.Unlock()
+	h := m.hosts.known[r.Host]
+	if h == nil {
+		return v
+	}
+	if w := h.vees[r.ID]; w != nil && w.report != nil {
+		v.Progress, v.GuestIdle, v.DiskUsed = w.report.Progress, w.report.GuestIdle, w.report.DiskUsed
+	}
+	if v.Error == "" {
+		v.Error = h.troubles[r.ID]
+	}
+	return v
+}
+
+// GetVEE: vmi.Service.
+func (m *Manager) GetVEE(ctx context.Context, id vee.ID) (vmi.VEE, error) {
+	r, ok := m.ledger.vee(id)
+	if err := visible(identity.From(ctx), id, r, ok); err != nil {
+		return vmi.VEE{}, err
+	}
+	return m.show(r), nil
+}
+
+func matches(f vmi.Filter, c identity.Caller, r *record) bool {
+	return c.Sees(r.Descriptor.Customer) &&
+		(f.Customer == "" || f.Customer == r.Descriptor.Customer) &&
+		(f.GroupID == "" || f.GroupID == r.Descriptor.GroupID) &&
+		(f.Host == "" || f.Host == r.Host) &&
+		(f.State == "" || f.State == r.State) &&
+		(f.Destroyed || f.State == vee.Destroyed || r.State != vee.Destroyed)
+}
+
+// mayRead refuses callers who see nothing at all, so that an empty list means empty.
+func mayRead(c identity.Caller) error {
+	if c.Is(identity.Operator, identity.Provider, identity.Auditor, identity.SiteRole) {
+		return nil
+	}
+	return fault.New(fault.Denied, "role %q may not see VEEs", c.Role)
+}
+
+// ListVEEs: vmi.Service. The oldest come first.
+func (m *Manager) ListVEEs(ctx context.Context, f vmi.Filter) ([]vmi.VEE, error) {
+	c := identity.From(ctx)
+	if err := mayRead(c); err != nil {
+		return nil, err
+	}
+	var found []record
+	m.ledger.read(func(s *state) {
+		for _, r := range s.vees.rows {
+			if matches(f, c, r) {
+				found = append(found, *r)
+			}
+		}
+	})
+	list := make([]vmi.VEE, len(found))
+	for i, r := range found {
+		list[i] = m.show(r)
+	}
+	slices.SortFunc(list, func(a, b vmi.VEE) int {
+		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Descriptor.GroupID, b.Descriptor.GroupID),
+			cmp.Compare(len(a.Descriptor.Name), len(b.Descriptor.Name)), cmp.Compare(a.Descriptor.Name, b.Descriptor.Name), cmp.Compare(a.ID, b.ID))
+	})
+	return list, nil
+}
+
+// WatchVEEs: vmi.Service. A VEE that no longer matches is sent a last time.
+func (m *Manager) WatchVEEs(ctx context.Context, f vmi.Filter) (<-chan vmi.Change, error) {
+	c := identity.From(ctx)
+	if err := mayRead(c); err != nil {
+		return nil, err
+	}
+	w := m.hub.watch("")
+	list, err := m.ListVEEs(ctx, f)
+	if err != nil {
+		m.hub.leave(w)
+		return nil, err
+	}
+	ch := make(chan vmi.Change)
+	send := func(x vmi.Change) bool {
+		select {
+		case ch <- x:
+			return true
+		case <-ctx.Done():
+		case <-m.hub.closed:
+		}
+		return false
+	}
+	m.hub.wg.Go(func() {
+		defer close(ch)
+		defer m.hub.leave(w)
+		sent := map[vee.ID]bool{}
+		for i := range list {
+			sent[list[i].ID] = true
+			if !send(vmi.Change{VEE: &list[i]}) {
+				return
+			}
+		}
+		if !send(vmi.Change{Synced: true}) {
+			return
+		}
+		for {
+			select {
+			case <-w.signal:
+			case <-ctx.Done():
+				return
+			case <-m.hub.closed:
+				return
+			}
+			for _, id := range w.take() {
+				if x, news := m.changeOf(id, f, c, sent); news && !send(x) {
+					return
+				}
+			}
+		}
+	})
+	return ch, nil
+}
+
+// changeOf is what a watcher that knows the VEEs in sent must be told of a VEE.
+func (m *Manager) changeOf(id vee.ID, f vmi.Filter, c identity.Caller, sent map[vee.ID]bool) (vmi.Change, bool) {
+	r, ok := m.ledger.vee(id)
+	known := sent[id]
+	delete(sent, id)
+	switch {
+	case !ok:
+		return vmi.Change{Purged: id}, known
+	case matches(f, c, &r):
+		sent[id] = true
+	case !known:
+		return vmi.Change{}, false
+	}
+	v := m.show(r)
+	return vmi.Change{VEE: &v}, true
+}
