@@ -509,7 +509,7 @@ func (c *Cache) makeRoom(d digest.Digest) error {
 		}
 	}
 	return fault.New(fault.DiskFull, "images in use and this one need %s, this host's cache may have %s", total, c.o.Limit).
-		Try("allow the host more: reservoir host --image-cache, or move VEEs to another host")
+		Try("raise the host's limit for images, or move VEEs to another host")
 }
 
 // evictAll evicts everything unused, when the disk is full.

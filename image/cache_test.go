@@ -396,9 +396,9 @@ func TestConcurrentFetchesTransferOnce(t *testing.T) {
 	cancel()
 	close(release)
 	wg.Wait()
-	// Config, kernel and initrd, and one more for the one that was cancelled.
-	if n := u.requests.Load(); done.Load() != 20 || n != 4 {
-		t.Errorf("%d fetches by %d requests; want 4", done.Load(), n)
+	// Config, kernel and initrd, and one more where the cancelled one did not get its answer.
+	if n := u.requests.Load(); done.Load() != 20 || n < 3 || n > 4 {
+		t.Errorf("%d fetches by %d requests; want 3 or 4", done.Load(), n)
 	}
 }
 

@@ -25,7 +25,7 @@ const (
 	roleEnv = "IMAGE_TEST_ROLE"
 	dirEnv  = "IMAGE_TEST_DIR"
 	siteEnv = "IMAGE_TEST_SITE"
-	arg     = "IMAGE_TEST_ARG"
+	imgEnv  = "IMAGE_TEST_IMAGE"
 )
 
 func TestMain(m *testing.M) {
@@ -52,7 +52,8 @@ func start(t *testing.T, role, dir string, env ...string) (*exec.Cmd, *bytes.Buf
 	}
 	var out bytes.Buffer
 	cmd := exec.CommandContext(t.Context(), exe)
-	cmd.Env = append(os.Environ(), append(env, roleEnv+"="+role, dirEnv+"="+dir)...)
+	cmd.Env = append(os.Environ(), append(env, roleEnv+"="+role, dirEnv+"="+dir,
+		"GORACE=atexit_sleep_ms=0")...) // the race detector's second at exit would count as life
 	cmd.Stdout, cmd.Stderr = &out, &out
 	return cmd, &out
 }
@@ -153,7 +154,7 @@ func playFetch(ctx context.Context, dir string) error {
 		return err
 	}
 	defer c.Close()
-	_, err = c.Fetch(ctx, os.Getenv(arg), nil)
+	_, err = c.Fetch(ctx, os.Getenv(imgEnv), nil)
 	return err
 }
 
@@ -169,7 +170,7 @@ func TestCacheSurvivesKills(t *testing.T) {
 	}
 	rng := rand.New(rand.NewPCG(3, 4))
 	for i := 0; ; i++ {
-		cmd, out := start(t, "fetch", dir, siteEnv+"="+site.Base, arg+"="+src.image.Digest)
+		cmd, out := start(t, "fetch", dir, siteEnv+"="+site.Base, imgEnv+"="+src.image.Digest)
 		// Each is given longer, so that one gets there on any machine.
 		if killAfter(t, cmd, out, time.Duration(5+rng.IntN(20)+10*i)*time.Millisecond) {
 			break
@@ -225,7 +226,7 @@ func playSmallDisk(ctx context.Context, dir string) error {
 		return err
 	}
 	defer c.Close()
-	_, err = c.Fetch(ctx, os.Getenv(arg), nil)
+	_, err = c.Fetch(ctx, os.Getenv(imgEnv), nil)
 	return full("fetch", err, filepath.Join(dir, "cache", "partial"))
 }
 
@@ -235,7 +236,7 @@ func TestDiskFull(t *testing.T) {
 	site := serve(t, s, identity.HostRole)
 	src := kernelImage(t, 1, 3<<20)
 	push(t, s, src, "app")
-	cmd, out := start(t, "small-disk", t.TempDir(), siteEnv+"="+site.Base, arg+"="+src.image.Digest)
+	cmd, out := start(t, "small-disk", t.TempDir(), siteEnv+"="+site.Base, imgEnv+"="+src.image.Digest)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},

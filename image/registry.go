@@ -266,7 +266,7 @@ func (g *registry) blob(q request) {
 	h.Set("Content-Type", "application/octet-stream")
 	h.Set("Docker-Content-Digest", d.String())
 	h.Set("ETag", strconv.Quote(d.String()))
-	http.ServeContent(q, q.req, "", time.Time{}, f)
+	http.ServeContent(q.ResponseWriter, q.req, "", time.Time{}, f)
 }
 
 // startUpload answers POST: a session for the chunks to come, or at once the blob, where

@@ -359,11 +359,11 @@ func TestDiskFullMidBlob(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer full.Close()
-	real := u.partial.f
+	file := u.partial.f
 	u.partial.f = full
 	_, err = u.partial.Write([]byte("x"))
 	wantFault(t, err, fault.DiskFull, "write blob")
-	u.partial.f = real
+	u.partial.f = file
 	u.abort()
 	s.uploads.give(id, u)
 }
