@@ -169,12 +169,13 @@ func TestCacheSurvivesKills(t *testing.T) {
 		t.Fatal(err)
 	}
 	rng := rand.New(rand.NewPCG(3, 4))
+	longest := 20 * time.Millisecond
 	for i := 0; ; i++ {
 		cmd, out := start(t, "fetch", dir, siteEnv+"="+site.Base, imgEnv+"="+src.image.Digest)
-		// Each is given longer, so that one gets there on any machine.
-		if killAfter(t, cmd, out, time.Duration(5+rng.IntN(20)+10*i)*time.Millisecond) {
+		if killAfter(t, cmd, out, time.Duration(rng.Int64N(int64(longest)))) {
 			break
 		}
+		longest += longest / 5 // so that one gets there on any machine
 		for _, name := range files(t, filepath.Join(dir, "blobs")) {
 			d, err := parseDigest(strings.Replace(name, "/", ":", 1))
 			if err != nil {
