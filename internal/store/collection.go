@@ -32,7 +32,7 @@ type Object[T any] struct {
 }
 
 // NewCollection names a collection by the singular noun that error messages use too:
-// "service", "vee", "host". It makes nothing in the store.
+// "service", "vee", "host"; without "/", and not "meta". It makes nothing in the store.
 func NewCollection[T any](s *Store, name string) Collection[T] {
 	return Collection[T]{s: s, name: name}
 }

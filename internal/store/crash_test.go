@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
@@ -26,20 +27,64 @@ const crashDirEnv = "RESERVOIR_STORE_CRASH_DIR"
 // writeUntilKilled prints the number of each object once its write was acknowledged.
 func writeUntilKilled(dir string) {
 	ctx := context.Background()
-	s, err := Open(ctx, Config{Dir: dir, Logger: slog.New(slog.DiscardHandler)})
+	if size := os.Getenv(crashDiskEnv); size != "" {
+		if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
+			fmt.Fprintln(os.Stderr, "mount:", err)
+			os.Exit(1)
+		}
+	}
+	errorsOnly := slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})
+	s, err := Open(ctx, Config{Dir: dir, Logger: slog.New(errorsOnly)})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	text := ""
+	if os.Getenv(crashDiskEnv) != "" {
+		text = strings.Repeat("x", 100<<10)
+	}
 	things := NewCollection[thing](s, "thing")
 	have, err := things.Values(ctx, "")
 	for n := len(have); err == nil; n++ {
-		if _, err = things.Create(ctx, fmt.Sprintf("%09d", n), thing{N: n}); err == nil {
+		if _, err = things.Create(ctx, fmt.Sprintf("%09d", n), thing{N: n, Text: text}); err == nil {
 			fmt.Println(n)
 		}
 	}
 	fmt.Fprintln(os.Stderr, err)
 	os.Exit(1)
+}
+
+// crashDiskEnv gives that writer a disk of its own with so many bytes, by a tmpfs in a
+// mount namespace.
+const crashDiskEnv = "RESERVOIR_STORE_CRASH_DISK"
+
+func TestFullDisk(t *testing.T) {
+	for _, tt := range []struct {
+		name, bytes, says string
+		writes            bool
+	}{
+		{"at the start", "10000000", ": etcd gave up: failed to create WAL: no space left on device", false},
+		{"while it runs", "50000000", `level=ERROR msg="etcd: failed to `, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := exec.CommandContext(t.Context(), os.Args[0])
+			c.Env = append(os.Environ(), crashDirEnv+"="+t.TempDir(), crashDiskEnv+"="+tt.bytes)
+			c.SysProcAttr = &syscall.SysProcAttr{
+				Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+				UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
+				GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+			}
+			var out, errs bytes.Buffer
+			c.Stdout, c.Stderr = &out, &errs
+			if err := c.Run(); err == nil {
+				t.Error("it wrote for ever")
+			}
+			said, _, _ := strings.Cut(errs.String(), "\ngoroutine ")
+			if !strings.Contains(said, tt.says) || !strings.Contains(said, "no space left on device") || (out.Len() > 0) != tt.writes {
+				t.Errorf("after %d writes it said %s", strings.Count(out.String(), "\n"), errs.String())
+			}
+		})
+	}
 }
 
 // startWriter returns a process that has dir open and the lines that it prints.

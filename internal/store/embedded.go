@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -64,8 +66,11 @@ func (e *embedded) start(ctx context.Context, cfg Config) error {
 	}
 	var err error
 	if e.etcd, err = startRecovered(ec); err != nil {
-		if errors.Is(err, fs.ErrPermission) {
+		switch {
+		case errors.Is(err, fs.ErrPermission):
 			return unusable(cfg.Dir, err)
+		case strings.Contains(err.Error(), syscall.ENOSPC.Error()): // it may have been a panic's text
+			return fault.New(fault.DiskFull, "open the site's record of truth in %s: %w", cfg.Dir, err).Try("make room on that disk")
 		}
 		return fault.New(fault.Unavailable, "open the site's record of truth in %s: it is damaged or cannot be read: %w", cfg.Dir, err).Try(restoreAdvice)
 	}
@@ -108,12 +113,12 @@ func etcdConfig(cfg Config) *embed.Config {
 	ec.MaxRequestBytes = 8 << 20 // a manifest of 4 MiB, escaped as JSON
 	ec.MaxTxnOps = MaxOps
 	ec.WarningApplyDuration, ec.WarningUnaryRequestDuration = time.Second, time.Second
-	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(logCore{log: cfg.Logger}, zap.WithFatalHook(panicInstead{})))
+	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(logCore{log: cfg.Logger}, zap.WithFatalHook(giveUp{}), zap.WithPanicHook(giveUp{})))
 	return ec
 }
 
 // startRecovered makes an error of the ways in which etcd ends a process whose files are
-// damaged: panics, Fatal log entries (see panicInstead), and reads past the end of a
+// damaged: panics, Fatal log entries (see giveUp), and reads past the end of a
 // truncated file that is mapped into memory.
 func startRecovered(ec *embed.Config) (e *embed.Etcd, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))

@@ -60,11 +60,11 @@ func attrs(fields []zapcore.Field) []slog.Attr {
 	return as
 }
 
-// panicInstead of exiting: Open recovers it and says what is wrong, and elsewhere the
-// process ends with a trace.
-type panicInstead struct{}
+// giveUp is what follows a Fatal or Panic entry: a panic that names the cause. Open
+// recovers it and says what is wrong; elsewhere the process ends with a trace.
+type giveUp struct{}
 
-func (panicInstead) OnWrite(e *zapcore.CheckedEntry, fields []zapcore.Field) {
+func (giveUp) OnWrite(e *zapcore.CheckedEntry, fields []zapcore.Field) {
 	m := zapcore.NewMapObjectEncoder()
 	for _, f := range fields {
 		f.AddTo(m)
