@@ -181,7 +181,7 @@ func (b *builder) step(format string, args ...any) (done func()) {
 
 // packages that the programs we run are in.
 var packages = map[string]string{
-	"apt-cache": "apt", "apt-get": "apt", "depmod": "kmod", "dpkg-deb": "dpkg", "mkfs.ext4": "e2fsprogs",
+	"apt-cache": "apt", "apt-get": "apt", "chroot": "coreutils", "dpkg-deb": "dpkg", "mkfs.ext4": "e2fsprogs",
 	"mmdebstrap": "mmdebstrap", "qemu-img": "qemu-utils", "tar": "tar",
 }
 
