@@ -4,6 +4,7 @@ import (
 	"encoding"
 	"math"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -85,7 +86,7 @@ func setLeaf(v reflect.Value, text string, enum []string) (want string) {
 	}
 	switch v.Kind() {
 	case reflect.String:
-		if enum != nil && !contains(enum, text) {
+		if enum != nil && !slices.Contains(enum, text) {
 			return unknown(text, enum)
 		}
 		v.SetString(text)

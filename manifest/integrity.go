@@ -16,6 +16,7 @@ import (
 	"hash"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -147,7 +148,7 @@ func (p *Package) verifyDigests(ctx context.Context, mf string, text []byte) err
 			return p.changed(l.name, string(sum), fmt.Sprintf("%s by %s", want, mf))
 		}
 		p.Digests[l.name] = sum
-		if !contains(p.Files, l.name) {
+		if !slices.Contains(p.Files, l.name) {
 			p.Files = append(p.Files, l.name)
 		}
 	}

@@ -30,8 +30,8 @@ const (
 )
 
 // Parse reads a manifest in either form: text whose first character is "<" is OVF,
-// everything else is YAML. The name stands in errors only. The error, if any, is of type
-// Errors and tells every mistake in the text.
+// everything else is YAML. The name stands in errors only. The error, if any, is an
+// *Errors and tells every mistake in the text.
 func Parse(name string, text []byte) (*Service, error) {
 	r := &report{file: name}
 	s := parse(r, text)

@@ -5,6 +5,7 @@ import (
 	"math"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -288,7 +289,7 @@ func (x *ovfReader) component(e *etree.Element, s *Service) {
 		}
 	}
 	for _, a := range e.Attr {
-		if a.NamespaceURI() == nsClaudia && index(attributes, a.Key) < 0 {
+		if a.NamespaceURI() == nsClaudia && slices.Index(attributes, a.Key) < 0 {
 			x.add(x.at[e], path+".@"+a.Key, "", unknown(a.Key, attributes))
 		}
 	}

@@ -192,11 +192,10 @@ func readArchive(a archive, size int64) (*Package, error) {
 		if err != nil {
 			return nil, err
 		}
-		sparse := slices.ContainsFunc(keys(h.PAXRecords), func(k string) bool { return strings.HasPrefix(k, "GNU.sparse.") })
 		switch _, twice := files[name]; {
 		case !safePath(name) || path.Clean(name) != name:
 			return nil, fmt.Errorf("file name %s leads out of the package", quote(h.Name))
-		case h.Typeflag != tar.TypeReg || sparse:
+		case h.Typeflag != tar.TypeReg || isSparse(h):
 			return nil, fmt.Errorf("%s is not a plain file (tar type %q)", quote(name), h.Typeflag)
 		case twice:
 			return nil, fmt.Errorf("%s is there twice", quote(name))
@@ -224,12 +223,14 @@ func readArchive(a archive, size int64) (*Package, error) {
 	return p, nil
 }
 
-func keys(m map[string]string) []string {
-	list := make([]string, 0, len(m))
-	for k := range m {
-		list = append(list, k)
+// isSparse reports whether a file is larger than what the archive has of it.
+func isSparse(h *tar.Header) bool {
+	for k := range h.PAXRecords {
+		if strings.HasPrefix(k, "GNU.sparse.") {
+			return true
+		}
 	}
-	return list
+	return false
 }
 
 // verifyFiles compares the files that the manifest refers to with what it says of them,
@@ -278,7 +279,7 @@ func (p *Package) sibling(extension string) (string, bool) {
 	return name, slices.Contains(p.Files, name)
 }
 
-// split separates the lines before the first PEM block.
+// splitPEM separates the lines before the first PEM block.
 func splitPEM(text []byte) (head, pem []byte) {
 	if i := bytes.Index(text, []byte("-----BEGIN ")); i >= 0 {
 		return text[:i], text[i:]

@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/beevik/etree"
@@ -116,14 +117,14 @@ func (x *ovfReader) structure(e *etree.Element, v reflect.Value, path string) {
 		}
 	}
 	for _, a := range e.Attr {
-		if isPlumbing(a) || a.Key == "required" || index(attributes, a.Key) >= 0 {
+		if isPlumbing(a) || a.Key == "required" || slices.Index(attributes, a.Key) >= 0 {
 			continue
 		}
 		x.add(x.at[e], at(path, "@"+a.Key), "", unknown(a.Key, attributes))
 	}
 	seen := map[string]bool{}
 	for _, c := range e.ChildElements() {
-		i := index(elements, c.Tag)
+		i := slices.Index(elements, c.Tag)
 		if i < 0 {
 			if c.Tag != "Info" {
 				x.add(x.at[c], at(path, c.Tag), "", unknown(c.Tag, elements))

@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/big"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -176,7 +177,7 @@ func (d *Duration) UnmarshalText(text []byte) error {
 		size = time.Second
 	}
 	for _, u := range durationUnits {
-		if unit != "" && (unit == u.short || contains(u.names, unit)) {
+		if unit != "" && (unit == u.short || slices.Contains(u.names, unit)) {
 			size = u.size
 		}
 	}
@@ -329,7 +330,7 @@ func (p *Port) fromShort(s string) error {
 		scheme, text = "http", s
 	}
 	n, err := strconv.Atoi(text)
-	if err != nil || !contains([]string{"http", "https", "tcp"}, scheme) {
+	if err != nil || !slices.Contains([]string{"http", "https", "tcp"}, scheme) {
 		return errors.New("want a port such as 80, http:8080 or tcp:5432")
 	}
 	*p = Port{Port: n, Scheme: scheme}
@@ -346,12 +347,3 @@ func (a *Area) fromShort(s string) error {
 }
 
 func (a *Area) toShort() (string, bool) { return a.Name, !a.Outside }
-
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
-}

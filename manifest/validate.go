@@ -185,7 +185,7 @@ func (s *Service) validate(r *report) {
 	if len(r.list) == 0 {
 		if _, err := s.StartOrder(); err != nil {
 			cycle := err.(*CycleError)
-			i := index(v.components, cycle.Components[0])
+			i := slices.Index(v.components, cycle.Components[0])
 			v.bad(atIndex("components", i)+".startAfter", "a cycle: "+cycle.String(), "want an order of start that has a beginning")
 		}
 	}
@@ -215,7 +215,7 @@ func (v *validator) texts(x reflect.Value, path string, enum []string) {
 	case reflect.String:
 		if i := strings.IndexFunc(x.String(), unwritable); i >= 0 {
 			v.bad(path, fmt.Sprintf("the character %+q", []rune(x.String()[i:])[0]), "want printable text; line breaks are \\n")
-		} else if enum != nil && x.String() != "" && !contains(enum, x.String()) {
+		} else if enum != nil && x.String() != "" && !slices.Contains(enum, x.String()) {
 			v.bad(path, quote(x.String()), unknown(x.String(), enum))
 		}
 	case reflect.Int, reflect.Int64:
@@ -249,7 +249,7 @@ func (v *validator) match(path, s string, pattern *regexp.Regexp, want string) {
 }
 
 func (v *validator) known(path, s string, known []string) {
-	if !contains(known, s) {
+	if !slices.Contains(known, s) {
 		v.bad(path, quote(s), unknown(s, known))
 	}
 }
@@ -294,7 +294,7 @@ func (v *validator) files(s *Service) {
 		switch scheme, _, isURL := strings.Cut(f.Href, "://"); {
 		case f.Href == "":
 			v.bad(p+".href", "nothing", "want a file beside the manifest, a URL, or a name in the registry")
-		case isURL && !contains([]string{"http", "https", "file"}, scheme):
+		case isURL && !slices.Contains([]string{"http", "https", "file"}, scheme):
 			v.bad(p+".href", quote(f.Href), "want http, https or file")
 		case !isURL && !safePath(f.Href):
 			v.bad(p+".href", quote(f.Href), "want a file in the manifest's own directory or below")
@@ -339,7 +339,7 @@ func (v *validator) properties(base string, list []Property, products []Product)
 func (v *validator) extras(base string, list []Extra, in ...string) {
 	for i, x := range list {
 		p := atIndex(at(base, "extra"), i)
-		if !contains(in, x.In) {
+		if !slices.Contains(in, x.In) {
 			v.bad(p+".in", quote(x.In), "want one of "+strings.Join(in, ", "))
 		}
 		_, form, err := readExtra(x.XML)
@@ -629,7 +629,7 @@ func (v *validator) firewall(p string, c *Component) {
 				v.within(q+".ports", low, 1, 65535)
 			}
 		}
-		if f.Peer != "" && !contains(v.components, f.Peer) && !contains(v.networks, f.Peer) {
+		if f.Peer != "" && !slices.Contains(v.components, f.Peer) && !slices.Contains(v.networks, f.Peer) {
 			if _, err := netip.ParsePrefix(f.Peer); err != nil {
 				v.bad(q+".peer", quote(f.Peer), `want a component, a network, or addresses such as "10.0.0.0/8"`)
 			}

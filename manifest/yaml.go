@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
@@ -130,7 +131,7 @@ func (d *yamlReader) structure(n *yaml.Node, v reflect.Value, path string) {
 			continue
 		}
 		seen[k.Value] = k.Line
-		switch j := index(keys, k.Value); {
+		switch j := slices.Index(keys, k.Value); {
 		case k.Kind != yaml.ScalarNode || j < 0:
 			if k.Kind != yaml.ScalarNode {
 				d.add(placeOf(k), path, describe(k), "want a key")
@@ -158,15 +159,6 @@ func shorten(s string) string {
 		return strings.ToValidUTF8(s[:40], "") + "…"
 	}
 	return s
-}
-
-func index(list []string, s string) int {
-	for i, x := range list {
-		if x == s {
-			return i
-		}
-	}
-	return -1
 }
 
 func describe(n *yaml.Node) string {
