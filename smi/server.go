@@ -69,7 +69,8 @@ func registerServices(s *httpapi.Server, m Manager) {
 		})
 	httpapi.Register(s, httpapi.Op{Method: "PUT", Path: "/smi/v1/services/{name}/components/{component}/replicas", Summary: "Scale a component", Roles: writers, Status: 202},
 		func(ctx context.Context, in *struct {
-			named
+			Name      string `path:"name" maxLength:"32"`
+			Customer  string `query:"customer" doc:"empty: the caller's own"`
 			Component string `path:"component" maxLength:"32"`
 			Body      replicas
 		}) (Service, error) {

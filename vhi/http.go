@@ -35,10 +35,10 @@ func (p veePath) id() (vee.ID, error) {
 func RegisterHost(s *httpapi.Server, h Host) {
 	httpapi.Register(s, httpapi.Op{Method: "PUT", Path: "/vhi/v1/vees/{id}", Summary: "Assign a VEE to this host, with the power it should have", Roles: siteOnly},
 		func(ctx context.Context, in *struct {
-			veePath
+			ID   string `path:"id"`
 			Body Assignment
 		}) (Report, error) {
-			id, err := in.id()
+			id, err := veePath{in.ID}.id()
 			if err != nil {
 				return Report{}, err
 			}
@@ -51,10 +51,10 @@ func RegisterHost(s *httpapi.Server, h Host) {
 		func(ctx context.Context, _ *httpapi.Empty) (HostReport, error) { return h.Report(ctx) })
 	httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/vhi/v1/vees/{id}/tell", Summary: "Pass a command to the agent in the guest", Roles: siteOnly},
 		func(ctx context.Context, in *struct {
-			veePath
+			ID   string `path:"id"`
 			Body guest.Command
 		}) (guest.Reply, error) {
-			id, err := in.id()
+			id, err := veePath{in.ID}.id()
 			if err != nil {
 				return guest.Reply{}, err
 			}

@@ -96,6 +96,20 @@ type Op struct {
 	Status       int // of success; 0: 200, or 204 without a body
 }
 
+// mustBeSeen panics at start-up when the library would not fill a part of an operation's
+// input: it passes over embedded structs whose type's name is not exported.
+func mustBeSeen[I any](op Op) {
+	t := reflect.TypeFor[I]()
+	if t.Kind() != reflect.Struct {
+		return
+	}
+	for i := range t.NumField() {
+		if f := t.Field(i); f.Anonymous && !f.IsExported() {
+			panic(fmt.Sprintf("%s %s: the embedded %s of its input would stay empty: write its fields out", op.Method, op.Path, f.Name))
+		}
+	}
+}
+
 func (o Op) huma() huma.Operation {
 	id := strings.ToLower(o.Method) + strings.NewReplacer("/", "-", "{", "", "}", "").Replace(o.Path)
 	tag, _, _ := strings.Cut(strings.TrimPrefix(o.Path, "/"), "/")
@@ -128,6 +142,7 @@ func RegisterOpen[I, O any](s *Server, op Op, h func(ctx context.Context, in *I)
 // Register adds an operation. in is a struct with huma's tags (path, query, header, Body),
 // the result is sent as JSON.
 func Register[I, O any](s *Server, op Op, h func(ctx context.Context, in *I) (O, error)) {
+	mustBeSeen[I](op)
 	register(s, op, op.allow, h)
 }
 
@@ -146,6 +161,7 @@ func register[I, O any](s *Server, op Op, allow func(context.Context) error, h f
 
 // RegisterNoBody adds an operation that answers 204.
 func RegisterNoBody[I any](s *Server, op Op, h func(ctx context.Context, in *I) error) {
+	mustBeSeen[I](op)
 	if op.Status == 0 {
 		op.Status = http.StatusNoContent
 	}
@@ -163,6 +179,7 @@ func RegisterNoBody[I any](s *Server, op Op, h func(ctx context.Context, in *I) 
 // RegisterStream adds a watch: the channel's values are sent as JSON lines until it
 // closes or the caller goes.
 func RegisterStream[I, T any](s *Server, op Op, h func(ctx context.Context, in *I) (<-chan T, error)) {
+	mustBeSeen[I](op)
 	o := op.huma()
 	o.Responses = map[string]*huma.Response{"200": {
 		Description: "one JSON object a line, as they happen; empty lines are heartbeats",
