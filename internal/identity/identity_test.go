@@ -339,7 +339,7 @@ func get(t *testing.T, url string, c *tls.Config, token string) string {
 	t.Helper()
 	tr := &http.Transport{TLSClientConfig: c, ForceAttemptHTTP2: true}
 	defer tr.CloseIdleConnections()
-	r, err := http.NewRequestWithContext(t.Context(), "GET", url, nil)
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -462,7 +462,7 @@ func TestServerSpeaksBothHTTPs(t *testing.T) {
 }
 
 func TestUnencryptedConnectionProvesNothing(t *testing.T) {
-	r := httptest.NewRequest("GET", "/", nil)
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	r.Header.Set("Authorization", "Bearer rsv_x")
 	if _, err := (&Authenticator{Site: "alpha"}).Caller(r); !fault.Has(err, fault.Unauthenticated) {
 		t.Error(err)

@@ -23,10 +23,19 @@ func (s Secret) Reveal() string { return string(s) }
 
 const hidden = "***"
 
-func (Secret) String() string               { return hidden }
-func (Secret) GoString() string             { return hidden }
-func (Secret) Format(f fmt.State, _ rune)   { fmt.Fprint(f, hidden) }
-func (Secret) LogValue() slog.Value         { return slog.StringValue(hidden) }
+// String hides the text.
+func (Secret) String() string { return hidden }
+
+// GoString hides the text from %#v.
+func (Secret) GoString() string { return hidden }
+
+// Format hides the text from every other verb, %x for one.
+func (Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, hidden) }
+
+// LogValue hides the text from log/slog.
+func (Secret) LogValue() slog.Value { return slog.StringValue(hidden) }
+
+// MarshalText hides the text from JSON and the like.
 func (Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
 
 // Records keeps values by key, for ever. Create fails with fault.Exists, Get, Update and

@@ -15,7 +15,8 @@ type Migration struct {
 	Apply func(context.Context, *Store) error
 }
 
-// meta is what the record knows of itself.
+// meta is what the record knows of itself. A restore from a backup is a new Generation: it
+// puts the objects back and this with Generation+1, in that order.
 type meta struct {
 	Schema     int    `json:"schema"`
 	Generation uint64 `json:"generation"`

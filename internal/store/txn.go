@@ -138,7 +138,7 @@ func (o Op) refusal(version uint64) error {
 		}
 	case version == 0:
 		return fault.New(fault.NotFound, "%s does not exist", o.what)
-	case version != o.guard && !(o.verb == remove && o.guard == 0):
+	case version != o.guard && (o.verb != remove || o.guard != 0):
 		return fault.New(fault.Conflict, "%s was changed by somebody else: it has version %d, not %d", o.what, version, o.guard)
 	}
 	return nil
