@@ -194,18 +194,20 @@ func (t *Tracker) Reports() []vhi.Report {
 	return out
 }
 
-// InUse lists the images that assigned VEEs are made of.
-func (t *Tracker) InUse() map[string]bool {
+// InUse lists the images (manifest digests) that assigned VEEs are made of.
+func (t *Tracker) InUse() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	used := map[string]bool{}
+	var used []string
 	for _, v := range t.vees {
 		a := v.assigned()
 		if a.Power == vhi.Absent {
 			continue
 		}
 		for _, d := range a.Descriptor.Disks {
-			used[d.Image] = true
+			if d.Image != "" {
+				used = append(used, d.Image)
+			}
 		}
 	}
 	return used

@@ -1,0 +1,277 @@
+// Package agent is the LUC-OS agent: the one process of Reservoir on each host (seed 4).
+// It joins the host to a site, keeps it current there, and runs what the site assigns.
+// Its parts carry the seed's names: vet tracks virtual environments, lrt local resources.
+//
+// The agent may crash, restart and be upgraded at any time without touching a guest.
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/agent/lrt"
+	"github.com/reservoir-cloud/reservoir/agent/vet"
+	"github.com/reservoir-cloud/reservoir/hypervisor"
+	"github.com/reservoir-cloud/reservoir/image"
+	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/internal/httpapi"
+	"github.com/reservoir-cloud/reservoir/internal/identity"
+	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/vhi"
+	"github.com/reservoir-cloud/reservoir/vhi/guest"
+)
+
+// Config of a host's agent.
+type Config struct {
+	Dir       string // all that the agent keeps; mode 0700 inside
+	Name      string // of the host
+	Site      string // the site's address, host:port
+	JoinToken string // one time; not needed once the host has joined
+	Listen    string // where the VHI listens, host:port
+	Advertise string // the address that the site calls; empty: Listen
+	Bridge    string // that VEEs are plugged into; made if it is not there
+	Driver    string // "qemu" or "sim"
+	Offer     lrt.Offer
+	HAScale   float64 // scales every timing together; 0: 1
+	Version   string
+	Log       *slog.Logger
+}
+
+func (c *Config) check() error {
+	if !vee.ValidName(c.Name) {
+		return fault.New(fault.Malformed, "host name %q: want a DNS label such as \"h1\"", c.Name).Try("name the host: reservoir host --name h1")
+	}
+	if c.Dir == "" || c.Site == "" || c.Listen == "" {
+		return fault.New(fault.Malformed, "a host needs a directory, the address of its site and an address to listen on").Try("reservoir host --help")
+	}
+	if c.Advertise == "" {
+		c.Advertise = c.Listen
+	}
+	if c.HAScale == 0 {
+		c.HAScale = 1
+	}
+	return nil
+}
+
+// agent is a running one.
+type agent struct {
+	cfg         Config
+	keys        *identity.Keypair
+	tracker     *vet.Tracker
+	driver      hypervisor.Driver
+	info        vhi.DriverInfo
+	capacity    vee.Resources
+	cpus        int
+	incarnation string
+	seq         atomic.Uint64
+	generation  atomic.Uint64
+	renewer     renewer
+}
+
+// Run joins if need be, and then serves until ctx is done. Guests go on.
+func Run(ctx context.Context, cfg Config) error {
+	if err := cfg.check(); err != nil {
+		return err
+	}
+	unlock, err := lockDir(cfg.Dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	keys, err := joined(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	a := &agent{cfg: cfg, keys: keys, incarnation: rand.Text()[:12]}
+	seen, err := readGeneration(cfg.Dir)
+	if err != nil {
+		return err
+	}
+	a.generation.Store(seen)
+	return a.run(ctx)
+}
+
+func (a *agent) run(ctx context.Context) error {
+	driver, err := openDriver(ctx, a.cfg)
+	if err != nil {
+		return err
+	}
+	defer driver.Close()
+	a.driver = driver
+	caps, err := driver.Capabilities(ctx)
+	if err != nil {
+		return fmt.Errorf("what can driver %s do here: %w", a.cfg.Driver, err)
+	}
+	a.info = vhi.DriverInfo{Name: caps.Driver, Version: caps.Version, Accelerator: caps.Accelerator, Why: caps.Why, Operations: caps.Operations, Simulated: caps.Simulated}
+	if a.capacity, a.cpus, err = lrt.Capacity(a.cfg.Offer, a.cfg.Dir); err != nil {
+		return fault.New(fault.Malformed, "%w", err).Try("offer less: reservoir host --memory --disk --cpu-overbook")
+	}
+	site, err := identity.SiteID(a.keys.Site())
+	if err != nil {
+		return err
+	}
+	toSite := &httpapi.Client{Base: "https://" + a.cfg.Site, HTTP: &http.Client{Transport: &http.Transport{
+		TLSClientConfig: a.keys.ClientTLS(site), ForceAttemptHTTP2: true, IdleConnTimeout: time.Minute,
+		DialContext: (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
+	}}}
+	manager := vhi.NewManagerClient(toSite)
+	a.renewer = renewer{site: manager, report: a.report, heed: a.heed, scale: a.cfg.HAScale, log: a.cfg.Log, changed: make(chan struct{}, 1)}
+
+	images, err := image.OpenCache(filepath.Join(a.cfg.Dir, "images"), image.Remote{Base: toSite.Base, HTTP: toSite.HTTP}, image.CacheOptions{
+		InUse: func() []string { return a.tracker.InUse() }, KeepFree: keepFree,
+	})
+	if err != nil {
+		return err
+	}
+	defer images.Close()
+	plugs, err := openPlugs(a.cfg)
+	if err != nil {
+		return err
+	}
+	a.tracker, err = vet.Open(ctx, vet.Config{Dir: a.cfg.Dir, Driver: driver, Images: images, Plugs: plugs, Changed: a.renewer.poke, Log: a.cfg.Log})
+	if err != nil {
+		return err
+	}
+	if err := plugs.Sweep(a.tracker.Here()); err != nil {
+		a.cfg.Log.Warn("TAP devices of VEEs that are gone", "err", err)
+	}
+
+	ln, err := net.Listen("tcp", a.cfg.Listen)
+	if err != nil {
+		return fault.New(fault.Unavailable, "listen on %s: %w", a.cfg.Listen, err).Try("choose another address: reservoir host --listen HOST:PORT, or see who has it: ss -ltnp")
+	}
+	api := httpapi.NewServer("Reservoir VHI of host "+a.cfg.Name, a.cfg.Version, a.cfg.Log)
+	vhi.RegisterHost(api, a)
+	auth := &identity.Authenticator{Site: a.keys.Site()}
+	server := &httpapi.Listener{Handler: api.Handler(auth.Caller), TLS: a.keys.ServerTLS(), Log: a.cfg.Log}
+
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var wg sync.WaitGroup
+	for _, f := range []func(context.Context) error{
+		a.tracker.Run,
+		func(ctx context.Context) error { a.renewer.run(ctx); return nil },
+		func(ctx context.Context) error { return server.Serve(ctx, ln) },
+		func(ctx context.Context) error {
+			a.keys.KeepFresh(ctx, a.cfg.Log, func(ctx context.Context, csr []byte) (chain, bundle []byte, err error) {
+				r, err := manager.RenewCertificate(ctx, csr)
+				return r.Certificate, r.Bundle, err
+			})
+			return nil
+		},
+		func(ctx context.Context) error { a.collect(ctx, images); return nil },
+	} {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			if err := f(ctx); err != nil {
+				stop(err)
+			}
+		}()
+	}
+	a.cfg.Log.Info("host is up", "host", a.cfg.Name, "site", a.keys.Site(), "listen", ln.Addr().String(),
+		"driver", caps.Driver, "accelerator", caps.Accelerator, "why", caps.Why, "capacity", a.capacity)
+	wg.Wait()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// Images that no VEE needs are dropped now and then; keepFree of the disk is left for what
+// guests write.
+const (
+	collectEvery = 10 * time.Minute
+	keepFree     = 64 * vee.MiB
+)
+
+func (a *agent) collect(ctx context.Context, images *image.Cache) {
+	tick := time.NewTicker(collectEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		freed, err := images.Collect(ctx)
+		if err != nil {
+			a.cfg.Log.Warn("collect unused images", "err", err)
+		} else if freed > 0 {
+			a.cfg.Log.Info("dropped unused images", "freed", freed)
+		}
+	}
+}
+
+// Assign implements vhi.Host.
+func (a *agent) Assign(ctx context.Context, as vhi.Assignment) (vhi.Report, error) {
+	if as.Epoch.Generation < a.generation.Load() {
+		return vhi.Report{}, fault.New(fault.StaleEpoch, "VEE %s: generation %d is older than %d, which this host has seen", as.VEE, as.Epoch.Generation, a.generation.Load())
+	}
+	return a.tracker.Assign(ctx, as)
+}
+
+// Report implements vhi.Host.
+func (a *agent) Report(context.Context) (vhi.HostReport, error) { return a.report(), nil }
+
+// Console implements vhi.Host.
+func (a *agent) Console(ctx context.Context, id vee.ID) (io.ReadWriteCloser, error) {
+	return a.tracker.Console(ctx, id)
+}
+
+// Tell implements vhi.Host.
+func (a *agent) Tell(ctx context.Context, id vee.ID, c guest.Command) (guest.Reply, error) {
+	return a.tracker.Tell(ctx, id, c)
+}
+
+func (a *agent) report() vhi.HostReport {
+	free, err := lrt.DiskFree(a.cfg.Dir)
+	if err != nil {
+		a.cfg.Log.Warn("free disk space", "err", err)
+	}
+	return vhi.HostReport{
+		Host: a.cfg.Name, Incarnation: a.incarnation, Seq: a.seq.Add(1), Address: a.cfg.Advertise, Version: a.cfg.Version,
+		Capacity: a.capacity, DiskFree: free, Drivers: []vhi.DriverInfo{a.info}, CPUs: a.cpus,
+		VEEs: a.tracker.Reports(), Generation: a.generation.Load(),
+	}
+}
+
+// heed remembers the newest generation: assignments of an older one come from a control
+// plane that was restored past.
+func (a *agent) heed(r vhi.RenewalReply) {
+	if r.Generation <= a.generation.Load() {
+		return
+	}
+	if err := writeGeneration(a.cfg.Dir, r.Generation); err != nil {
+		a.cfg.Log.Error("keep the site's generation", "err", err)
+		return
+	}
+	a.generation.Store(r.Generation)
+}
+
+// lockDir keeps a second agent off the directory.
+func lockDir(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return nil, fmt.Errorf("make the host's directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the host's directory: %w", err)
+	}
+	if err := flock(f); err != nil {
+		f.Close()
+		return nil, fault.New(fault.InUse, "directory %s: another agent works on it: %w", dir, err).Try("stop the other process, or give this one a directory of its own: reservoir host --dir")
+	}
+	return func() { f.Close() }, nil
+}

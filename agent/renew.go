@@ -1,0 +1,74 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/vhi"
+)
+
+// Timings of the renewals (spec: luc-os, ownership). They scale together.
+const (
+	renewEvery   = 5 * time.Second
+	renewTimeout = 4 * time.Second
+)
+
+// renewer keeps the host current at its site: the whole report every renewEvery, and at
+// once when something changed. One renewal is under way at a time; what changes meanwhile
+// goes with the next.
+type renewer struct {
+	site   vhi.Manager
+	report func() vhi.HostReport
+	heed   func(vhi.RenewalReply)
+	scale  float64
+	log    *slog.Logger
+
+	changed chan struct{} // of size one
+}
+
+// poke says that the report has changed. It never blocks.
+func (r *renewer) poke() {
+	select {
+	case r.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (r *renewer) scaled(d time.Duration) time.Duration { return time.Duration(float64(d) * r.scale) }
+
+func (r *renewer) run(ctx context.Context) {
+	every := r.scaled(renewEvery)
+	nonce, lost := "", false
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-r.changed:
+		}
+		c, cancel := context.WithTimeout(ctx, r.scaled(renewTimeout))
+		reply, err := r.site.Renew(c, vhi.Renewal{Report: r.report(), Nonce: nonce})
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			nonce = ""
+			if !lost {
+				r.log.Warn("the site does not answer; guests go on", "err", err)
+			}
+			lost = true
+			timer.Reset(every / 5)
+			continue
+		case lost:
+			r.log.Info("the site answers again")
+			lost = false
+		}
+		nonce = reply.Nonce
+		r.heed(reply)
+		timer.Reset(every)
+	}
+}

@@ -1,0 +1,87 @@
+package site
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/image"
+	"github.com/reservoir-cloud/reservoir/internal/event"
+	"github.com/reservoir-cloud/reservoir/internal/httpapi"
+	"github.com/reservoir-cloud/reservoir/internal/identity"
+	"github.com/reservoir-cloud/reservoir/placement"
+	"github.com/reservoir-cloud/reservoir/sm"
+	"github.com/reservoir-cloud/reservoir/smi"
+	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/veem"
+	"github.com/reservoir-cloud/reservoir/vhi"
+)
+
+// openVEEM gives the VEE Manager its surroundings.
+func (s *site) openVEEM(ctx context.Context) (*veem.Manager, error) {
+	c := s.cfg
+	return veem.New(ctx, veem.Config{
+		Site: c.Name, Store: veem.OnStore(s.store), Dial: s.dial, Placer: placement.Policy(c.Placement),
+		Images: sizes{s}, Balancer: s.balancer, Recorder: recorder{s.events},
+		Networks: map[string]veem.Network{"": {Subnet: c.VEENetwork, Gateway: c.VEEGateway}},
+		Timing:   scaled(c.HAScale), Log: c.Log,
+	})
+}
+
+// scaled shortens every timing of the VEE Manager together.
+func scaled(by float64) veem.Timing {
+	if by == 1 {
+		return veem.Timing{}
+	}
+	t := func(d time.Duration) time.Duration { return time.Duration(float64(d) * by) }
+	return veem.Timing{HostLost: t(15 * time.Second), Grace: t(30 * time.Second)}
+}
+
+// dial makes the client of a host's agent: mutual TLS, and nobody but the host of that
+// name is taken for it.
+func (s *site) dial(name, address string) vhi.Host {
+	id, err := identity.HostID(s.cfg.Name, name)
+	if err != nil { // names are checked when a host joins
+		panic("host " + name + ": " + err.Error())
+	}
+	return vhi.NewHostClient(&httpapi.Client{Base: "https://" + address, HTTP: &http.Client{Transport: &http.Transport{
+		TLSClientConfig: s.keys.ClientTLS(id), ForceAttemptHTTP2: true, IdleConnTimeout: time.Minute,
+		DialContext: (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
+	}}})
+}
+
+// sizes tells the VEE Manager what a disk of an image takes.
+type sizes struct{ s *site }
+
+func (z sizes) VirtualSize(ctx context.Context, digest string) (vee.Bytes, error) {
+	img, err := z.s.images.Resolve(ctx, digest)
+	return img.Config.VirtualSize, err
+}
+
+// recorder puts the VEE Manager's events into the site's log.
+type recorder struct{ log *event.Log }
+
+func (r recorder) Record(e veem.Event) {
+	kind := "normal"
+	if e.Warning {
+		kind = "warning"
+	}
+	r.log.Record(smi.Event{Type: kind, Reason: e.Reason, Object: e.Object, Customer: e.Customer, Service: e.GroupID, Message: e.Message})
+}
+
+// openSM gives the Service Manager its surroundings. It holds the VEE Manager as nothing
+// but a vmi.Service.
+func (s *site) openSM() *sm.Manager {
+	return sm.New(sm.Config{
+		Site: s.cfg.Name, Store: s.store, VMI: s.veem, Images: references{s.images}, Events: s.events, Now: time.Now, Log: s.cfg.Log,
+	})
+}
+
+// references resolves what manifests call their images.
+type references struct{ images *image.Store }
+
+func (r references) Resolve(ctx context.Context, reference string) (digest string, virtualSize vee.Bytes, err error) {
+	img, err := r.images.Resolve(ctx, reference)
+	return img.Digest, img.Config.VirtualSize, err
+}

@@ -1,0 +1,338 @@
+// Package site is one site's control plane, wired: the record of truth, the site's
+// authority, images, the VEE Manager and the Service Manager, and the one TLS listener
+// that serves all of their interfaces. It decides nothing itself.
+package site
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/image"
+	"github.com/reservoir-cloud/reservoir/internal/durable"
+	"github.com/reservoir-cloud/reservoir/internal/event"
+	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/internal/httpapi"
+	"github.com/reservoir-cloud/reservoir/internal/identity"
+	"github.com/reservoir-cloud/reservoir/internal/store"
+	"github.com/reservoir-cloud/reservoir/site/admin"
+	"github.com/reservoir-cloud/reservoir/sm"
+	"github.com/reservoir-cloud/reservoir/smi"
+	"github.com/reservoir-cloud/reservoir/van"
+	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/veem"
+	"github.com/reservoir-cloud/reservoir/vhi"
+	"github.com/reservoir-cloud/reservoir/vmi"
+)
+
+// Config of a site's control plane.
+type Config struct {
+	Dir       string // all that the site keeps; mode 0700
+	Name      string // of the site, a DNS label; its trust domain
+	Listen    string // host:port of the one listener
+	Advertise string // host:port under which hosts and people reach it; empty: Listen
+
+	VEENetwork netip.Prefix // addresses that VEEs get, "10.80.128.0/17"
+	VEEBits    int          // prefix length that VEEs configure; 0: that of VEENetwork
+	VEEGateway netip.Addr   // their way out; zero: none
+
+	AccessAddress           netip.Addr // that access points listen on; zero: Advertise's
+	AccessFirst, AccessLast uint16     // ports for them; 0: 20000 to 29999
+
+	EtcdEndpoints []string
+	EtcdTLS       *tls.Config
+	StoreQuota    int64 // bytes; 0: the store's default
+
+	Placement string  // "balance" or "pack"; empty: balance
+	HAScale   float64 // scales every timing together; 0: 1
+	Version   string
+	Log       *slog.Logger
+}
+
+func (c *Config) check() error {
+	if !vee.ValidName(c.Name) {
+		return fault.New(fault.Malformed, "site name %q: want a DNS label such as \"alpha\"", c.Name).Try("name the site: reservoir site --name alpha")
+	}
+	if c.Dir == "" || c.Listen == "" {
+		return fault.New(fault.Malformed, "a site needs a directory and an address to listen on").Try("reservoir site --help")
+	}
+	if c.Advertise == "" {
+		c.Advertise = c.Listen
+	}
+	host, _, err := net.SplitHostPort(c.Advertise)
+	if err != nil {
+		return fault.New(fault.Malformed, "advertised address %q: want HOST:PORT: %w", c.Advertise, err)
+	}
+	if !c.VEENetwork.IsValid() {
+		return fault.New(fault.Malformed, "a site needs a network for its VEEs").Try("reservoir site --vee-network 10.80.128.0/17")
+	}
+	if c.VEEBits == 0 {
+		c.VEEBits = c.VEENetwork.Bits()
+	}
+	if !c.AccessAddress.IsValid() {
+		if c.AccessAddress, err = netip.ParseAddr(host); err != nil || c.AccessAddress.IsUnspecified() {
+			return fault.New(fault.Malformed, "the advertised address %q is no address that access points could have", c.Advertise).
+				Try("reservoir site --access-address ADDRESS")
+		}
+	}
+	if c.AccessFirst == 0 {
+		c.AccessFirst, c.AccessLast = 20000, 29999
+	}
+	if c.AccessLast < c.AccessFirst {
+		return fault.New(fault.Malformed, "access point ports from %d to %d", c.AccessFirst, c.AccessLast).Try("reservoir site --access-points 20000-29999")
+	}
+	switch c.Placement {
+	case "":
+		c.Placement = "balance"
+	case "balance", "pack":
+	default:
+		return fault.New(fault.Malformed, "placement %q: want balance or pack", c.Placement)
+	}
+	if c.HAScale == 0 {
+		c.HAScale = 1
+	}
+	return nil
+}
+
+type site struct {
+	cfg         Config
+	started     time.Time
+	store       *store.Store
+	ca          *identity.CA
+	keys        *identity.Keypair
+	tokens      *identity.Tokens
+	invitations *identity.Invitations
+	images      *image.Store
+	events      *event.Log
+	balancer    *van.Balancer
+	veem        *veem.Manager
+	sm          *sm.Manager
+}
+
+// Run serves until ctx is done. Everything that it needs is made at its first start.
+func Run(ctx context.Context, cfg Config) error {
+	if err := cfg.check(); err != nil {
+		return err
+	}
+	s := &site{cfg: cfg, started: time.Now()}
+	defer s.close()
+	// The port first: an address that is taken should be told at once.
+	ln, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return fault.New(fault.Unavailable, "listen on %s: %w", cfg.Listen, err).
+			Try("choose another address: reservoir site --listen HOST:PORT, or see who has it: ss -ltnp")
+	}
+	defer ln.Close()
+	if err := s.open(ctx); err != nil {
+		return err
+	}
+	return s.serve(ctx, ln)
+}
+
+// open brings every part up, in the order in which they lean on each other.
+func (s *site) open(ctx context.Context) (err error) {
+	c := &s.cfg
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		return fmt.Errorf("make the site's directory: %w", err)
+	}
+	if s.store, err = store.Open(ctx, store.Config{Dir: filepath.Join(c.Dir, "store"), Endpoints: c.EtcdEndpoints, TLS: c.EtcdTLS,
+		Prefix: "/reservoir/" + c.Name + "/", QuotaBytes: c.StoreQuota, Logger: c.Log}); err != nil {
+		return err
+	}
+	if s.ca, err = identity.OpenCA(filepath.Join(c.Dir, "ca"), c.Name, time.Now); err != nil {
+		return err
+	}
+	if s.keys, err = s.identify(); err != nil {
+		return err
+	}
+	s.tokens = identity.NewTokens(store.NewCollection[identity.TokenRecord](s.store, "token"), time.Now)
+	s.invitations = identity.NewInvitations(store.NewCollection[identity.Invitation](s.store, "invitation"), time.Now)
+	if err := s.firstToken(ctx); err != nil {
+		return err
+	}
+	if s.events, err = event.Open(ctx, event.Config{Sink: store.NewCollection[smi.Event](s.store, "event"), Now: time.Now, Logger: c.Log}); err != nil {
+		return err
+	}
+	if s.images, err = image.OpenStore(filepath.Join(c.Dir, "images"), image.Options{InUse: s.imagesInUse, KeepFree: imagesKeepFree}); err != nil {
+		return err
+	}
+	s.balancer = van.NewBalancer(c.AccessAddress, c.AccessFirst, c.AccessLast, c.Log)
+	if s.veem, err = s.openVEEM(ctx); err != nil {
+		return err
+	}
+	s.sm = s.openSM()
+	return nil
+}
+
+// close undoes open, in reverse, as far as it got.
+func (s *site) close() {
+	if s.balancer != nil {
+		s.balancer.Close()
+	}
+	if s.images != nil {
+		s.images.Close()
+	}
+	if s.events != nil {
+		s.events.Close()
+	}
+	if s.store != nil {
+		if err := s.store.Close(); err != nil {
+			s.cfg.Log.Warn("close the store", "err", err)
+		}
+	}
+}
+
+func (s *site) serve(ctx context.Context, ln net.Listener) error {
+	api := httpapi.NewServer("Reservoir site "+s.cfg.Name, s.cfg.Version, s.cfg.Log)
+	vmi.Register(api, s.veem)
+	smi.Register(api, s.sm)
+	admin.Register(api, s)
+	vhi.RegisterManager(api, hosts{s.veem, s})
+	api.Handle("/v2/", s.images.Handler(image.Allow))
+	auth := &identity.Authenticator{Site: s.cfg.Name, Tokens: s.tokens, Admit: s.admit}
+	listener := &httpapi.Listener{Handler: api.Handler(auth.Caller, vhi.JoinPath), TLS: s.keys.ServerTLS(), Log: s.cfg.Log}
+
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var wg sync.WaitGroup
+	for _, f := range []func(context.Context) error{
+		s.veem.Run, s.sm.Run,
+		func(ctx context.Context) error { return listener.Serve(ctx, ln) },
+		func(ctx context.Context) error {
+			s.keys.KeepFresh(ctx, s.cfg.Log, func(_ context.Context, csr []byte) ([]byte, []byte, error) { return s.certify(csr) })
+			return nil
+		},
+		func(ctx context.Context) error { s.collectImages(ctx); return nil },
+	} {
+		wg.Go(func() {
+			if err := f(ctx); err != nil {
+				stop(err)
+			}
+		})
+	}
+	s.cfg.Log.Info("site is up", "site", s.cfg.Name, "listen", ln.Addr().String(), "advertise", s.cfg.Advertise,
+		"generation", s.store.Generation(), "took", time.Since(s.started).Round(time.Millisecond))
+	wg.Wait()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// identify gives the site's own process its key and certificate.
+func (s *site) identify() (*identity.Keypair, error) {
+	keys, err := identity.OpenKeypair(filepath.Join(s.cfg.Dir, "identity"), time.Now)
+	if err != nil {
+		return nil, err
+	}
+	csr, err := keys.CSR()
+	if err != nil {
+		return nil, err
+	}
+	chain, bundle, err := s.certify(csr)
+	if err != nil {
+		return nil, err
+	}
+	if err := durable.WriteFile(filepath.Join(s.cfg.Dir, "ca.pem"), s.ca.Bundle(), 0o644); err != nil {
+		return nil, err
+	}
+	return keys, keys.Install(chain, bundle)
+}
+
+func (s *site) certify(csr []byte) (chain, bundle []byte, err error) {
+	id, err := identity.SiteID(s.cfg.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	host, _, _ := net.SplitHostPort(s.cfg.Advertise)
+	chain, err = s.ca.Issue(csr, id, host, "localhost", "127.0.0.1")
+	return chain, s.ca.Bundle(), err
+}
+
+// adminToken is the name of the operator's token that a new site makes and leaves in the
+// file admin-token.
+const adminToken = "admin"
+
+func (s *site) firstToken(ctx context.Context) error {
+	path := filepath.Join(s.cfg.Dir, "admin-token")
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	if err := s.tokens.Revoke(ctx, adminToken); err != nil && !fault.Has(err, fault.NotFound) {
+		return err // the file was lost: the token that was in it is of no use to anybody honest
+	}
+	_, secret, err := s.tokens.Create(ctx, adminToken, identity.Operator, "", tokenLife)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(path, []byte(secret.Reveal()+"\n"), 0o600)
+}
+
+// admit refuses hosts that were removed while their certificates live on.
+func (s *site) admit(ctx context.Context, c identity.Caller) error {
+	if c.Role != identity.HostRole {
+		return nil
+	}
+	if _, err := s.veem.GetHost(identity.With(ctx, s.self()), c.Host); err != nil {
+		if fault.Has(err, fault.NotFound) {
+			return fault.New(fault.Denied, "host %s is not part of site %s any more", c.Host, s.cfg.Name).
+				Try("join it again: reservoir host invite %s", c.Host)
+		}
+		return err
+	}
+	return nil
+}
+
+// self is the caller that the control plane is to its own parts.
+func (s *site) self() identity.Caller {
+	id, _ := identity.SiteID(s.cfg.Name)
+	return identity.Caller{ID: id.String(), Role: identity.SiteRole}
+}
+
+// imagesKeepFree of the disk is left to the record of truth beside the images.
+const imagesKeepFree = 256 * vee.MiB
+
+// collectEvery is how often unused image data is looked for.
+const collectEvery = 10 * time.Minute
+
+func (s *site) collectImages(ctx context.Context) {
+	tick := time.NewTicker(collectEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if c, err := s.images.Collect(ctx); err != nil {
+			s.cfg.Log.Warn("collect unused images", "err", err)
+		} else if c.Bytes > 0 {
+			s.cfg.Log.Info("dropped unused images", "images", c.Images, "blobs", c.Blobs, "freed", c.Bytes)
+		}
+	}
+}
+
+// imagesInUse names for each image the VEEs that are made of it.
+func (s *site) imagesInUse(ctx context.Context) (map[string][]string, error) {
+	vees, err := s.veem.ListVEEs(identity.With(ctx, s.self()), vmi.Filter{})
+	if err != nil {
+		return nil, err
+	}
+	used := map[string][]string{}
+	for _, v := range vees {
+		for _, d := range v.Descriptor.Disks {
+			if d.Image != "" {
+				used[d.Image] = append(used[d.Image], string(v.ID))
+			}
+		}
+	}
+	return used, nil
+}
