@@ -50,6 +50,19 @@ func fieldsOf(t reflect.Type) []field {
 	return list
 }
 
+// layout remembers the fields of the structs that a reader has met: a manifest has many of
+// few kinds.
+type layout map[reflect.Type][]field
+
+func (l layout) of(t reflect.Type) []field {
+	list, known := l[t]
+	if !known {
+		list = fieldsOf(t)
+		l[t] = list
+	}
+	return list
+}
+
 // preset fills in what is not the zero value while a component is being read.
 func preset(v reflect.Value) {
 	if c, ok := v.Addr().Interface().(*Component); ok {

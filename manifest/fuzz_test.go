@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"archive/tar"
 	"bytes"
 	"io"
 	"os"
@@ -90,6 +91,24 @@ func FuzzOVF(f *testing.F) {
 func FuzzArchive(f *testing.F) {
 	f.Add([]byte(nil))
 	f.Add(bytes.Repeat([]byte{0}, 1024))
+	for _, h := range []tar.Header{
+		{Name: "box.ovf", Typeflag: tar.TypeReg, Size: 5},
+		{Name: "./box.mf", Typeflag: tar.TypeReg, Size: 5, PAXRecords: map[string]string{"comment": "x"}},
+		{Name: "link", Linkname: "/etc/passwd", Typeflag: tar.TypeSymlink},
+	} {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		if err := w.WriteHeader(&h); err != nil {
+			f.Fatal(err)
+		}
+		if _, err := io.WriteString(w, "<a/>\n"[:h.Size]); err != nil {
+			f.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b.Bytes())
+	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		p, err := readArchive(bytes.NewReader(text), int64(len(text)))
 		if err != nil {

@@ -23,7 +23,7 @@ import (
 const (
 	MaxText     = 4 << 20 // bytes of manifest text
 	maxDepth    = 64      // nesting of elements or YAML collections
-	maxNodes    = 200_000 // elements or YAML nodes, after aliases are followed
+	maxNodes    = 100_000 // elements or YAML nodes, after aliases are followed
 	maxParts    = 1000    // entries of any list
 	maxReplicas = 1000    // of one component
 	maxVCPUs    = 256

@@ -17,8 +17,9 @@ import (
 // ovfReader maps what the OVF standard (DMTF DSP0243 1.1) lays out onto the model.
 type ovfReader struct {
 	*report
-	at    map[*etree.Element]place
-	disks map[string]*etree.Element // by ovf:diskId
+	layout layout
+	at     map[*etree.Element]place
+	disks  map[string]*etree.Element // by ovf:diskId
 }
 
 // readOVF decodes an envelope into s and reports whether it could be read at all.
@@ -27,7 +28,7 @@ func readOVF(r *report, text []byte, s *Service) bool {
 	if !ok {
 		return false
 	}
-	x := &ovfReader{report: r, at: d.at, disks: map[string]*etree.Element{}}
+	x := &ovfReader{report: r, layout: layout{}, at: d.at, disks: map[string]*etree.Element{}}
 	if d.root.Tag != "Envelope" || d.root.NamespaceURI() != nsOVF {
 		x.add(x.at[d.root], d.root.FullTag(), "namespace "+quote(d.root.NamespaceURI()), "want an OVF 1.x Envelope in namespace "+nsOVF)
 		return false
@@ -280,7 +281,7 @@ func (x *ovfReader) component(e *etree.Element, s *Service) {
 			x.leaf(reflect.ValueOf(to).Elem(), strings.TrimSpace(attribute(e, key)), "", where, field{})
 		}
 	}
-	for _, f := range fieldsOf(v.Type()) {
+	for _, f := range x.layout.of(v.Type()) {
 		if f.attr != "" {
 			attributes = append(attributes, f.attr)
 			if hasAttribute(e, f.attr) {

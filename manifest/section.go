@@ -27,7 +27,7 @@ func (x *ovfReader) readSection(e *etree.Element, v reflect.Value, path string) 
 	if e.NamespaceURI() != nsClaudia {
 		return false
 	}
-	for _, f := range fieldsOf(v.Type()) {
+	for _, f := range x.layout.of(v.Type()) {
 		section, item, isList := strings.Cut(f.ovf, ">")
 		if section == "" || section != e.Tag {
 			continue
@@ -101,7 +101,7 @@ func (x *ovfReader) leaf(v reflect.Value, text, unit, path string, f field) {
 }
 
 func (x *ovfReader) structure(e *etree.Element, v reflect.Value, path string) {
-	fields := fieldsOf(v.Type())
+	fields := x.layout.of(v.Type())
 	var attributes, elements []string
 	for _, f := range fields {
 		switch to := v.FieldByIndex(f.index); {

@@ -26,7 +26,7 @@ func readYAML(r *report, text []byte, s *Service) bool {
 		r.add(p, "", strings.TrimPrefix(found, "yaml: "), "want one YAML document")
 		return false
 	}
-	d := &yamlReader{report: r}
+	d := &yamlReader{report: r, layout: layout{}}
 	root := &doc
 	if root.Kind == yaml.DocumentNode && len(root.Content) == 1 {
 		root = root.Content[0]
@@ -40,7 +40,8 @@ func readYAML(r *report, text []byte, s *Service) bool {
 
 type yamlReader struct {
 	*report
-	nodes int
+	layout layout
+	nodes  int
 }
 
 func placeOf(n *yaml.Node) place { return place{n.Line, n.Column} }
@@ -108,7 +109,7 @@ func (d *yamlReader) structure(n *yaml.Node, v reflect.Value, path string) {
 		}
 		return
 	}
-	fields := fieldsOf(v.Type())
+	fields := d.layout.of(v.Type())
 	keys := make([]string, len(fields))
 	for i, f := range fields {
 		keys[i] = f.yaml
