@@ -274,7 +274,9 @@ func (w *worker) initialize(ctx context.Context, rec record, a deploy.Action) er
 		err = fault.New(fault.Internal, "the VEE Manager made %d VEEs of %d", len(made.VEEs), len(a.Slots))
 	}
 	noRoom := fault.Has(err, fault.NoResources)
-	refused := err != nil && !uncertain(err)
+	// A refusal gives the slots up. An earlier attempt at the call may have made its VEEs
+	// all the same: they are strays then, which must be known before their names are free.
+	refused := err != nil && !uncertain(err) && w.look(ctx, rec) == nil
 	stuck := false
 	if err == nil || refused {
 		ids := make([]vee.ID, len(made.VEEs))
@@ -318,11 +320,9 @@ func uncertain(err error) bool {
 
 // acted takes the outcomes of a call on VEEs that are there, and looks at what it did.
 func (w *worker) acted(ctx context.Context, rec record, a deploy.Action, keys []string, outcomes []vmi.Outcome, err error) {
-	list, lerr := w.m.cfg.VMI.ListVEEs(ctx, vmi.Filter{GroupID: rec.ID, Destroyed: true})
-	if err == nil {
+	if lerr := w.look(ctx, rec); err == nil {
 		err = lerr
 	}
-	w.m.learn(list)
 	vees, _ := w.m.group(rec.ID)
 	for _, o := range outcomes {
 		if v := vees[o.ID]; err == nil && !o.OK && !obeyed(a.Kind, v) {
@@ -334,6 +334,16 @@ func (w *worker) acted(ctx context.Context, rec record, a deploy.Action, keys []
 		}
 	}
 	w.result(rec, keys, string(a.Kind), err)
+}
+
+// look at the service's VEEs without waiting for the watch.
+func (w *worker) look(ctx context.Context, rec record) error {
+	list, err := w.m.cfg.VMI.ListVEEs(ctx, vmi.Filter{GroupID: rec.ID, Destroyed: true})
+	if err != nil {
+		return fmt.Errorf("list the VEEs of service %s: %w", w.key, err)
+	}
+	w.m.learn(list)
+	return nil
 }
 
 // obeyed reports whether the VEE is on its way to what the action asks for, whatever its

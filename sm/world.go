@@ -80,15 +80,17 @@ func (m *Manager) learn(list []vmi.VEE) {
 // followVEEs watches the VMI until ctx ends, and anew whenever the watch does.
 func (m *Manager) followVEEs(ctx context.Context) {
 	for ctx.Err() == nil {
+		// Before the call: what an answer tells while the watch begins may not be in the
+		// list that it begins with.
+		m.mu.Lock()
+		m.world.round++
+		m.mu.Unlock()
 		changes, err := m.cfg.VMI.WatchVEEs(ctx, vmi.Filter{Destroyed: true})
 		if err != nil {
 			m.cfg.Log.Warn("cannot watch VEEs, will try again", "error", err)
 			pause(ctx, watchAgain)
 			continue
 		}
-		m.mu.Lock()
-		m.world.round++
-		m.mu.Unlock()
 		for c := range changes {
 			m.apply(c)
 		}

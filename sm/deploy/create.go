@@ -93,7 +93,7 @@ func (p *planner) start() {
 }
 
 func (p *planner) startGroups() {
-	if !p.s.Established && !p.goal.BestEffort && p.incomplete() {
+	if !p.s.Established && !p.goal.BestEffort && len(p.s.Limit) == 0 && p.incomplete() {
 		return // all or none: nothing starts before everything has its place
 	}
 	blocked := ""

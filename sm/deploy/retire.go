@@ -13,8 +13,10 @@ import (
 // successor.
 func (p *planner) replace() {
 	for _, c := range p.goal.Components {
+		p.retire(p.count(c.current)-c.Desired, c.current)
+		// What never was ready is missed by nobody.
+		p.retire(len(p.s.Slots), func(l Slot) bool { return c.outdated(l) && l.Ready.IsZero() })
 		current, old := p.count(c.current), p.count(c.outdated)
-		p.retire(current-c.Desired, c.current)
 		limit, slowly := p.s.Limit[c.Name]
 		live := p.count(func(l Slot) bool { return l.Component == c.Name })
 		switch {
