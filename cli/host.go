@@ -153,7 +153,7 @@ authority: the new host needs nothing else to trust the site.`}
 			return writeObject(a.out, *f, i)
 		}
 		fmt.Fprintln(a.out, i.Token)
-		fmt.Fprintf(a.err, "on the new host, within %s: reservoir host --dir /var/lib/reservoir --site https://%s --join TOKEN\n", ttl, i.Address)
+		fmt.Fprintf(a.err, "on the new host, within %s: reservoir host --dir /var/lib/reservoir --site https://%s --join TOKEN\n", duration(*ttl), i.Address)
 		return nil
 	})
 	return cmd

@@ -31,7 +31,7 @@ type remote struct {
 
 // connect makes the clients for a context; nothing is sent yet.
 func connect(x siteContext) (*remote, error) {
-	tls, err := identity.BundleTLS([]byte(x.CA), x.Site)
+	tls, err := identity.BundleTLS([]byte(x.CA), x.Site, time.Now)
 	if err != nil {
 		return nil, fault.New(fault.Malformed, "context %s: %w", x.Name, err).Try("reservoir context add %s --url … --ca-file … --token-file …", x.Name)
 	}

@@ -139,12 +139,12 @@ func (a *app) showService(f format, s smi.Service) error {
 	for _, l := range serviceTree(s) {
 		fmt.Fprintln(a.out, strings.TrimRight(l.text+"  "+l.detail, " "))
 	}
-	fmt.Fprintf(a.out, "\nrevision %d, customer %s, created %s ago, id %s\n", s.Revision, s.Customer, a.since(s.Created), s.ID)
+	a.printf("\nrevision %d, customer %s, created %s ago, id %s\n", s.Revision, s.Customer, a.since(s.Created), s.ID)
 	for _, u := range s.URLs {
-		fmt.Fprintf(a.out, "%s  (%s, %s)\n", u.URL, u.Component, count(u.Backends, "backend"))
+		a.printf("%s  (%s, %s)\n", u.URL, u.Component, count(u.Backends, "backend"))
 	}
 	for _, n := range s.NotInEffect {
-		fmt.Fprintf(a.out, "not yet in effect: %s\n", oneLine(n))
+		a.printf("not yet in effect: %s\n", oneLine(n))
 	}
 	return nil
 }
@@ -361,12 +361,12 @@ func (a *app) showPlan(f format, plan smi.Plan, p *pkg) error {
 		return err
 	}
 	for _, w := range plan.Warnings {
-		fmt.Fprintf(a.out, "warning: %s\n", oneLine(w))
+		a.printf("warning: %s\n", oneLine(w))
 	}
 	for _, n := range plan.NotInEffect {
-		fmt.Fprintf(a.out, "not yet in effect: %s\n", oneLine(n))
+		a.printf("not yet in effect: %s\n", oneLine(n))
 	}
-	fmt.Fprintf(a.out, "total: %.4g vCPUs, %s of memory, %s of disk; nothing was done\n", float64(plan.Total.MilliCPU)/1000, plan.Total.Memory, plan.Total.Disk)
+	a.printf("total: %.4g vCPU, %s of memory, %s of disk; nothing was done\n", float64(plan.Total.MilliCPU)/1000, plan.Total.Memory, plan.Total.Disk)
 	return nil
 }
 

@@ -214,11 +214,11 @@ func (a *app) veeAction(verb string, action vee.Action, to vee.State, shortHelp 
 			}
 			ids = slices.DeleteFunc(ids, func(id vee.ID) bool { return id == o.ID })
 			message := fmt.Sprintf("%s VEE %s: %s", verb, o.ID, o.Detail)
-			if failed != nil {
-				message = failed.Message + "\n" + message
+			if failed == nil { // the first one decides on the exit code
+				failed = &fault.Error{Code: fault.Code(o.Code), Message: message, Next: "reservoir vee show " + string(o.ID)}
+			} else {
+				failed.Message += "\n" + message
 			}
-			failed = &fault.Error{Code: fault.Code(o.Code), Message: message}
-			failed.Next = "reservoir vee show " + string(o.ID)
 		}
 		if w.wait && len(ids) > 0 {
 			if err := a.awaitVEEs(ctx, r, w, ids, to); err != nil {
