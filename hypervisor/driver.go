@@ -42,6 +42,10 @@ const (
 	Crashed   Condition = "crashed" // its process ended without being told to
 )
 
+// ReasonPoweredOff is the Reason of a guest that is Crashed because it shut itself down: it
+// ended without being told to, and its restart policy says what becomes of it.
+const ReasonPoweredOff = "guest powered off"
+
 // LocalImage is a verified image on this host. A Kernel means direct boot.
 type LocalImage struct {
 	Digest  string // manifest digest, as in vee.Disk.Image

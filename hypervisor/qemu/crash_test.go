@@ -1,0 +1,5 @@
+package qemu
+
+const crashingDir = "RESERVOIR_TEST_CRASHING_AGENT"
+
+func crashingAgent(dir string) {}

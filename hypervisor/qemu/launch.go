@@ -1,0 +1,292 @@
+package qemu
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/reservoir-cloud/reservoir/hypervisor"
+	"github.com/reservoir-cloud/reservoir/hypervisor/qemu/cgroup"
+	"github.com/reservoir-cloud/reservoir/vee"
+)
+
+// launchPatience is how long a QEMU may take until its monitor answers. It loads kernel
+// and initrd before that.
+const launchPatience = 60 * time.Second
+
+// inherited are the files that a QEMU gets, numbered from 3 in the order of open.
+type inherited struct{ files []*os.File }
+
+// add takes over f, and says which number it will have.
+func (in *inherited) add(f *os.File) int {
+	in.files = append(in.files, f)
+	return 2 + len(in.files)
+}
+
+// open a file for it.
+func (in *inherited) open(path string, flag int) (int, error) {
+	f, err := os.OpenFile(path, flag, 0)
+	if err != nil {
+		return 0, err
+	}
+	return in.add(f), nil
+}
+
+// openShared is open for a file that QEMU opens again by itself, as another user.
+func (in *inherited) openShared(path string) (int, error) {
+	fd, err := in.open(path, os.O_RDONLY)
+	if err != nil {
+		return 0, err
+	}
+	st, err := in.files[fd-3].Stat()
+	if err == nil && os.Geteuid() == 0 && st.Mode()&0o004 == 0 {
+		err = fmt.Errorf("%s must be readable by everybody, since guests run as users of their own: chmod o+r", path)
+	}
+	return fd, err
+}
+
+func (in *inherited) close() {
+	for _, f := range in.files {
+		f.Close()
+	}
+}
+
+// launch starts the guest's QEMU with its vCPUs stopped and its monitor answering. Until
+// the caller says otherwise by become, the guest is again what it was when the process
+// ends. incoming is saved memory to start from, or nil.
+//
+// The process is found again after a crash at any instruction: before it is in the record
+// by its token, from then on by its identity.
+func (g *guest) launch(ctx context.Context, incoming *os.File, want hypervisor.Condition) (_ *vm, err error) {
+	d, before, rec := g.d, g.condition(), g.record()
+	m, in, err := g.machine(rec, incoming)
+	defer in.close()
+	if err != nil {
+		return nil, err
+	}
+	log, err := g.openLog()
+	if err != nil {
+		return nil, noSpace(err)
+	}
+	defer log.Close()
+
+	cmd := exec.Command(d.cfg.Binary, m.args()...)
+	cmd.Dir = "/"
+	cmd.Env = []string{"LC_ALL=C", "PATH=/usr/bin:/bin"}
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = in.files
+	// A session of its own: no signal for the agent's group reaches it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: d.credential(rec.UID, m.Accelerator)}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start QEMU: %w", err)
+	}
+	defer cmd.Process.Release() // ended and waited for through its pidfd, as an adopted one
+	id, err := identify(cmd.Process.Pid)
+	var p *process
+	if err == nil {
+		p, err = openProcess(id)
+	}
+	if err != nil {
+		cmd.Wait()
+		return nil, fmt.Errorf("start QEMU: it ended at once; %s", g.lastWords())
+	}
+	v := g.attach(p, before)
+	defer func() {
+		if err != nil {
+			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), killPatience)
+			defer cancel()
+			v.end(clean) // what is left of it, the next New ends
+			if words := g.lastWords(); words != "" {
+				err = fmt.Errorf("%w; QEMU says: %s", err, words)
+			}
+		}
+	}()
+
+	if err := d.cgroups.Place(d.prefix+string(g.id), p.PID, d.limits(rec.Guest.Descriptor.CPU, m)); err != nil {
+		return nil, err
+	}
+	if err := g.save(func(r *record) {
+		r.Process, r.Want, r.Reason = &id, want, ""
+		r.Machine, r.CPU, r.Accelerator = m.Type, m.CPU, m.Accelerator
+	}); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, launchPatience, fmt.Errorf("QEMU does not answer after %s", launchPatience))
+	defer cancel()
+	if err := v.connect(ctx); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// machine of the guest, and the files that go with it; close them also on an error.
+func (g *guest) machine(rec record, incoming *os.File) (machine, *inherited, error) {
+	d, in := g.d, &inherited{}
+	desc := rec.Guest.Descriptor
+	m := machine{
+		Name:        d.token(g.id),
+		Type:        machineType(d.caps.Version),
+		CPU:         d.cfg.CPU,
+		Accelerator: d.caps.Accelerator,
+		VCPUs:       max(desc.VCPUs, 1),
+		Memory:      max(desc.Memory, desc.MemoryMax),
+	}
+	if incoming != nil { // saved memory fits only what it came from
+		m.Type, m.CPU, m.Accelerator = rec.Machine, rec.CPU, rec.Accelerator
+	}
+	if d.cfg.AllowRaw {
+		m.Raw = strings.Fields(desc.Raw[Name])
+	}
+
+	// The image of the first disk says how the VEE boots.
+	if len(desc.Disks) > 0 {
+		for _, i := range rec.Guest.Images {
+			if i.Digest != desc.Disks[0].Image || i.Kernel == "" {
+				continue
+			}
+			var err error
+			m.Cmdline = i.Cmdline
+			if m.KernelFD, err = in.openShared(i.Kernel); err != nil {
+				return m, in, err
+			}
+			if i.Initrd != "" {
+				if m.InitrdFD, err = in.openShared(i.Initrd); err != nil {
+					return m, in, err
+				}
+			}
+		}
+	}
+	disks, err := planDisks(rec.Guest)
+	if err != nil {
+		return m, in, err
+	}
+	for _, k := range disks {
+		r := drive{Serial: k.name[:min(len(k.name), 20)]} // virtio's length
+		switch k.kind {
+		case medium:
+			r.Format, r.ReadOnly, r.CDROM = k.base.Format, true, true
+			r.FD, err = in.open(k.base.Disk, os.O_RDONLY)
+		case blank:
+			r.Format = "raw"
+			r.FD, err = in.open(filepath.Join(g.dir, k.file), os.O_RDWR)
+		case clone:
+			r.BaseFormat = k.base.Format
+			if r.BaseFD, err = in.open(k.base.Disk, os.O_RDONLY); err != nil {
+				return m, in, err
+			}
+			fallthrough
+		case copied:
+			r.Format = "qcow2"
+			r.FD, err = in.open(filepath.Join(g.dir, k.file), os.O_RDWR)
+		}
+		if err != nil {
+			return m, in, err
+		}
+		m.Drives = append(m.Drives, r)
+	}
+	if len(desc.Context) > 0 {
+		fd, err := in.open(filepath.Join(g.dir, seedFile), os.O_RDONLY)
+		if err != nil {
+			return m, in, err
+		}
+		m.Drives = append(m.Drives, drive{Serial: seedLabel, FD: fd, Format: "raw", ReadOnly: true})
+	}
+	for _, n := range rec.Guest.NICs {
+		tap, err := openTap(n.Tap)
+		if err != nil {
+			return m, in, err
+		}
+		m.NICs = append(m.NICs, nic{in.add(tap), n.MAC})
+	}
+	for _, s := range []struct {
+		fd   *int
+		name string
+	}{{&m.QMPFD, "qmp.sock"}, {&m.ConsoleFD, "console.sock"}, {&m.GuestFD, "guest.sock"}} {
+		f, err := listenUnix(g.dir, s.name)
+		if err != nil {
+			return m, in, noSpace(err)
+		}
+		*s.fd = in.add(f)
+	}
+	if incoming != nil {
+		// Held by the caller too, so a handle of its own.
+		fd, err := unix.FcntlInt(incoming.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return m, in, err
+		}
+		m.IncomingFD = in.add(os.NewFile(uintptr(fd), incoming.Name()))
+	}
+	return m, in, nil
+}
+
+// machineType of QEMU's version, "pc-i440fx-7.2" for "7.2.22". The name without a version
+// would mean another machine after an upgrade, and saved memory could not be loaded.
+func machineType(version string) string {
+	parts := strings.SplitN(version, ".", 3)
+	if len(parts) < 2 {
+		return "pc"
+	}
+	return "pc-i440fx-" + parts[0] + "." + parts[1]
+}
+
+// limits of a guest's process: the guest's own share, and what QEMU needs beside it.
+func (d *Driver) limits(cpu vee.CPUShare, m machine) cgroup.Limits {
+	l := cgroup.Limits{
+		Weight: cpu.Weight,
+		Memory: int64(m.Memory + memoryOverhead(m.Memory)),
+		Tasks:  128 + 4*m.VCPUs, // vCPUs, and QEMU's pool of at most 64 for I/O
+	}
+	if cpu.LimitMHz > 0 && d.cfg.HostMHz > 0 {
+		l.CPUs = float64(cpu.LimitMHz) / float64(d.cfg.HostMHz)
+	}
+	return l
+}
+
+// memoryOverhead of a guest's process over the guest's memory: QEMU itself, translated
+// code, kernel and initrd as they were loaded, page tables, the disks' page cache.
+func memoryOverhead(memory vee.Bytes) vee.Bytes { return 192*vee.MiB + memory/32 }
+
+// credential of a guest's user, nil where the driver is not root.
+func (d *Driver) credential(uid int, accelerator string) *syscall.Credential {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	c := &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}
+	var st unix.Stat_t
+	if accelerator == "kvm" && unix.Stat("/dev/kvm", &st) == nil {
+		c.Groups = []uint32{st.Gid}
+	}
+	return c
+}
+
+// pickUID that no other guest of this driver has. It starts at a place that depends on the
+// guest and the directory, so that drivers that share a range hardly ever share a user.
+func (d *Driver) pickUID(id vee.ID) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	taken := map[int]bool{}
+	for _, g := range d.guests {
+		if g.id != id {
+			g.mu.Lock()
+			taken[g.rec.UID] = true
+			g.mu.Unlock()
+		}
+	}
+	h := fnv.New32a()
+	h.Write([]byte(d.token(id)))
+	start := int(h.Sum32()) & 0x7fffffff
+	for i := range d.cfg.UIDs {
+		if uid := d.cfg.FirstUID + (start+i)%d.cfg.UIDs; !taken[uid] {
+			return uid
+		}
+	}
+	return d.cfg.FirstUID + start%d.cfg.UIDs // more guests than users
+}

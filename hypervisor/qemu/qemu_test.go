@@ -1,0 +1,110 @@
+package qemu
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/reservoir-cloud/reservoir/hypervisor"
+	"github.com/reservoir-cloud/reservoir/hypervisor/conformance"
+	"github.com/reservoir-cloud/reservoir/hypervisor/qemu/cgroup"
+	"github.com/reservoir-cloud/reservoir/vee"
+)
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(crashingDir); dir != "" {
+		crashingAgent(dir) // never returns
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// These tests start QEMU as users of their own and under cgroups, which takes root.
+func needsRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("QEMU is tested as it is run: as root, which starts each guest as a user of its own. Run: sudo make test")
+	}
+}
+
+// newDriver on dir; when t ends, no guest of it is left.
+func newDriver(t testing.TB, dir string) *Driver {
+	t.Helper()
+	needsRoot(t)
+	t.Cleanup(func() { sweep(t, dir) })
+	d, err := New(t.Context(), Config{Dir: dir, Accelerator: "tcg"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// sweep ends all processes of the driver on dir and removes their cgroups. An open driver
+// has closed before, since cleanups run in reverse order.
+func sweep(t testing.TB, dir string) {
+	found, err := findProcesses("reservoir:" + dir + ":")
+	if err != nil {
+		t.Error(err)
+	}
+	for id, pids := range found {
+		for _, pid := range pids {
+			if err := killUnowned(context.Background(), pid); err != nil {
+				t.Errorf("%s: %v", id, err)
+			}
+		}
+	}
+	groups := cgroup.Find(cgroup.Root, "reservoir")
+	for _, name := range groups.Names() {
+		if strings.HasPrefix(name, cgroupPrefix(dir)) {
+			if err := groups.Remove(name); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// sectorImage is the guest of one sector as an image of this host.
+func sectorImage(t testing.TB, dir string) hypervisor.LocalImage {
+	t.Helper()
+	image := make([]byte, vee.MiB)
+	copy(image, sectorGuest)
+	image[510], image[511] = 0x55, 0xaa
+	path := filepath.Join(dir, "sector.raw")
+	if err := os.WriteFile(path, image, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return hypervisor.LocalImage{Digest: "sha256:sector", Disk: path, Format: "raw"}
+}
+
+func sectorGuestOn(i hypervisor.LocalImage) hypervisor.Guest {
+	return hypervisor.Guest{
+		ID: "alpha.aaaaaaaaaa", Epoch: vee.Epoch{Generation: 1},
+		Descriptor: vee.Descriptor{
+			Name: "sector-1", VCPUs: 1, Memory: 16 * vee.MiB,
+			Disks:   []vee.Disk{{Name: "root", Image: i.Digest}},
+			Context: map[string]string{"meta-data": "instance-id: x\n"},
+		},
+		Images: []hypervisor.LocalImage{i},
+	}
+}
+
+func kill(t testing.TB, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestConformance(t *testing.T) {
+	needsRoot(t)
+	image := sectorImage(t, t.TempDir())
+	conformance.Run(t, conformance.Factory{
+		New:   func(t *testing.T, dir string) hypervisor.Driver { return newDriver(t, dir) },
+		Guest: func(*testing.T) hypervisor.Guest { return sectorGuestOn(image) },
+		Crash: func(t *testing.T, _ hypervisor.Driver, o hypervisor.Observation) { kill(t, o.PID) },
+	})
+}
