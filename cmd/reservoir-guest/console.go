@@ -68,10 +68,10 @@ func (c console) obey(words []string) string {
 			return service.Metrics(c.agent.Status())
 		}
 		v, err := strconv.ParseFloat(words[2], 64)
-		if err == nil {
-			err = c.agent.SetKPI(words[1], v)
-		}
 		if err != nil {
+			return fmt.Sprintf("kpi %s: %q is not a number\n", words[1], words[2])
+		}
+		if err := c.agent.SetKPI(words[1], v); err != nil {
 			return err.Error() + "\n"
 		}
 		return ""

@@ -22,7 +22,8 @@ import (
 const readyPoll = time.Second
 
 // resident is the agent in a system that has an init of its own. Programs of that system
-// publish a KPI by writing a number to a file that has its name.
+// publish a KPI by writing a number to a file that has its name; one called "idle" that is
+// 1 says that this replica would not be missed.
 func resident(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("reservoir-guest", flag.ContinueOnError)
 	readyFile := flags.String("ready-file", "", "the guest is ready once this file is there (empty: at once)")

@@ -89,12 +89,17 @@ func (b *builder) guestBinary(ctx context.Context) ([]byte, error) {
 		return nil, fault.New(fault.NotFound, "building the guest's agent: there is no Go toolchain").Try("give a built one: --guest build/reservoir-guest")
 	}
 	defer b.step("building the guest's agent")()
-	binary := filepath.Join(b.cache, "reservoir-guest")
+	work, err := os.MkdirTemp(b.cache, "guest-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(work)
+	binary := filepath.Join(work, "reservoir-guest")
 	const pkg = "github.com/reservoir-cloud/reservoir/cmd/reservoir-guest"
-	_, err := run(ctx, b.Source, []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64"},
+	_, err = run(ctx, b.Source, []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64"},
 		"go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", binary, pkg)
 	if err != nil {
-		return nil, fmt.Errorf("building the guest's agent from the source tree: %w", err)
+		return nil, fault.New(fault.NotFound, "building the guest's agent from the source tree: %w", err).Try("run it in Reservoir's source tree, or give a built one: --guest build/reservoir-guest")
 	}
 	return os.ReadFile(binary)
 }

@@ -125,8 +125,12 @@ func (b *builder) debianBase(ctx context.Context, base, codename string, sources
 		return archive, nil
 	}
 	defer b.step("installing Debian %s's packages", codename)()
-	partial := archive + ".partial"
-	defer os.Remove(partial)
+	work, err := os.MkdirTemp(b.cache, "base-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(work)
+	partial := filepath.Join(work, "base.tar")
 	args := []string{
 		"--quiet", "--variant=minbase", "--format=tar", "--include=" + strings.Join(debianPackages, ","),
 		`--aptopt=APT::Install-Recommends "false"`, "--dpkgopt=force-unsafe-io",

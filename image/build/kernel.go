@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -13,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/pierrec/lz4/v4"
+	"golang.org/x/sys/unix"
 )
 
 // kernelPackage is Debian's kernel for virtual machines; it only depends on the newest one.
@@ -45,7 +47,7 @@ func kernelDependency(show string) (string, error) {
 	return m[1] + "=" + m[2], nil
 }
 
-// unpack the kernel's package below cache, unless that was done before.
+// unpackKernel unpacks its package below the cache, unless that was done before.
 func (b *builder) unpackKernel(ctx context.Context, pkg string) (kernel, error) {
 	name, version, _ := strings.Cut(pkg, "=")
 	k := kernel{pkg: pkg, release: strings.TrimPrefix(name, "linux-image-"), dir: filepath.Join(b.cache, name+"_"+version)}
@@ -69,7 +71,10 @@ func (b *builder) unpackKernel(ctx context.Context, pkg string) (kernel, error) 
 	if _, err := run(ctx, work, nil, "dpkg-deb", "-x", debs[0], tree); err != nil {
 		return k, fmt.Errorf("unpacking %s: %w", debs[0], err)
 	}
-	return k, os.Rename(tree, k.dir)
+	if err := os.Rename(tree, k.dir); err != nil && !errors.Is(err, unix.ENOTEMPTY) { // another build was first
+		return k, err
+	}
+	return k, nil
 }
 
 // image of the kernel to boot. Debian's is compressed with LZ4, which an emulated CPU takes

@@ -1,0 +1,86 @@
+package service
+
+import (
+	"context"
+	"fmt"
+	"net/http/httptest"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/vhi/guest"
+)
+
+// burner remembers what it was told to burn.
+type burner struct {
+	ready bool
+	told  string
+}
+
+func (b *burner) Status() guest.Status {
+	return guest.Status{Ready: b.ready, UptimeS: 2.5, KPIs: map[string]float64{"queue.size": 3, "a-b": 0.5}}
+}
+
+func (b *burner) BurnCPU(_ context.Context, cores float64, d time.Duration) error {
+	b.told += fmt.Sprintf("cpu %g %s;", cores, d)
+	return nil
+}
+
+func (b *burner) BurnMemory(_ context.Context, bytes float64, d time.Duration) error {
+	return fmt.Errorf("no memory to burn")
+}
+
+func TestHandler(t *testing.T) {
+	b := &burner{}
+	s := New(func() string { return "web-1" }, func() []string { return []string{"10.0.0.5/24", "fd00::5/64"} }, "good morning")
+	h := s.Handler(t.Context(), b)
+	for _, c := range []struct {
+		target string
+		status int
+		body   string
+	}{
+		{"/", 200, "good morning\nhostname: web-1\naddress: 10.0.0.5/24 fd00::5/64\nrequest: 1\n"},
+		{"/healthz", 503, "not ready\n"},
+		{"/kpis", 200, "ready 0\nuptime_seconds 2.5\na_b 0.5\nqueue_size 3\n"},
+		{"/burn?cpu=1.5&seconds=2", 200, "burning\n"},
+		{"/burn?memory=5&seconds=2", 400, "no memory to burn\n"},
+		{"/burn?seconds=2", 400, "want cpu (cores) or memory (bytes), as in /burn?cpu=0.5&seconds=30\n"},
+		{"/burn?cpu=1", 400, "seconds=\"\": want a number, as in /burn?cpu=0.5&seconds=30\n"},
+		{"/burn?cpu=NaN&seconds=1", 400, "cpu=\"NaN\": want a number, as in /burn?cpu=0.5&seconds=30\n"},
+		{"/burn?cpu=1&seconds=-1", 400, "seconds=\"-1\": want a number, as in /burn?cpu=0.5&seconds=30\n"},
+		{"/elsewhere", 404, "404 page not found\n"},
+	} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("GET", c.target, nil))
+		if w.Code != c.status || w.Body.String() != c.body {
+			t.Errorf("%s: %d %q, want %d %q", c.target, w.Code, w.Body, c.status, c.body)
+		}
+	}
+	if b.told != "cpu 1.5 2s;" {
+		t.Errorf("burnt %q", b.told)
+	}
+	b.ready = true
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", "/healthz", nil))
+	if w.Code != 200 {
+		t.Errorf("/healthz when ready: %d", w.Code)
+	}
+}
+
+func TestQuiet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(func() string { return "" }, func() []string { return nil }, "")
+		h := s.Handler(t.Context(), &burner{})
+		ask := func(path string) { h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", path, nil)) }
+		time.Sleep(time.Minute)
+		ask("/kpis")
+		if d := s.Quiet(); d != time.Minute {
+			t.Errorf("quiet since the start: %s", d)
+		}
+		ask("/")
+		time.Sleep(time.Second)
+		if d, n := s.Quiet(), s.Requests(); d != time.Second || n != 1 {
+			t.Errorf("after a request: %s, %d requests", d, n)
+		}
+	})
+}
