@@ -36,8 +36,9 @@ func TestFullStore(t *testing.T) {
 	if err := s.Barrier(ctx); err != nil {
 		t.Error(err)
 	}
-	if _, err := s.Compact(ctx); !fault.Has(err, fault.StoreFull) {
-		t.Errorf("Compact made room where everything is in use: %v", err)
+	// With everything in use there is at most what the refused write was too large for.
+	if st, err := s.Compact(ctx); !fault.Has(err, fault.StoreFull) && (err != nil || st.Quota-st.Size > 200<<10) {
+		t.Errorf("Compact = %+v, %v", st, err)
 	}
 	for i := range n - 10 { // etcd notices that it is full some time after it is
 		if err := things.Delete(ctx, fmt.Sprint(i), 0); err != nil {
