@@ -244,6 +244,11 @@ func (c Config) lock() (unlock func(), err error) {
 		return nil, fault.New(fault.Exists, "a federation with prefix %q is up, in %s", c.Prefix, dir).
 			Try("reservoir dev status --dir %s, reservoir dev down --dir %s", dir, dir)
 	}
+	var held unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &held); err == nil && identify(path) != (file{held.Dev, held.Ino}) {
+		f.Close() // its last owner removed it just before we got the lock
+		return c.lock()
+	}
 	if err := errors.Join(f.Truncate(0), writeAt(f, c.Dir)); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("lock prefix %s: %w", c.Prefix, err)

@@ -251,13 +251,25 @@ func inNetns(name string, f func() error) error {
 	})
 }
 
-// onOwnThread runs f, which may change its thread's namespace. The thread ends with it: it
-// is locked and never unlocked, so that the runtime does not use it for anything else.
+// onOwnThread runs f, which may change its thread's namespace, and puts the thread back. A
+// thread that cannot be put back ends with its goroutine, since it stays locked to it.
 func onOwnThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		done <- f()
+		home, err := netns.Get()
+		if err != nil {
+			done <- fmt.Errorf("find out the network namespace: %w", err)
+			return
+		}
+		defer home.Close()
+		err = f()
+		if back := netns.Set(home); back != nil {
+			done <- errors.Join(err, fmt.Errorf("return to the network namespace: %w", back))
+			return
+		}
+		runtime.UnlockOSThread()
+		done <- err
 	}()
 	return <-done
 }

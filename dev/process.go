@@ -177,7 +177,7 @@ func (c Config) processes() ([]running, error) {
 	var list []running
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
+		if err != nil || pid == os.Getpid() { // a thread of ours may be in there for a moment
 			continue
 		}
 		if name, ok := ours[identify(filepath.Join("/proc", e.Name(), "ns/net"))]; ok {

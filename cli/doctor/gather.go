@@ -75,22 +75,33 @@ func lookup(name string) string {
 	return ""
 }
 
-// tryKernel makes one of everything. The thread that it does that on ends with it, and the
-// namespace with the thread.
+// tryKernel makes one of everything in a namespace of its own, which goes when the thread
+// leaves it.
 func tryKernel() map[string]string {
 	why := map[string]string{}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // and never unlocked
-		ns, err := netns.New()
+		runtime.LockOSThread()
+		home, err := netns.Get()
+		if err == nil {
+			defer home.Close()
+			var ns netns.NsHandle
+			if ns, err = netns.New(); err == nil {
+				defer func() {
+					ns.Close()
+					if netns.Set(home) == nil {
+						runtime.UnlockOSThread() // else the thread ends with this goroutine
+					}
+				}()
+			}
+		}
 		if err != nil {
 			for _, k := range Features {
 				why[k] = err.Error()
 			}
 			return
 		}
-		defer ns.Close()
 		note := func(feature string, err error) {
 			if err != nil {
 				why[feature] = err.Error()
