@@ -182,7 +182,11 @@ func (m *Manager) call(ctx context.Context, rec record, d *design, a deploy.Acti
 			return r, fault.New(fault.Internal, "service %s: revision %d of its manifest has no component %s", rec.key(), d.number, l.Component)
 		}
 		by := manifest.Owner{Customer: rec.Customer, GroupID: rec.ID, FQNPrefix: vee.FQN(m.cfg.Site, rec.Customer, rec.Name, l.Component, l.Number)}
-		r.VEEs = append(r.VEEs, vmi.InitializeVEE{Descriptor: d.descriptor(c, l.Number, by), Count: 1})
+		desc := d.descriptor(c, l.Number, by)
+		for i := range desc.NICs {
+			desc.NICs[i].Network = m.cfg.Network
+		}
+		r.VEEs = append(r.VEEs, vmi.InitializeVEE{Descriptor: desc, Count: 1})
 	}
 	r.Rules = d.rules(componentsOf(a.Slots))
 	return r, nil
