@@ -50,8 +50,8 @@ func (d *Driver) Prepare(ctx context.Context, gs hypervisor.Guest) error {
 }
 
 func (d *Driver) check(gs hypervisor.Guest) error {
-	if gs.Descriptor.Memory <= 0 {
-		return fmt.Errorf("memory of %s is %s: want at least 1MiB", gs.ID, gs.Descriptor.Memory)
+	if err := gs.Check(); err != nil {
+		return err
 	}
 	if gs.Descriptor.Raw[Name] != "" && !d.cfg.AllowRaw {
 		return fmt.Errorf("%s has raw arguments for QEMU: %w: this host does not allow them", gs.ID, hypervisor.ErrUnsupported)
@@ -61,10 +61,6 @@ func (d *Driver) check(gs hypervisor.Guest) error {
 
 func (g *guest) create(ctx context.Context, gs hypervisor.Guest) (err error) {
 	if err := g.d.check(gs); err != nil {
-		return err
-	}
-	disks, err := planDisks(gs)
-	if err != nil {
 		return err
 	}
 	// A folder without a record is a rest of an earlier failure.
@@ -79,7 +75,7 @@ func (g *guest) create(ctx context.Context, gs hypervisor.Guest) (err error) {
 	if err := os.Mkdir(g.dir, 0o700); err != nil {
 		return err
 	}
-	for _, k := range disks {
+	for _, k := range planDisks(gs) {
 		if err := k.make(ctx, g.d.cfg.ImageTool, g.dir); err != nil {
 			return err
 		}
@@ -111,19 +107,11 @@ func (g *guest) update(ctx context.Context, gs hypervisor.Guest) error {
 	if err := g.d.check(gs); err != nil {
 		return err
 	}
-	disks, err := planDisks(gs)
-	if err != nil {
-		return err
-	}
-	before, err := planDisks(old)
-	if err != nil {
-		return err
-	}
 	had := map[string]disk{}
-	for _, k := range before {
+	for _, k := range planDisks(old) {
 		had[k.file] = k
 	}
-	for _, k := range disks {
+	for _, k := range planDisks(gs) {
 		was, there := had[k.file]
 		switch {
 		case k.kind == medium:

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -39,40 +38,20 @@ type disk struct {
 	image string
 }
 
-// diskName keeps names usable as file names.
-var diskName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
-
-// planDisks of a guest, in the order of their devices. A disk whose image has nothing but
-// a kernel is blank, or is none when it has no size either.
+// planDisks of a guest that passed its Check, in the order of their devices. A disk whose
+// image has nothing but a kernel is blank, or is none when it has no size either.
 //
 // A persistent disk is copied whole when it is made, because it outlives the image that it
 // came from; the others stay clones.
-func planDisks(g hypervisor.Guest) ([]disk, error) {
+func planDisks(g hypervisor.Guest) []disk {
 	images := map[string]hypervisor.LocalImage{}
 	for _, i := range g.Images {
 		images[i.Digest] = i
 	}
 	var disks []disk
-	seen := map[string]bool{}
 	for _, k := range inDeviceOrder(g.Descriptor.Disks) {
-		if !diskName.MatchString(k.Name) || seen[k.Name] {
-			return nil, fmt.Errorf("disk %q of %s: want a name of its own, of letters, digits, dots, hyphens", k.Name, g.ID)
-		}
-		seen[k.Name] = true
-		if k.Size < 0 {
-			return nil, fmt.Errorf("disk %q of %s: size %s is negative", k.Name, g.ID, k.Size)
-		}
-		d := disk{name: k.Name, size: k.Size, image: k.Image}
-		if k.Image != "" {
-			base, ok := images[k.Image]
-			if !ok {
-				return nil, fmt.Errorf("disk %q of %s: its image %s is not on this host", k.Name, g.ID, k.Image)
-			}
-			d.base = base
-		}
+		d := disk{name: k.Name, size: k.Size, image: k.Image, base: images[k.Image]}
 		switch {
-		case k.CDROM && d.base.Disk == "":
-			return nil, fmt.Errorf("disk %q of %s: a CD-ROM needs an image with a disk", k.Name, g.ID)
 		case k.CDROM:
 			d.kind = medium
 		case d.base.Disk != "" && k.Persistent:
@@ -81,14 +60,12 @@ func planDisks(g hypervisor.Guest) ([]disk, error) {
 			d.kind, d.file = clone, "disk-"+k.Name+".qcow2"
 		case k.Size > 0:
 			d.kind, d.file = blank, "disk-"+k.Name+".raw"
-		case d.base.Kernel != "":
-			continue
 		default:
-			return nil, fmt.Errorf("disk %q of %s: it has neither an image nor a size", k.Name, g.ID)
+			continue
 		}
 		disks = append(disks, d)
 	}
-	return disks, nil
+	return disks
 }
 
 // inDeviceOrder puts disks that name their device ("vdb") at its place among the others.

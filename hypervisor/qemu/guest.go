@@ -58,13 +58,12 @@ func (r record) atRest() (hypervisor.Condition, string) {
 	return hypervisor.Crashed, cmp.Or(r.Reason, "its process ended while no agent was there to see it")
 }
 
-// guest is one VEE on this host. Commands take turns by busy; what is observed is under mu.
-// Lock order: busy, then mu.
+// guest is one VEE on this host. Commands about it take turns; what they and the watching
+// goroutines share is under mu.
 type guest struct {
-	d    *Driver
-	id   vee.ID
-	dir  string
-	busy chan struct{} // who has put the token in runs a command
+	d   *Driver
+	id  vee.ID
+	dir string
 
 	mu     sync.Mutex
 	rec    record
@@ -143,7 +142,7 @@ func (g *guest) observe() hypervisor.Observation {
 	g.mu.Lock()
 	o := hypervisor.Observation{
 		ID: g.id, Condition: g.cond, Reason: g.reason, Since: g.since,
-		Epoch: g.d.fence.Obeyed(g.id),
+		Epoch: g.d.turns.Obeyed(g.id),
 	}
 	if g.vm != nil {
 		o.PID = g.vm.PID

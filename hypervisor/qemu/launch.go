@@ -164,11 +164,8 @@ func (g *guest) machine(rec record, incoming *os.File) (machine, *inherited, err
 			}
 		}
 	}
-	disks, err := planDisks(rec.Guest)
-	if err != nil {
-		return m, in, err
-	}
-	for _, k := range disks {
+	for _, k := range planDisks(rec.Guest) {
+		var err error
 		r := drive{Serial: k.name[:min(len(k.name), 20)]} // virtio's length
 		switch k.kind {
 		case medium:

@@ -85,18 +85,16 @@ type Driver struct {
 	cfg     Config
 	caps    hypervisor.Capabilities
 	lock    *os.File
-	fence   *hypervisor.Fence
+	turns   *hypervisor.Turns
 	feed    *hypervisor.Feed
 	cgroups *cgroup.Tree
 	prefix  string // of this driver's cgroups, so that two hosts may share a machine
 
 	ctx     context.Context // ends with Close
 	close   context.CancelFunc
-	calls   sync.WaitGroup // commands under way
 	watches sync.WaitGroup // goroutines that watch processes
 
 	mu     sync.Mutex
-	closed bool
 	guests map[vee.ID]*guest
 }
 
@@ -132,7 +130,7 @@ func (cfg Config) withDefaults() Config {
 	return cfg
 }
 
-func open(ctx context.Context, cfg Config) (d *Driver, err error) {
+func open(ctx context.Context, cfg Config) (_ *Driver, err error) {
 	cfg = cfg.withDefaults()
 	if err := os.MkdirAll(filepath.Join(cfg.Dir, "vees"), 0o700); err != nil {
 		return nil, err
@@ -146,7 +144,7 @@ func open(ctx context.Context, cfg Config) (d *Driver, err error) {
 	}
 	cfg.ProbeCache = cmp.Or(cfg.ProbeCache, filepath.Join(cfg.Dir, "accelerator.json"))
 
-	d = &Driver{
+	d := &Driver{
 		cfg:     cfg,
 		feed:    hypervisor.NewFeed(),
 		cgroups: cgroup.Find(cgroup.Root, cfg.Cgroup),
@@ -154,17 +152,20 @@ func open(ctx context.Context, cfg Config) (d *Driver, err error) {
 		guests:  map[vee.ID]*guest{},
 	}
 	d.ctx, d.close = context.WithCancel(context.WithoutCancel(ctx))
+	opened := d // a failed return clears d
 	defer func() {
 		if err != nil {
-			d.Close()
+			opened.Close()
 		}
 	}()
 	if d.lock, err = lockDir(cfg.Dir); err != nil {
 		return nil, err
 	}
-	if d.fence, err = hypervisor.OpenFence(filepath.Join(cfg.Dir, "epochs")); err != nil {
+	fence, err := hypervisor.OpenFence(filepath.Join(cfg.Dir, "epochs"))
+	if err != nil {
 		return nil, err
 	}
+	d.turns = hypervisor.NewTurns(fence)
 	if err := d.adopt(ctx); err != nil {
 		return nil, err
 	}
@@ -215,19 +216,15 @@ func lockDir(dir string) (*os.File, error) {
 
 // Close lets go of all guests and leaves them running. Commands under way are cut short.
 func (d *Driver) Close() error {
-	d.mu.Lock()
-	d.closed = true
-	d.mu.Unlock()
+	var err error
+	if d.turns != nil {
+		err = d.turns.Close()
+	}
 	d.close()
-	d.calls.Wait()
 	d.watches.Wait()
 	d.feed.Close()
-	var err error
-	if d.fence != nil {
-		err = d.fence.Close()
-	}
 	if d.lock != nil {
-		err = errors.Join(err, d.lock.Close())
+		d.lock.Close() // a second time when Close is called again, which does no harm
 	}
 	return err
 }
@@ -321,54 +318,20 @@ func (d *Driver) guest(id vee.ID) *guest {
 	defer d.mu.Unlock()
 	g, ok := d.guests[id]
 	if !ok {
-		g = &guest{
-			d: d, id: id, dir: filepath.Join(d.cfg.Dir, "vees", string(id)),
-			busy: make(chan struct{}, 1), cond: hypervisor.Absent,
-		}
+		g = &guest{d: d, id: id, dir: filepath.Join(d.cfg.Dir, "vees", string(id)), cond: hypervisor.Absent}
 		d.guests[id] = g
 	}
 	return g
 }
 
-// command starts a command about one guest: it waits for the one before it, then checks
-// the epoch, so that an old command that waited is refused too. The context it returns
-// ends with the driver; done must be called.
-func (d *Driver) command(ctx context.Context, id vee.ID, e vee.Epoch) (_ *guest, _ context.Context, done func(), err error) {
-	if _, err := vee.ParseID(string(id)); err != nil { // it becomes a path
+// command waits for a command's turn (hypervisor.Turns) and finds its guest.
+func (d *Driver) command(ctx context.Context, id vee.ID, e vee.Epoch) (*guest, context.Context, func(), error) {
+	ctx, done, err := d.turns.Take(ctx, id, e)
+	if err != nil {
 		return nil, nil, nil, err
 	}
-	d.mu.Lock()
-	if d.closed {
-		d.mu.Unlock()
-		return nil, nil, nil, errClosed
-	}
-	d.calls.Add(1)
-	d.mu.Unlock()
-	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(d.ctx, func() { cancel(errClosed) })
-	g := d.guest(id)
-	done = func() {
-		<-g.busy
-		stop()
-		cancel(nil)
-		d.calls.Done()
-	}
-	select {
-	case g.busy <- struct{}{}:
-	case <-ctx.Done():
-		stop()
-		cancel(nil)
-		d.calls.Done()
-		return nil, nil, nil, fmt.Errorf("wait for the command before: %w", context.Cause(ctx))
-	}
-	if err := d.fence.Obey(id, e); err != nil {
-		done()
-		return nil, nil, nil, err
-	}
-	return g, ctx, done, nil
+	return d.guest(id), ctx, done, nil
 }
-
-var errClosed = errors.New("the QEMU driver is closed")
 
 // adopt brings the driver's view and the machine together after a start.
 func (d *Driver) adopt(ctx context.Context) error {
