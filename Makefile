@@ -7,7 +7,7 @@ SHELL       := /bin/bash
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -s -w -X $(shell $(GO) list -m)/cli.version=$(VERSION)
-BENCHES := $(patsubst scripts/bench-%.sh,bench-%,$(wildcard scripts/bench-*.sh))
+BENCHES := $(patsubst bench/%/main.go,bench-%,$(wildcard bench/*/main.go))
 
 # Packages whose tests need root, network namespaces or QEMU. They fail, and do not skip,
 # where those are missing: `make test` runs everything, `make check` everything but these.
@@ -16,8 +16,9 @@ NEED_ROOT := agent cli/doctor dev hypervisor/qemu image/build site test van
 ##@ See it run
 
 .PHONY: demo
-demo: build packages images ## A site with three hosts, a service deployed, scaled, hurt and deleted (root)
-	scripts/demo.sh
+demo: packages build ## A site with three hosts, a service deployed, scaled, hurt and deleted (root)
+	@scripts/images.sh appliance
+	@scripts/demo.sh
 
 ##@ Build
 
@@ -26,7 +27,7 @@ build: ## build/reservoir, the one binary
 	@scripts/step "build reservoir $(VERSION)" $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o build/reservoir ./cmd/reservoir
 
 .PHONY: images
-images: build packages ## The two images, appliance and debian; kept in .cache/images between runs (root)
+images: packages build ## The two images, appliance and debian; kept in .cache/images between runs (root)
 	@scripts/images.sh
 
 .PHONY: packages
@@ -63,9 +64,10 @@ fmt: ## gofmt every file
 bench: $(BENCHES) ## All benchmarks, and docs/benchmarks.md anew
 	@scripts/bench-report.sh $(BENCHES)
 
-$(BENCHES): bench-%: build packages images
+$(BENCHES): bench-%: packages build
+	@scripts/images.sh appliance
 	@mkdir -p build/bench
-	scripts/bench-$*.sh | tee build/bench/$*.txt
+	$(GO) run ./bench/$* | tee build/bench/$*.txt
 
 ##@ Tidy up
 
