@@ -183,6 +183,9 @@ func (m *Manager) call(ctx context.Context, rec record, d *design, a deploy.Acti
 		}
 		by := manifest.Owner{Customer: rec.Customer, GroupID: rec.ID, FQNPrefix: vee.FQN(m.cfg.Site, rec.Customer, rec.Name, l.Component, l.Number)}
 		desc := d.descriptor(c, l.Number, by)
+		if len(desc.NICs) == 0 && len(c.Ports) > 0 {
+			desc.NICs = []vee.NIC{{}} // it could not be reached without one
+		}
 		for i := range desc.NICs {
 			desc.NICs[i].Network = m.cfg.Network
 		}

@@ -387,7 +387,7 @@ func newBench(t *testing.T, seed uint64) *bench {
 
 func (b *bench) start() {
 	b.m = New(Config{
-		Site: "alpha", Store: b.store, VMI: b.vmi, Images: fakeImages{}, Events: b.events, Now: time.Now,
+		Site: "alpha", Store: b.store, VMI: b.vmi, Images: fakeImages{}, Events: b.events, Network: "site", Now: time.Now,
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	ctx, cancel := context.WithCancel(context.Background())

@@ -233,18 +233,15 @@ func (m *Manager) showNow(ctx context.Context, rec record, version uint64) (smi.
 	if err != nil {
 		return smi.Service{}, err
 	}
-	list, err := m.cfg.VMI.ListAccessPoints(m.asSite(ctx), rec.ID)
-	if err != nil {
-		return smi.Service{}, fmt.Errorf("list the access points of service %s: %w", rec.key(), err)
-	}
 	access := map[string]vmi.AccessPoint{}
+	list, err := m.cfg.VMI.ListAccessPoints(m.asSite(ctx), rec.ID)
+	if err != nil { // what is recorded can be shown all the same
+		m.cfg.Log.Warn("service shown without its addresses", "service", rec.key(), "error", err)
+	}
 	for _, a := range list {
 		access[a.Name] = a
 	}
-	vees, err := m.groupNow(ctx, rec.ID)
-	if err != nil {
-		return smi.Service{}, err
-	}
+	vees, _ := m.group(rec.ID)
 	return m.show(rec, version, d, vees, access, nil), nil
 }
 

@@ -46,9 +46,9 @@ type Config struct {
 	// Network of the site that every NIC is plugged into, whichever network of the
 	// manifest it names: in this version a site has one.
 	Network string
-	Now    func() time.Time
-	Random io.Reader // for identifiers; nil: crypto/rand
-	Log    *slog.Logger
+	Now     func() time.Time
+	Random  io.Reader // for identifiers; nil: crypto/rand
+	Log     *slog.Logger
 }
 
 // Manager of the services of one site. It implements smi.Manager.

@@ -100,6 +100,9 @@ func TestLife(t *testing.T) {
 		if d.Disks[0].Size != vee.GiB || !strings.HasPrefix(d.Disks[0].Image, "sha256:1") || d.Customer != "acme" {
 			t.Errorf("descriptor of %s: %+v", d.Name, d)
 		}
+		if d.Name == "web-1" && (len(d.NICs) != 1 || d.NICs[0].Network != "site") {
+			t.Errorf("%s answers on a port and has NICs %+v", d.Name, d.NICs)
+		}
 	}
 	b.scale("shop", 4)
 	if s = b.ready("shop"); s.Components[1].Ready != 4 {
@@ -261,6 +264,67 @@ func TestLostVEEIsReplaced(t *testing.T) {
 	if s.Components[1].Replicas[0].Number != 1 || len(b.group(s.ID)) != 3 {
 		t.Errorf("replaced: %+v", s.Components[1])
 	}
+}
+
+// TestWatch shows a customer's services as they are, then each change, and of a deleted one
+// a last word; the newest state of each reaches a slow reader.
+func TestWatch(t *testing.T) {
+	b := newBench(t, 1)
+	b.deploy(smi.Deploy{Manifest: yaml("shop", "web:1", 1)})
+	b.ready("shop")
+	ctx, cancel := context.WithCancel(b.acme())
+	defer cancel()
+	mine, err := b.m.Watch(ctx, "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rivals, err := b.m.Watch(identity.With(ctx, identity.Caller{Role: identity.Provider, Customer: "rival"}), "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := <-mine; s.Name != "shop" || s.Phase != smi.Ready {
+		t.Errorf("at first: %+v", s)
+	}
+	b.deploy(smi.Deploy{Manifest: yaml("other", "web:1", 1)})
+	b.ready("other")
+	b.vanish("shop")
+	last := map[string]smi.Service{}
+	for s := range mine {
+		if last[s.Name] = s; gone(last["shop"]) && last["other"].Phase == smi.Ready {
+			break
+		}
+	}
+	select {
+	case s := <-rivals:
+		t.Errorf("a rival has seen %+v", s)
+	default:
+	}
+	cancel()
+	for range mine { // closes with its context
+	}
+	if _, err := b.m.Watch(b.acme(), "", "shop"); !fault.Has(err, fault.NotFound) {
+		t.Errorf("watch of a deleted service: %v", err)
+	}
+}
+
+// TestDamagedManifestCanBeDeleted says that no service is stuck for a manifest that this
+// version cannot read.
+func TestDamagedManifestCanBeDeleted(t *testing.T) {
+	b := newBench(t, 1)
+	s := b.deploy(smi.Deploy{Manifest: yaml("shop", "web:1", 1)})
+	b.ready("shop")
+	b.stop()
+	if _, err := b.m.revisions.Put(t.Context(), revisionKey(s.ID, 1), revision{Text: "service: [", Images: map[string]imageRef{}}); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	if err := b.m.Delete(b.acme(), "", "shop"); err != nil {
+		t.Fatal(err)
+	}
+	for _, _, err := b.m.find(b.acme(), "", "shop"); !fault.Has(err, fault.NotFound); _, _, err = b.m.find(b.acme(), "", "shop") {
+		time.Sleep(time.Millisecond)
+	}
+	b.nothingLeft(s.ID)
 }
 
 func TestPlan(t *testing.T) {
