@@ -27,7 +27,7 @@ type proposal struct {
 // propose reads the manifest, finds its images and makes the record that a deployment
 // would write. Errors: fault.Malformed, Denied, NotFound (an image), DigestMismatch.
 func (m *Manager) propose(ctx context.Context, d smi.Deploy) (*proposal, error) {
-	design, err := newDesign(revision{Text: d.Manifest, File: d.File, BestEffort: d.BestEffort}, 1)
+	design, err := newDesign(revision{Text: d.Manifest, File: d.File}, 1)
 	if err != nil {
 		return nil, err
 	}

@@ -36,11 +36,10 @@ func revisionKey(id string, n int) string { return fmt.Sprintf("%s/%08d", id, n)
 // revision of a manifest, as it was handed in. It is never changed: a call to the VMI that
 // was decided upon it can be repeated word for word.
 type revision struct {
-	Text       string              `json:"text"`
-	File       string              `json:"file,omitempty"`
-	Images     map[string]imageRef `json:"images"` // by reference as the manifest has it
-	Specs      map[string]string   `json:"specs"`  // by component: what its VEEs are made of
-	BestEffort bool                `json:"bestEffort,omitempty"`
+	Text   string              `json:"text"`
+	File   string              `json:"file,omitempty"`
+	Images map[string]imageRef `json:"images"` // by reference as the manifest has it
+	Specs  map[string]string   `json:"specs"`  // by component: what its VEEs are made of
 }
 
 // imageRef is what a reference meant when the manifest was handed in.

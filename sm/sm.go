@@ -12,6 +12,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -117,6 +118,20 @@ func (m *Manager) wakeKnown(key string) {
 	if w := m.workers[key]; w != nil {
 		w.poke()
 	}
+}
+
+// ServiceName is the name of the service whose VEEs have this GroupID, or the GroupID where
+// there is none: events of VEEs are told under their service's name.
+func (m *Manager) ServiceName(group string) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for key, w := range m.workers {
+		if group != "" && w.group.Load() == group {
+			_, name, _ := strings.Cut(key, "/")
+			return name
+		}
+	}
+	return group
 }
 
 // retire ends a worker whose service is gone, unless it has been told of news meanwhile.

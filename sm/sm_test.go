@@ -104,6 +104,9 @@ func TestLife(t *testing.T) {
 			t.Errorf("%s answers on a port and has NICs %+v", d.Name, d.NICs)
 		}
 	}
+	if n := b.m.ServiceName(s.ID); n != "shop" {
+		t.Errorf("service of group %s: %s", s.ID, n)
+	}
 	b.scale("shop", 4)
 	if s = b.ready("shop"); s.Components[1].Ready != 4 {
 		t.Errorf("scaled up: %+v", s.Components[1])

@@ -158,6 +158,7 @@ func (w *worker) prepare(ctx context.Context, rec record) error {
 	if w.generation != rec.Generation {
 		w.generation = rec.Generation
 		clear(w.troubles)
+		w.access = nil // somebody may have changed them
 	}
 	if w.roomFreed.Swap(false) {
 		for k, t := range w.troubles {

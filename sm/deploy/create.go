@@ -184,7 +184,8 @@ func (p *planner) access() {
 			a := vmi.AccessPoint{Name: AccessPointName(c.Name, port), Tag: c.Name, Port: port.Number, Scheme: port.Scheme}
 			wanted[a.Name] = true
 			is, there := p.w.AccessPoints[a.Name]
-			if same := is.Tag == a.Tag && is.Port == a.Port && is.Scheme == a.Scheme; (!there || !same) && !p.held(Access) {
+			same := there && is.Tag == a.Tag && is.Port == a.Port && is.Scheme == a.Scheme && is.Address != ""
+			if !same && !p.held(Access) {
 				p.do(Action{Kind: PutAccessPoint, Access: a})
 			}
 		}

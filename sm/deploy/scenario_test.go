@@ -97,6 +97,7 @@ func (b *bench) do(a Action) (gone bool) {
 		b.initialize(a)
 	case PutAccessPoint:
 		b.printf("put access point %s", a.Access.Name)
+		a.Access.Address = "192.0.2.1:20000"
 		b.w.AccessPoints[a.Access.Name] = a.Access
 	case DeleteAccessPoint:
 		b.printf("delete access point %s", a.Access.Name)
