@@ -7,11 +7,18 @@ import (
 	"hash/crc32"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/reservoir-cloud/reservoir/internal/durable"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
+
+// fenceRoom is set aside for lines to come, and how long a log grows before it is written
+// anew, bytes: about a thousand lines.
+const fenceRoom = 64 << 10
 
 // Fence remembers the newest epoch that was obeyed for each VEE, also of those that are
 // long destroyed: a command that was delayed for a week must still be refused.
@@ -19,7 +26,8 @@ import (
 // On disk it is a log of one line per newer epoch, "ID G.T.H CRC32", written through
 // before the command is carried out. Only the last line can be torn by a crash, and a torn
 // line was never acknowledged, so it is dropped; damage anywhere else is an error, because
-// losing a line would let an old command through.
+// losing a line would let an old command through. Room for the lines to come is set aside,
+// so that a full disk can still be told to stop and destroy what fills it.
 type Fence struct {
 	mu     sync.Mutex
 	obeyed map[vee.ID]vee.Epoch
@@ -37,23 +45,34 @@ func OpenFence(path string) (*Fence, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("open the epoch fence: %w", err)
 	}
-	obeyed, err := decodeFence(log)
+	obeyed, size, err := decodeFence(log)
 	if err != nil {
 		return nil, fmt.Errorf("open the epoch fence %s: %w", path, err)
 	}
-	// Written anew: without the torn line, and one line per VEE.
-	var compact []byte
-	for id, e := range obeyed {
-		compact = append(compact, fenceLine(id, e)...)
+	if size > fenceRoom {
+		var compact []byte // one line per VEE
+		for id, e := range obeyed {
+			compact = append(compact, fenceLine(id, e)...)
+		}
+		if len(compact) < size/2 && durable.WriteFile(path, compact, 0o600) == nil {
+			size = len(compact) // or else the long one goes on
+		}
 	}
-	if err := durable.WriteFile(path, compact, 0o600); err != nil {
-		return nil, fmt.Errorf("open the epoch fence: %w", err)
-	}
-	file, err := os.OpenFile(path, os.O_WRONLY, 0)
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the epoch fence: %w", err)
 	}
-	return &Fence{obeyed: obeyed, file: file, size: int64(len(compact))}, nil
+	if err := file.Truncate(int64(size)); err != nil {
+		file.Close()
+		return nil, fmt.Errorf("open the epoch fence: %w", err)
+	}
+	// Best effort: not all file systems can.
+	unix.Fallocate(int(file.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, int64(size)+fenceRoom)
+	if err := durable.SyncDir(filepath.Dir(path)); err != nil {
+		file.Close()
+		return nil, fmt.Errorf("open the epoch fence: %w", err)
+	}
+	return &Fence{obeyed: obeyed, file: file, size: int64(size)}, nil
 }
 
 // Obey lets a command of epoch e pass, or refuses it with ErrStaleEpoch. A newer epoch is
@@ -105,23 +124,24 @@ func fenceLine(id vee.ID, e vee.Epoch) []byte {
 	return fmt.Appendf(nil, "%s %08x\n", text, crc32.ChecksumIEEE([]byte(text)))
 }
 
-func decodeFence(log []byte) (map[vee.ID]vee.Epoch, error) {
-	obeyed := map[vee.ID]vee.Epoch{}
-	for n := 1; len(log) > 0; n++ {
-		line, rest, whole := bytes.Cut(log, []byte("\n"))
+// decodeFence reads a log; size is that of the lines that are whole.
+func decodeFence(log []byte) (obeyed map[vee.ID]vee.Epoch, size int, err error) {
+	obeyed = map[vee.ID]vee.Epoch{}
+	for n := 1; size < len(log); n++ {
+		line, rest, whole := bytes.Cut(log[size:], []byte("\n"))
 		id, e, ok := parseFenceLine(line)
-		switch {
-		case whole && ok:
-			if e.Compare(obeyed[id]) >= 0 {
-				obeyed[id] = e
+		if !whole || !ok {
+			if len(rest) == 0 {
+				break // the last line: torn
 			}
-		case len(rest) == 0: // the last line: torn
-		default:
-			return nil, fmt.Errorf("line %d is damaged; restore the file, or drain this host and give it a new directory", n)
+			return nil, 0, fmt.Errorf("line %d is damaged; restore the file, or drain this host and give it a new directory", n)
 		}
-		log = rest
+		if e.Compare(obeyed[id]) >= 0 {
+			obeyed[id] = e
+		}
+		size += len(line) + 1
 	}
-	return obeyed, nil
+	return obeyed, size, nil
 }
 
 func parseFenceLine(line []byte) (id vee.ID, e vee.Epoch, ok bool) {

@@ -102,7 +102,7 @@ func TestFenceSurvivesACutAnywhere(t *testing.T) {
 			ends[len(log)] = newest
 		}
 		cut := rapid.IntRange(0, len(log)).Draw(t, "cut")
-		got, err := decodeFence(log[:cut])
+		got, size, err := decodeFence(log[:cut])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -112,17 +112,39 @@ func TestFenceSurvivesACutAnywhere(t *testing.T) {
 				break
 			}
 		}
-		if got[fenced] != ends[at] {
-			t.Fatalf("cut at %d: %s, want %s", cut, got[fenced], ends[at])
+		if got[fenced] != ends[at] || size != at {
+			t.Fatalf("cut at %d: %s in %d bytes, want %s in %d", cut, got[fenced], size, ends[at], at)
 		}
 	})
+}
+
+func TestFenceIsWrittenAnewWhenItIsLong(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "epochs")
+	var log []byte
+	var last uint64
+	for ; len(log) < 2*fenceRoom; last++ {
+		log = append(log, fenceLine(fenced, epoch(1, last+1, 0))...)
+	}
+	if err := os.WriteFile(path, log, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := openFence(t, path)
+	if err := f.Obey(fenced, epoch(2, 0, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := os.Stat(path); err != nil || st.Size() > 200 {
+		t.Errorf("the log has %d bytes (%v), want two lines", st.Size(), err)
+	}
+	if got := openFence(t, path).Obeyed(fenced); got != epoch(2, 0, 0) {
+		t.Errorf("obeyed %s, want 2.0.0", got)
+	}
 }
 
 func FuzzDecodeFence(f *testing.F) {
 	f.Add([]byte(nil))
 	f.Add(append(fenceLine(fenced, epoch(1, 2, 3)), fenceLine(fenced, epoch(1, 2, 4))...))
 	f.Fuzz(func(t *testing.T, log []byte) {
-		obeyed, err := decodeFence(log)
+		obeyed, _, err := decodeFence(log)
 		if err != nil {
 			return
 		}

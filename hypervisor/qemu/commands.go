@@ -253,8 +253,9 @@ func (d *Driver) Stop(ctx context.Context, id vee.ID, e vee.Epoch, grace time.Du
 }
 
 func (g *guest) stop(ctx context.Context, c hypervisor.Condition, grace time.Duration) error {
-	if err := g.save(func(r *record) { r.Want, r.Reason = hypervisor.Stopped, "" }); err != nil {
-		return err
+	err := g.save(func(r *record) { r.Want, r.Reason = hypervisor.Stopped, "" })
+	if err != nil && !errors.Is(err, hypervisor.ErrNoSpace) {
+		return err // a full disk must not keep anything from being stopped
 	}
 	if v := g.process(); v != nil {
 		v.become(hypervisor.Stopped)

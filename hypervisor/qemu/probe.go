@@ -83,7 +83,7 @@ func testBoot(ctx context.Context, cfg Config, accelerator string, limit time.Du
 	cmd := exec.CommandContext(boot, cfg.Binary, "-machine", "pc", "-accel", accelerator, "-m", "16",
 		"-nodefaults", "-no-user-config", "-display", "none",
 		"-add-fd", "fd=3,set=3",
-		"-blockdev", "driver=file,node-name=disk,filename=/dev/fdset/3,read-only=on",
+		"-blockdev", "driver=file,node-name=disk,filename=/dev/fdset/3",
 		"-device", "virtio-blk-pci,drive=disk",
 		"-device", "isa-debug-exit,iobase=0xf4,iosize=0x04")
 	cmd.ExtraFiles = []*os.File{image}
@@ -148,7 +148,7 @@ func cachedProbe(ctx context.Context, cfg Config, version string) (ProbeResult, 
 	}
 	cache.Boot, cache.Version = boot, version
 	if err := durable.WriteJSON(cfg.ProbeCache, cache, 0o644); err != nil {
-		return ProbeResult{}, fmt.Errorf("keep the result of the test boot: %w", err)
+		cfg.Log.Warn("cannot keep the result of the test boot", "error", err) // it is made again
 	}
 	return cache.ProbeResult, nil
 }

@@ -224,7 +224,10 @@ func (d *Driver) Close() error {
 	d.watches.Wait()
 	d.feed.Close()
 	if d.lock != nil {
-		d.lock.Close() // a second time when Close is called again, which does no harm
+		// Said, since a child between fork and exec may hold the file for a moment. A
+		// second time, when Close is called again, does no harm.
+		unix.Flock(int(d.lock.Fd()), unix.LOCK_UN)
+		d.lock.Close()
 	}
 	return err
 }
