@@ -4,10 +4,10 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/image"
-	"github.com/reservoir-cloud/reservoir/internal/event"
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/placement"
@@ -23,10 +23,32 @@ func (s *site) openVEEM(ctx context.Context) (*veem.Manager, error) {
 	c := s.cfg
 	return veem.New(ctx, veem.Config{
 		Site: c.Name, Store: veem.OnStore(s.store), Dial: s.dial, Placer: placement.Policy(c.Placement),
-		Images: sizes{s}, Balancer: s.balancer, Recorder: recorder{s.events},
-		Networks: map[string]veem.Network{"": {Subnet: c.VEENetwork, Gateway: c.VEEGateway}},
+		Images: sizes{s}, Balancer: s.balancer, Recorder: recorder{s},
+		Networks: map[string]veem.Network{flat: network(c)},
 		Timing:   scaled(c.HAScale), Log: c.Log,
 	})
+}
+
+// flat is the name of the one network that a site has in this version.
+const flat = "site"
+
+// network of the VEEs: one flat subnet, of which VEEs get the part that is theirs.
+func network(c Config) veem.Network {
+	n := veem.Network{Subnet: netip.PrefixFrom(c.VEENetwork.Addr(), c.VEEBits).Masked(), Gateway: c.VEEGateway}
+	if c.VEEBits != c.VEENetwork.Bits() {
+		n.First, n.Last = c.VEENetwork.Masked().Addr(), last(c.VEENetwork)
+	}
+	return n
+}
+
+// last address of p.
+func last(p netip.Prefix) netip.Addr {
+	b := p.Masked().Addr().AsSlice()
+	for i := p.Bits(); i < 8*len(b); i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
 }
 
 // scaled shortens every timing of the VEE Manager together.
@@ -59,22 +81,22 @@ func (z sizes) VirtualSize(ctx context.Context, digest string) (vee.Bytes, error
 	return img.Config.VirtualSize, err
 }
 
-// recorder puts the VEE Manager's events into the site's log.
-type recorder struct{ log *event.Log }
+// recorder puts the VEE Manager's events into the site's log, under the service's name.
+type recorder struct{ s *site }
 
 func (r recorder) Record(e veem.Event) {
 	kind := "normal"
 	if e.Warning {
 		kind = "warning"
 	}
-	r.log.Record(smi.Event{Type: kind, Reason: e.Reason, Object: e.Object, Customer: e.Customer, Service: e.GroupID, Message: e.Message})
+	r.s.events.Record(smi.Event{Type: kind, Reason: e.Reason, Object: e.Object, Customer: e.Customer, Service: r.s.sm.ServiceName(e.GroupID), Message: e.Message})
 }
 
 // openSM gives the Service Manager its surroundings. It holds the VEE Manager as nothing
 // but a vmi.Service.
 func (s *site) openSM() *sm.Manager {
 	return sm.New(sm.Config{
-		Site: s.cfg.Name, Store: s.store, VMI: s.veem, Images: references{s.images}, Events: s.events, Now: time.Now, Log: s.cfg.Log,
+		Site: s.cfg.Name, Store: s.store, VMI: s.veem, Images: references{s.images}, Events: s.events, Network: flat, Now: time.Now, Log: s.cfg.Log,
 	})
 }
 

@@ -61,7 +61,7 @@ type Manager struct {
 	mu      sync.Mutex
 	world   world
 	workers map[string]*worker // by the record's key
-	views   views
+	views   *views
 }
 
 var _ smi.Manager = (*Manager)(nil)
@@ -79,11 +79,12 @@ func New(cfg Config) *Manager {
 }
 
 // Run keeps the services as they should be until ctx ends; it returns when all its workers
-// have.
+// and watches have. It may be called once.
 func (m *Manager) Run(ctx context.Context) error {
 	ctx = identity.With(ctx, identity.Caller{ID: "sm." + m.cfg.Site, Role: identity.SiteRole})
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
+	defer m.views.close()
 	defer running.Wait()
 	defer cancel()
 	running.Go(func() { m.followVEEs(ctx) })
