@@ -13,10 +13,12 @@ type views struct {
 	mu       sync.Mutex
 	last     map[string]smi.Service // by the record's key
 	watchers map[*watcher]bool
+	quit     chan struct{} // closed when the manager stops: watchers must watch anew
+	running  sync.WaitGroup
 }
 
-func newViews() views {
-	return views{last: map[string]smi.Service{}, watchers: map[*watcher]bool{}}
+func newViews() *views {
+	return &views{last: map[string]smi.Service{}, watchers: map[*watcher]bool{}, quit: make(chan struct{})}
 }
 
 // watcher holds what its reader has not fetched yet: of each service the newest only.
@@ -40,7 +42,7 @@ func (w *watcher) add(key string, s smi.Service) {
 
 // publish shows a service to those who watch it, where it looks different from before.
 func (m *Manager) publish(s smi.Service) {
-	v := &m.views
+	v := m.views
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	key := recordKey(s.Customer, s.Name)
@@ -60,7 +62,8 @@ func (m *Manager) publish(s smi.Service) {
 // gone reports whether s is the last word on a deleted service.
 func gone(s smi.Service) bool { return s.Phase == smi.Deleting && len(s.Components) == 0 }
 
-// watch sends what match selects as it is, then each change, until ctx ends.
+// watch sends what match selects as it is, then each change, until ctx or the
+// manager ends.
 func (v *views) watch(ctx context.Context, match func(customer, name string) bool) <-chan smi.Service {
 	w := &watcher{match: match, todo: map[string]smi.Service{}, news: make(chan struct{}, 1)}
 	v.mu.Lock()
@@ -69,10 +72,19 @@ func (v *views) watch(ctx context.Context, match func(customer, name string) boo
 			w.add(key, s)
 		}
 	}
-	v.watchers[w] = true
-	v.mu.Unlock()
 	out := make(chan smi.Service)
-	go func() { // ends with ctx, which is its caller's
+	select {
+	case <-v.quit:
+		v.mu.Unlock()
+		close(out)
+		return out
+	default:
+	}
+	v.watchers[w] = true
+	v.running.Add(1) // under the lock that close takes before it waits
+	v.mu.Unlock()
+	go func() {
+		defer v.running.Done()
 		defer close(out)
 		defer func() {
 			v.mu.Lock()
@@ -83,6 +95,8 @@ func (v *views) watch(ctx context.Context, match func(customer, name string) boo
 			select {
 			case <-ctx.Done():
 				return
+			case <-v.quit:
+				return
 			case <-w.news:
 			}
 			for _, s := range v.take(w) {
@@ -90,11 +104,21 @@ func (v *views) watch(ctx context.Context, match func(customer, name string) boo
 				case out <- s:
 				case <-ctx.Done():
 					return
+				case <-v.quit:
+					return
 				}
 			}
 		}
 	}()
 	return out
+}
+
+// close ends all watches and waits for them.
+func (v *views) close() {
+	v.mu.Lock()
+	close(v.quit)
+	v.mu.Unlock()
+	v.running.Wait()
 }
 
 // of is the view of a service whose record has this version.
