@@ -66,6 +66,9 @@ func (m *Manager) SubmitVEEs(ctx context.Context, ids []vee.ID) ([]vmi.Outcome, 
 	if err := mayWrite(caller); err != nil {
 		return nil, err
 	}
+	if err := m.ready(ctx); err != nil {
+		return nil, err
+	}
 	var all []vmi.Outcome
 	for part := range slices.Chunk(ids, chunk) {
 		var outs []vmi.Outcome
@@ -137,6 +140,9 @@ func (m *Manager) UpdateState(ctx context.Context, u vmi.UpdateState) ([]vmi.Out
 	}
 	key, hash, err := receiptOf(caller, u.IdempotencyKey, u)
 	if err != nil {
+		return nil, err
+	}
+	if err := m.ready(ctx); err != nil {
 		return nil, err
 	}
 	step := chunk

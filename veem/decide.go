@@ -96,8 +96,8 @@ func decideGone(r record) decision {
 	case r.Target == vee.Destroyed:
 		r.finish()
 		return decision{rec: r}
-	case r.State == vee.Defined && r.Phase != vee.PhaseUnknown && r.Target == vee.Active:
-		return decision{rec: r, do: assign} // it was on its way there
+	case r.State == vee.Defined && r.Phase != vee.PhaseUnknown && !r.Settled:
+		return decision{rec: r, do: assign} // it was on its way there, or has been given up already
 	case r.Phase != vee.PhaseUnknown:
 		r.Phase = vee.PhaseUnknown
 		r.GuestReady = false

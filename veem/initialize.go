@@ -29,6 +29,9 @@ func (m *Manager) InitializeVEEs(ctx context.Context, in vmi.Initialize) (vmi.In
 	if err != nil {
 		return vmi.Initialized{}, err
 	}
+	if err := m.ready(ctx); err != nil {
+		return vmi.Initialized{}, err
+	}
 	var made []record
 	err = m.ledger.do(ctx, func(t *tx) error {
 		made = nil
@@ -98,6 +101,9 @@ func (m *Manager) Plan(ctx context.Context, in vmi.Initialize) ([]vmi.Placement,
 	}
 	wanted, err := m.describe(ctx, caller, in)
 	if err != nil {
+		return nil, err
+	}
+	if err := m.ready(ctx); err != nil {
 		return nil, err
 	}
 	var out []vmi.Placement

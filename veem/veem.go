@@ -27,6 +27,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/placement"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
@@ -133,6 +134,7 @@ type Manager struct {
 	access access
 	start  time.Time
 	gen    uint64
+	asked  chan struct{} // closed when every host has been asked once
 
 	randomMu sync.Mutex // cfg.Random may not be safe for concurrent use
 }
@@ -154,7 +156,7 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 	if cfg.Random == nil {
 		cfg.Random = rand.Reader
 	}
-	m := &Manager{cfg: cfg, gen: cfg.Store.Generation(), start: cfg.Now()}
+	m := &Manager{cfg: cfg, gen: cfg.Store.Generation(), start: cfg.Now(), asked: make(chan struct{})}
 	m.queue = newQueue(m.reconcile, cfg.Timing.Retry)
 	m.hosts.known = map[string]*hostView{}
 	m.hub.watchers, m.hub.closed = map[*watcher]struct{}{}, make(chan struct{})
@@ -171,11 +173,41 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 func (m *Manager) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { m.ledger.run(ctx) })
+	wg.Go(func() { m.askAll(ctx) })
 	m.wakeAll()
 	m.queue.run(ctx)
 	m.hub.close()
 	wg.Wait()
 	return nil
+}
+
+// askAll hosts what they have and run, instead of waiting for their renewals. What places
+// VEEs waits for this, but not for long.
+func (m *Manager) askAll(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, m.cfg.Timing.Call/5)
+	defer cancel()
+	defer close(m.asked)
+	var names []string
+	m.ledger.read(func(s *state) {
+		for name := range s.hosts.rows {
+			names = append(names, name)
+		}
+	})
+	var wg sync.WaitGroup
+	for _, name := range names {
+		wg.Go(func() { m.ask(ctx, name) })
+	}
+	wg.Wait()
+}
+
+// ready waits until the hosts have been asked.
+func (m *Manager) ready(ctx context.Context) error {
+	select {
+	case <-m.asked:
+		return nil
+	case <-ctx.Done():
+		return fault.New(fault.Timeout, "the site's VEE Manager has only just started: %w", ctx.Err())
+	}
 }
 
 // wakeAll looks at everything once: what a manager does that has just started.

@@ -202,19 +202,20 @@ func (m *Manager) WatchVEEs(ctx context.Context, f vmi.Filter) (<-chan vmi.Chang
 	return ch, nil
 }
 
-// changeOf is what a watcher that knows the VEEs in sent must be told of a VEE.
+// changeOf is what a watcher must be told of a VEE. sent has the VEEs that it was told of;
+// true: as they are now, false: that they do not match any more.
 func (m *Manager) changeOf(id vee.ID, f vmi.Filter, c identity.Caller, sent map[vee.ID]bool) (vmi.Change, bool) {
 	r, ok := m.ledger.vee(id)
-	known := sent[id]
-	delete(sent, id)
-	switch {
-	case !ok:
+	current, known := sent[id]
+	if !ok {
+		delete(sent, id)
 		return vmi.Change{Purged: id}, known
-	case matches(f, c, &r):
-		sent[id] = true
-	case !known:
+	}
+	match := matches(f, c, &r)
+	if !match && !current {
 		return vmi.Change{}, false
 	}
+	sent[id] = match
 	v := m.show(r)
 	return vmi.Change{VEE: &v}, true
 }

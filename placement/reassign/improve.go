@@ -1,0 +1,176 @@
+package reassign
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"sync"
+)
+
+// Options of a search.
+type Options struct {
+	Seed uint64
+	// Workers that search beside each other and join what they found between rounds; 0: one.
+	Workers int
+	// Iterations of each worker; with them the same input gives the same answer. 0: until
+	// Elapsed says that the time is over.
+	Iterations int64
+	// Elapsed is the share of the caller's time that is over: 1 and more stops. It is called
+	// by every worker, each some thousand iterations. Nil: Iterations alone counts.
+	Elapsed func() float64
+	// Improved is told of each round's best; nil: nobody wants to know.
+	Improved func(at []int32, cost int64)
+}
+
+// Result of a search: the best placement found and what it costs.
+type Result struct {
+	At         []int32
+	Cost       int64
+	Iterations int64 // of all workers
+}
+
+// rounds end at these shares of the time; each anneals once and begins where the best of
+// all workers in the round before it has ended.
+var rounds = []float64{1. / 30, 1. / 5, 1}
+
+// Improve the initial placement of p, which must be feasible, by simulated annealing with
+// shifts and swaps (the neighbourhoods of the challenge's entries; annealing after Portal
+// et al., "A simulated annealing for the machine reassignment problem", 2016).
+func Improve(p *Problem, o Options) (Result, error) {
+	if err := p.Validate(); err != nil {
+		return Result{}, fmt.Errorf("improve a placement: %w", err)
+	}
+	cost, err := p.Cost(p.Initial)
+	if err != nil {
+		return Result{}, fmt.Errorf("improve a placement that is not feasible: %w", err)
+	}
+	best := Result{At: slices.Clone(p.Initial), Cost: cost}
+	if p.VEEs == 0 || p.Hosts < 2 || o.Iterations <= 0 && o.Elapsed == nil {
+		return best, nil
+	}
+	workers := make([]*annealer, max(1, o.Workers))
+	for i := range workers {
+		workers[i] = newAnnealer(p, o, uint64(i))
+	}
+	for round, until := range rounds {
+		var running sync.WaitGroup
+		for _, a := range workers {
+			running.Go(func() { a.round(best, round, until) })
+		}
+		running.Wait()
+		best.Iterations = 0
+		for _, a := range workers {
+			best.Iterations += a.done
+			if a.cost < best.Cost {
+				best.Cost, best.At = a.cost, slices.Clone(a.best)
+			}
+		}
+		if o.Improved != nil {
+			o.Improved(best.At, best.Cost)
+		}
+	}
+	return best, nil
+}
+
+// annealer is one worker.
+type annealer struct {
+	problem *Problem
+	options Options
+	random  *rand.PCG
+	done    int64
+
+	best  []int32
+	cost  int64 // of best
+	ahead bool  // the state is better than best: best is copied before it gets worse
+}
+
+func newAnnealer(p *Problem, o Options, i uint64) *annealer {
+	return &annealer{problem: p, options: o, random: rand.NewPCG(o.Seed, i), cost: math.MaxInt64}
+}
+
+// below is a random number in [0, n).
+func (a *annealer) below(n int) int {
+	return int((a.random.Uint64() >> 32) * uint64(n) >> 32)
+}
+
+// uniform in (0, 1].
+func (a *annealer) uniform() float64 { return float64(a.random.Uint64()>>11+1) / (1 << 53) }
+
+// elapsed share of the budget.
+func (a *annealer) elapsed() float64 {
+	share := 0.
+	if a.options.Iterations > 0 {
+		share = float64(a.done) / float64(a.options.Iterations)
+	}
+	if a.options.Elapsed != nil {
+		share = max(share, a.options.Elapsed())
+	}
+	return share
+}
+
+// between two looks at the budget.
+const between = 4096
+
+func (a *annealer) round(from Result, round int, until float64) {
+	s := newState(a.problem, from.At, from.Cost)
+	a.best, a.cost = slices.Clone(s.at), s.cost
+	start := a.elapsed()
+	hot, cold := a.temperatures(s, round)
+	for now := start; now < until; now = a.elapsed() {
+		t := hot * math.Pow(cold/hot, (now-start)/(until-start))
+		for range between {
+			a.step(s, t)
+		}
+		a.done += between
+	}
+	a.keep(s)
+}
+
+// keep the state if it is the best.
+func (a *annealer) keep(s *state) {
+	if a.ahead {
+		copy(a.best, s.at)
+		a.ahead = false
+	}
+}
+
+// step proposes one move and makes it if chance at temperature t allows its cost.
+func (a *annealer) step(s *state, t float64) {
+	bound := int64(-t * math.Log(a.uniform()))
+	v := a.below(s.VEEs)
+	if a.random.Uint64()&1 == 0 {
+		if m, ok := s.weighShift(v, a.below(s.Hosts)); ok && m.delta <= bound {
+			if m.delta > 0 {
+				a.keep(s)
+			}
+			s.shift(m)
+		}
+	} else if m, ok := s.weighSwap(v, a.below(s.VEEs)); ok && m.delta <= bound {
+		if m.delta > 0 {
+			a.keep(s)
+		}
+		s.swap(m)
+	}
+	if s.cost < a.cost {
+		a.cost, a.ahead = s.cost, true
+	}
+}
+
+// temperatures that a round begins and ends with, from the moves that the placement allows.
+func (a *annealer) temperatures(s *state, round int) (hot, cold float64) {
+	var deltas []float64
+	for range 200_000 {
+		if m, ok := s.weighShift(a.below(s.VEEs), a.below(s.Hosts)); ok && m.delta != 0 {
+			deltas = append(deltas, math.Abs(float64(m.delta)))
+		}
+	}
+	if len(deltas) == 0 {
+		return 1, 1
+	}
+	slices.Sort(deltas)
+	q := func(f float64) float64 { return deltas[int(f*float64(len(deltas)-1))] }
+	return max(1, q(.5)*hotShare), max(1, q(.5)*coldShare)
+}
+
+var hotShare, coldShare = .1, .0001
