@@ -192,13 +192,11 @@ func run(ctx context.Context, name string, args ...string) error {
 	if err == nil {
 		return nil
 	}
-	if text := strings.TrimSpace(string(out)); text != "" {
-		err = fmt.Errorf("%s: %s", filepath.Base(name), text)
+	text := strings.Join(strings.Fields(string(out)), " ")
+	if short, full := strings.CutSuffix(text, ": No space left on device"); full {
+		return fmt.Errorf("%s: %w", short, unix.ENOSPC)
 	}
-	if strings.Contains(string(out), unix.ENOSPC.Error()) || strings.Contains(string(out), "No space left on device") {
-		err = errors.Join(err, unix.ENOSPC)
-	}
-	return err
+	return fmt.Errorf("%s: %w: %s", filepath.Base(name), err, text)
 }
 
 // noSpace gives the driver's name to the kernel's error.

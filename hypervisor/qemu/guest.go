@@ -483,7 +483,6 @@ func (g *guest) adopt(ctx context.Context, p *process) {
 	}
 	// Start before its last step, or a Suspend that did not get to its commit point.
 	if err == nil && want == hypervisor.Running && (status == "prelaunch" || status == "paused" || status == "postmigrate" || status == "finish-migrate") {
-		os.Remove(filepath.Join(g.dir, memoryFile+".new"))
 		err = v.do(ctx, "cont", nil, nil)
 	}
 	if err == nil {

@@ -476,36 +476,48 @@ func TestConsoleIsBounded(t *testing.T) {
 }
 
 // BenchmarkStart is the driver's whole way from a description to running vCPUs, beside the
-// same QEMU started bare until its monitor answers.
+// same QEMU, with the same arguments, started bare until its monitor answers.
 func BenchmarkStart(b *testing.B) {
-	image := sectorImage(b, b.TempDir())
+	d := openDriver(b, b.TempDir())
+	described := sectorGuestOn(sectorImage(b, b.TempDir()))
 	b.Run("driver", func(b *testing.B) {
-		d := openDriver(b, b.TempDir())
 		for b.Loop() {
-			g := sectorGuestOn(image)
-			start(b, d, g)
+			start(b, d, described)
 			b.StopTimer()
-			if err := d.Destroy(b.Context(), g.ID, g.Epoch); err != nil {
+			if err := d.Destroy(b.Context(), described.ID, described.Epoch); err != nil {
 				b.Fatal(err)
 			}
 			b.StartTimer()
 		}
 	})
 	b.Run("bare", func(b *testing.B) {
+		if err := d.Prepare(b.Context(), described); err != nil {
+			b.Fatal(err)
+		}
+		g := d.guest(described.ID)
 		for b.Loop() {
-			cmd := exec.Command("qemu-system-x86_64", "-machine", "pc", "-accel", "tcg,tb-size=16", "-m", "16",
-				"-nodefaults", "-no-user-config", "-display", "none", "-S", "-qmp", "stdio")
-			out, err := cmd.StdoutPipe()
+			b.StopTimer()
+			m, in, err := g.machine(g.record(), nil)
 			if err != nil {
 				b.Fatal(err)
 			}
+			m.Name = "bare"
+			cmd := exec.Command("qemu-system-x86_64", m.args()...)
+			cmd.ExtraFiles = in.files
+			b.StartTimer()
 			if err := cmd.Start(); err != nil {
 				b.Fatal(err)
 			}
-			expect(b, out, "QMP")
+			monitor, err := dialUnix(b.Context(), g.dir, "qmp.sock")
+			if err != nil {
+				b.Fatal(err)
+			}
+			expect(b, monitor, "QMP")
 			b.StopTimer()
+			monitor.Close()
 			cmd.Process.Kill()
 			cmd.Wait()
+			in.close()
 			b.StartTimer()
 		}
 	})

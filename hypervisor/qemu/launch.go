@@ -258,7 +258,7 @@ func (d *Driver) credential(uid int, accelerator string) *syscall.Credential {
 	}
 	c := &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}
 	var st unix.Stat_t
-	if accelerator == "kvm" && unix.Stat("/dev/kvm", &st) == nil {
+	if accelerator == "kvm" && unix.Stat("/dev/kvm", &st) == nil && st.Gid != 0 {
 		c.Groups = []uint32{st.Gid}
 	}
 	return c

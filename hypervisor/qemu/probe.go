@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"time"
 
@@ -68,9 +69,14 @@ func Probe(ctx context.Context, cfg Config) (ProbeResult, error) {
 
 // testBoot times the boot of probeSector.
 func testBoot(ctx context.Context, cfg Config, accelerator string, limit time.Duration) (time.Duration, error) {
+	credential := (&Driver{cfg: cfg}).credential(cfg.FirstUID, accelerator)
 	if accelerator == "kvm" {
-		if _, err := os.Stat("/dev/kvm"); err != nil {
+		st, err := os.Stat("/dev/kvm")
+		switch {
+		case err != nil:
 			return 0, errors.New("this machine has no /dev/kvm")
+		case credential != nil && len(credential.Groups) == 0 && st.Mode()&0o006 != 0o006:
+			return 0, errors.New("guests' users may not open /dev/kvm (give it to a group: chgrp kvm /dev/kvm && chmod 660 /dev/kvm)")
 		}
 	}
 	image, err := probeImage()
@@ -87,7 +93,7 @@ func testBoot(ctx context.Context, cfg Config, accelerator string, limit time.Du
 		"-device", "virtio-blk-pci,drive=disk",
 		"-device", "isa-debug-exit,iobase=0xf4,iosize=0x04")
 	cmd.ExtraFiles = []*os.File{image}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: (&Driver{cfg: cfg}).credential(cfg.FirstUID, accelerator)}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: credential}
 	start := time.Now()
 	out, err := cmd.CombinedOutput()
 	took := time.Since(start)
@@ -100,10 +106,7 @@ func testBoot(ctx context.Context, cfg Config, accelerator string, limit time.Du
 	case err == nil:
 		err = errors.New("QEMU ended by itself")
 	}
-	if len(out) > 0 {
-		return 0, fmt.Errorf("%w: %.200s", err, out)
-	}
-	return 0, err
+	return 0, fmt.Errorf("%w %.200s", err, strings.Join(strings.Fields(string(out)), " "))
 }
 
 // probeImage is a disk in memory with the sector on it. Firmware boots from no disk that

@@ -365,6 +365,11 @@ func (d *Driver) adopt(ctx context.Context) error {
 			g.cond, g.reason = hypervisor.Crashed, "its record on disk is damaged: "+err.Error()
 			continue
 		}
+		// Memory that was being saved, or has been loaded, is of no use any more.
+		os.Remove(filepath.Join(g.dir, memoryFile+".new"))
+		if rec.Want != hypervisor.Suspended {
+			os.Remove(filepath.Join(g.dir, memoryFile))
+		}
 		if p := rec.Process; p != nil && slices.Contains(processes[string(id)], p.PID) {
 			if proc, err := openProcess(*p); err == nil {
 				processes[string(id)] = slices.DeleteFunc(processes[string(id)], func(pid int) bool { return pid == p.PID })
