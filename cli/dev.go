@@ -150,8 +150,7 @@ func (a *app) detachDev(cmd *cobra.Command, c dev.Config) error {
 			return fault.New(fault.Internal, "the federation did not come up: %v", err).Try("look into %s", filepath.Join(c.Dir, "log"))
 		case <-cmd.Context().Done():
 			_ = child.Process.Signal(syscall.SIGTERM)
-			<-ended
-			return errors.Join(cmd.Context().Err(), dropDevContexts(c))
+			return errors.Join(cmd.Context().Err(), <-ended, dropDevContexts(c))
 		}
 	}
 }

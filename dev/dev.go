@@ -129,11 +129,7 @@ func (l layout) serve(ctx context.Context, client Client, say func(string, ...an
 		if n.host == "" {
 			wg, ctx = &sites, siteCtx
 		}
-		wg.Go(func() {
-			if err := l.supervise(ctx, n, say); err != nil {
-				stop(err)
-			}
-		})
+		wg.Go(func() { l.supervise(ctx, n, say) })
 	}
 	if err := l.bringUp(ctx, client, start, say); err != nil {
 		stop(err)

@@ -79,13 +79,13 @@ func startTime(pid int) uint64 {
 }
 
 // supervise keeps a node's process running until ctx is done, then ends it.
-func (l layout) supervise(ctx context.Context, n node, say func(format string, args ...any)) error {
+func (l layout) supervise(ctx context.Context, n node, say func(format string, args ...any)) {
 	pause, restarts := firstPause, 0
 	for {
 		began := time.Now()
 		err := l.run(ctx, n, restarts)
 		if ctx.Err() != nil {
-			return nil
+			return
 		}
 		if time.Since(began) > ranWell {
 			pause = firstPause
@@ -93,7 +93,7 @@ func (l layout) supervise(ctx context.Context, n node, say func(format string, a
 		say("%s ended (%s); starting it again in %s; its log: %s", n.name(), how(err), pause, l.log(n))
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-time.After(pause):
 		}
 		pause = min(2*pause, lastPause)

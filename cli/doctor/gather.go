@@ -46,7 +46,7 @@ func Gather(ctx context.Context, m Machine) (Facts, error) {
 		}
 	}
 	for _, p := range Ports {
-		l, err := net.Listen("tcp", ":"+strconv.Itoa(p))
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", ":"+strconv.Itoa(p))
 		if err != nil {
 			f.PortsTaken = append(f.PortsTaken, p)
 			continue
