@@ -67,7 +67,7 @@ func OpenFence(path string) (*Fence, error) {
 		return nil, fmt.Errorf("open the epoch fence: %w", err)
 	}
 	// Best effort: not all file systems can.
-	unix.Fallocate(int(file.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, int64(size)+fenceRoom)
+	_ = unix.Fallocate(int(file.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, int64(size)+fenceRoom)
 	if err := durable.SyncDir(filepath.Dir(path)); err != nil {
 		file.Close()
 		return nil, fmt.Errorf("open the epoch fence: %w", err)

@@ -82,7 +82,7 @@ func (b *bench) open() {
 	b.Helper()
 	d := b.f.New(b.T, b.dir)
 	b.d = d
-	b.Cleanup(func() { d.Close() })
+	b.Cleanup(func() { _ = d.Close() })
 }
 
 func (b *bench) reopen() {
@@ -571,12 +571,12 @@ func cancelledContexts(b *bench) {
 	over, cancel := context.WithCancel(b.Context())
 	cancel()
 	for range 2 {
-		b.d.Pause(over, one, g.Epoch)
-		b.d.Suspend(over, one, g.Epoch, nil)
-		b.d.Wake(over, g)
-		b.d.Resume(over, one, g.Epoch)
-		b.d.Stop(over, one, g.Epoch, time.Second)
-		b.d.Start(over, g)
+		_ = b.d.Pause(over, one, g.Epoch)
+		_ = b.d.Suspend(over, one, g.Epoch, nil)
+		_ = b.d.Wake(over, g)
+		_ = b.d.Resume(over, one, g.Epoch)
+		_ = b.d.Stop(over, one, g.Epoch, time.Second)
+		_ = b.d.Start(over, g)
 	}
 	b.must("stop", b.d.Stop(b.Context(), one, g.Epoch, 0))
 	b.is(one, hypervisor.Stopped)

@@ -69,7 +69,7 @@ func (g *guest) create(ctx context.Context, gs hypervisor.Guest) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			os.RemoveAll(g.dir)
+			_ = os.RemoveAll(g.dir)
 		}
 	}()
 	if err := os.Mkdir(g.dir, 0o700); err != nil {

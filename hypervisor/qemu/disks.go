@@ -219,7 +219,7 @@ func diskFree(dir string) (vee.Bytes, error) {
 // diskUsed by the files in dir; a sparse file counts what it takes.
 func diskUsed(dir string) vee.Bytes {
 	var used vee.Bytes
-	filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+	_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		var st unix.Stat_t
 		if err == nil && unix.Lstat(path, &st) == nil {
 			used += vee.Bytes(st.Blocks * 512)

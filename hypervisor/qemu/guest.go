@@ -158,7 +158,7 @@ func (g *guest) observe() hypervisor.Observation {
 // trimLog empties a log that has grown too long; QEMU appends, so it goes on at the start.
 func trimLog(path string) {
 	if st, err := os.Stat(path); err == nil && st.Size() > logKept {
-		os.Truncate(path, 0)
+		_ = os.Truncate(path, 0)
 	}
 }
 
@@ -202,7 +202,7 @@ func (g *guest) attach(p *process, stopping hypervisor.Condition) *vm {
 				return
 			case <-v.poke:
 				ctx, cancel := context.WithTimeout(g.d.ctx, monitorPatience)
-				v.refresh(ctx) // a monitor that does not answer will be found by the next command
+				_ = v.refresh(ctx) // a monitor that does not answer will be found by the next command
 				cancel()
 			case <-g.d.ctx.Done():
 				v.hangUp()
@@ -231,7 +231,7 @@ func (v *vm) connect(ctx context.Context) error {
 	}
 	console, err := openConsole(v.g.dir, conn)
 	if err != nil {
-		conn.Close()
+		_ = conn.Close()
 		monitor.Close()
 		return err
 	}
@@ -352,7 +352,7 @@ func (v *vm) finish(how string) {
 	v.hangUp()
 	name := g.d.prefix + string(g.id)
 	outOfMemory := g.d.cgroups.OutOfMemory(name)
-	g.d.cgroups.Remove(name) // best effort, New tries again
+	_ = g.d.cgroups.Remove(name) // best effort, New tries again
 
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -541,7 +541,7 @@ func listenUnix(dir, name string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the socket %s: %w", path, err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	l.SetUnlinkOnClose(false)
 	return l.File()
 }

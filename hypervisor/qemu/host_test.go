@@ -448,6 +448,43 @@ func TestTwoDriversOnOneDirectory(t *testing.T) {
 	}
 }
 
+// A record that cannot be read is a guest for a person to look at: nothing of it runs, it
+// is shown, and it can be destroyed. A folder without a record goes.
+func TestDamagedRecord(t *testing.T) {
+	dir := t.TempDir()
+	d := openDriver(t, dir)
+	g := sectorGuestOn(sectorImage(t, t.TempDir()))
+	o := start(t, d, g)
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	folder := filepath.Join(dir, "vees", string(g.ID))
+	if err := os.WriteFile(filepath.Join(folder, recordFile), []byte(`{"guest": {`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	half := filepath.Join(dir, "vees", "alpha.halfmade22")
+	if err := os.MkdirAll(half, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d = openDriver(t, dir)
+	if _, err := identify(o.PID); err != errEnded {
+		t.Errorf("process %d runs, and no record owns it", o.PID)
+	}
+	o, err := d.Inspect(t.Context(), g.ID)
+	if err != nil || o.Condition != hypervisor.Crashed || !strings.Contains(o.Reason, "damaged") {
+		t.Errorf("observed %+v, %v; want crashed for a damaged record", o, err)
+	}
+	if _, err := os.Stat(half); !os.IsNotExist(err) {
+		t.Errorf("a half-made guest is left: %v", err)
+	}
+	if err := d.Destroy(t.Context(), g.ID, g.Epoch); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(folder); !os.IsNotExist(err) {
+		t.Errorf("after destroy its folder is left: %v", err)
+	}
+}
+
 func TestConsoleIsBounded(t *testing.T) {
 	dir := t.TempDir()
 	host, inside := net.Pipe()

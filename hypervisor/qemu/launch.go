@@ -78,7 +78,7 @@ func (g *guest) launch(ctx context.Context, incoming *os.File, want hypervisor.C
 	}
 	defer log.Close()
 
-	cmd := exec.Command(d.cfg.Binary, m.args()...)
+	cmd := exec.Command(d.cfg.Binary, m.args()...) //nolint:noctx // it outlives every context of ours
 	cmd.Dir = "/"
 	cmd.Env = []string{"LC_ALL=C", "PATH=/usr/bin:/bin"}
 	cmd.Stdout, cmd.Stderr = log, log
@@ -88,14 +88,14 @@ func (g *guest) launch(ctx context.Context, incoming *os.File, want hypervisor.C
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start QEMU: %w", err)
 	}
-	defer cmd.Process.Release() // ended and waited for through its pidfd, as an adopted one
+	defer func() { _ = cmd.Process.Release() }() // ended and waited for through its pidfd, as an adopted one
 	id, err := identify(cmd.Process.Pid)
 	var p *process
 	if err == nil {
 		p, err = openProcess(id)
 	}
 	if err != nil {
-		cmd.Wait()
+		_ = cmd.Wait()
 		return nil, fmt.Errorf("start QEMU: it ended at once; %s", g.lastWords())
 	}
 	v := g.attach(p, before)
@@ -103,7 +103,7 @@ func (g *guest) launch(ctx context.Context, incoming *os.File, want hypervisor.C
 		if err != nil {
 			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), killPatience)
 			defer cancel()
-			v.end(clean) // what is left of it, the next New ends
+			_ = v.end(clean) // what is left of it, the next New ends
 			if words := g.lastWords(); words != "" {
 				err = fmt.Errorf("%w; QEMU says: %s", err, words)
 			}

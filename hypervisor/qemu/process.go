@@ -92,7 +92,7 @@ func (p *process) wait() (how string, err error) {
 		return "", err
 	}
 	// Asked for through the handle first: the PID may be another child's by now.
-	raw.Control(func(fd uintptr) {
+	_ = raw.Control(func(fd uintptr) {
 		err = unix.Waitid(unix.P_PIDFD, int(fd), nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
 	})
 	var status unix.WaitStatus
@@ -178,8 +178,8 @@ func killUnowned(ctx context.Context, pid int) error {
 	if err := p.kill(); err != nil {
 		return err
 	}
-	p.pidfd.SetReadDeadline(time.Now().Add(killPatience))
-	stop := context.AfterFunc(ctx, func() { p.pidfd.SetReadDeadline(time.Unix(1, 0)) })
+	_ = p.pidfd.SetReadDeadline(time.Now().Add(killPatience))
+	stop := context.AfterFunc(ctx, func() { _ = p.pidfd.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if _, err := p.wait(); err != nil {
 		return fmt.Errorf("wait for the end of process %d, which no VEE owns: %w", pid, err)

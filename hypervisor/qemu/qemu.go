@@ -35,6 +35,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -152,10 +153,9 @@ func open(ctx context.Context, cfg Config) (_ *Driver, err error) {
 		guests:  map[vee.ID]*guest{},
 	}
 	d.ctx, d.close = context.WithCancel(context.WithoutCancel(ctx))
-	opened := d // a failed return clears d
 	defer func() {
 		if err != nil {
-			opened.Close()
+			_ = d.Close()
 		}
 	}()
 	if d.lock, err = lockDir(cfg.Dir); err != nil {
@@ -226,7 +226,7 @@ func (d *Driver) Close() error {
 	if d.lock != nil {
 		// Said, since a child between fork and exec may hold the file for a moment. A
 		// second time, when Close is called again, does no harm.
-		unix.Flock(int(d.lock.Fd()), unix.LOCK_UN)
+		_ = unix.Flock(int(d.lock.Fd()), unix.LOCK_UN)
 		d.lock.Close()
 	}
 	return err
@@ -366,9 +366,9 @@ func (d *Driver) adopt(ctx context.Context) error {
 			continue
 		}
 		// Memory that was being saved, or has been loaded, is of no use any more.
-		os.Remove(filepath.Join(g.dir, memoryFile+".new"))
+		_ = os.Remove(filepath.Join(g.dir, memoryFile+".new"))
 		if rec.Want != hypervisor.Suspended {
-			os.Remove(filepath.Join(g.dir, memoryFile))
+			_ = os.Remove(filepath.Join(g.dir, memoryFile))
 		}
 		if p := rec.Process; p != nil && slices.Contains(processes[string(id)], p.PID) {
 			if proc, err := openProcess(*p); err == nil {
@@ -402,7 +402,7 @@ func (d *Driver) adopt(ctx context.Context) error {
 	for _, name := range d.cgroups.Names() {
 		if id, ok := strings.CutPrefix(name, d.prefix); ok {
 			if g, known := d.guests[vee.ID(id)]; !known || g.vm == nil {
-				d.cgroups.Remove(name) // best effort: an empty group costs nothing
+				_ = d.cgroups.Remove(name) // best effort: an empty group costs nothing
 			}
 		}
 	}
@@ -437,10 +437,10 @@ func hostMHz() int {
 	b, _ := os.ReadFile("/proc/cpuinfo")
 	most := 0.0
 	for line := range strings.Lines(string(b)) {
-		var mhz float64
 		if name, value, _ := strings.Cut(line, ":"); strings.TrimSpace(name) == "cpu MHz" {
-			fmt.Sscan(value, &mhz)
-			most = max(most, mhz)
+			if mhz, err := strconv.ParseFloat(strings.TrimSpace(value), 64); err == nil {
+				most = max(most, mhz)
+			}
 		}
 	}
 	return int(most)

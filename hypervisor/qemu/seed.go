@@ -32,9 +32,9 @@ func makeSeed(path string, context map[string]string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(work)
+	defer func() { _ = os.RemoveAll(work) }()
 	temporary := work + ".iso"
-	defer os.Remove(temporary)
+	defer func() { _ = os.Remove(temporary) }()
 	f, err := os.OpenFile(temporary, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		return err

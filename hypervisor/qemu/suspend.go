@@ -71,7 +71,7 @@ func (g *guest) suspend(ctx context.Context, v *vm, before hypervisor.Condition,
 		if before == hypervisor.Running {
 			back = v.do(ctx, "cont", nil, nil)
 		}
-		v.refresh(ctx)
+		_ = v.refresh(ctx)
 		err = errors.Join(err, back, os.Remove(temporary))
 	}()
 	if err := v.do(ctx, "stop", nil, nil); err != nil {
@@ -112,8 +112,8 @@ func (v *vm) save(ctx context.Context, file *os.File, progress func(vee.Progress
 		if err != nil {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), monitorPatience)
 			defer cancel()
-			v.do(ctx, "migrate_cancel", nil, nil) // one that has ended is not bothered by it
-			v.migrated(ctx, func(vee.Progress) {})
+			_ = v.do(ctx, "migrate_cancel", nil, nil) // one that has ended is not bothered by it
+			_ = v.migrated(ctx, func(vee.Progress) {})
 		}
 	}()
 	return v.migrated(ctx, progress)

@@ -33,7 +33,7 @@ func (g *guest) play(ctx context.Context, conn net.Conn) {
 		<-ctx.Done()
 		conn.Close()
 	})
-	a.say(a.hello())
+	_ = a.say(a.hello())
 	for a.report() == nil {
 		wait := statusEvery
 		if left := g.untilReady(); left > 0 {
@@ -117,13 +117,13 @@ func (a *agent) obey() {
 			reply.OK, reply.Error = false, err
 		}
 		if c.ID != "" {
-			a.say(reply)
+			_ = a.say(reply)
 		}
 		switch c.Type {
 		case "hello?":
-			a.say(a.hello())
+			_ = a.say(a.hello())
 		case "shutdown":
-			a.g.become(hypervisor.Crashed, hypervisor.ReasonPoweredOff, nil)
+			_ = a.g.become(hypervisor.Crashed, hypervisor.ReasonPoweredOff, nil)
 			return
 		}
 		if a.report() != nil {

@@ -62,7 +62,7 @@ func findV2(root, parent string) *Tree {
 	}
 	for _, c := range controllers {
 		// Handed down one by one: one that is missing does not spoil the others.
-		write(filepath.Join(root, "cgroup.subtree_control"), "+"+c)
+		_ = write(filepath.Join(root, "cgroup.subtree_control"), "+"+c)
 		if write(filepath.Join(dir, "cgroup.subtree_control"), "+"+c) == nil {
 			t.parents[c] = dir
 		}

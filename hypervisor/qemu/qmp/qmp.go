@@ -85,7 +85,7 @@ func Connect(ctx context.Context, conn *net.UnixConn, onEvent func(Event)) (*Cli
 
 // Close ends the connection and waits for the reader.
 func (c *Client) Close() {
-	c.conn.Close()
+	_ = c.conn.Close()
 	<-c.done
 }
 
@@ -158,13 +158,13 @@ func (c *Client) send(ctx context.Context, line []byte, file *os.File) error {
 	defer c.write.Unlock()
 	cut := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
-		c.conn.SetWriteDeadline(time.Unix(1, 0))
+		_ = c.conn.SetWriteDeadline(time.Unix(1, 0))
 		close(cut)
 	})
 	defer func() {
 		if !stop() {
 			<-cut
-			c.conn.SetWriteDeadline(time.Time{})
+			_ = c.conn.SetWriteDeadline(time.Time{})
 		}
 	}()
 	var oob []byte
@@ -176,7 +176,7 @@ func (c *Client) send(ctx context.Context, line []byte, file *os.File) error {
 		_, err = c.conn.Write(line[n:])
 	}
 	if err != nil {
-		c.conn.Close()
+		_ = c.conn.Close()
 		return errors.Join(ErrClosed, err)
 	}
 	return nil
@@ -184,7 +184,7 @@ func (c *Client) send(ctx context.Context, line []byte, file *os.File) error {
 
 func (c *Client) read(greeted chan<- struct{}, onEvent func(Event)) {
 	defer close(c.done)
-	defer c.conn.Close()
+	defer func() { _ = c.conn.Close() }()
 	defer func() {
 		c.mu.Lock()
 		c.waiting = nil
