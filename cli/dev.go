@@ -69,10 +69,10 @@ everything away again; with --detach, "reservoir dev down" does.`,
 			return a.detachDev(cmd, c)
 		}
 		err = dev.Up(cmd.Context(), c, devClient{}, func(format string, args ...any) { fmt.Fprintf(a.err, format+"\n", args...) })
-		if keep {
+		if err != nil || keep { // after a failure the logs are what one wants
 			return err
 		}
-		return errors.Join(err, dropDevContexts(c), dev.Down(context.WithoutCancel(cmd.Context()), c, err != nil))
+		return errors.Join(dropDevContexts(c), dev.Down(context.WithoutCancel(cmd.Context()), c, false))
 	}
 	return cmd
 }
@@ -105,6 +105,14 @@ func share(c dev.Config, memory, disk string) (m, d vee.Bytes, err error) {
 // detachDev starts the same command in a session of its own, shows what it says until
 // everything is up, and leaves it running.
 func (a *app) detachDev(cmd *cobra.Command, c dev.Config) error {
+	if was, err := dev.Load(c.Dir); err == nil && dev.Running(was) {
+		if was.Sites != c.Sites || was.Hosts != c.Hosts || was.Hypervisor != c.Hypervisor {
+			return fault.New(fault.Exists, "a federation of %s and %s each is up in %s", count(was.Sites, "site"), count(was.Hosts, "host"), c.Dir).
+				Try("reservoir dev down --dir %s", c.Dir)
+		}
+		fmt.Fprintf(a.err, "it is up already; see: reservoir dev status --dir %s\n", c.Dir)
+		return nil
+	}
 	args := []string{"dev", "up", "--keep", "--dir", c.Dir}
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		if f.Name != "detach" && f.Name != "dir" && f.Name != "keep" {

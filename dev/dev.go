@@ -383,6 +383,9 @@ func Status(c Config) ([]Process, error) {
 	return list, nil
 }
 
+// Running reports whether the federation has a supervisor.
+func Running(c Config) bool { return readRecord(c.supervisorFile()).alive() }
+
 // Ready reports whether the supervisor with that pid has brought everything up.
 func Ready(c Config, supervisor int) bool {
 	_, err := os.Stat(c.readyFile())
