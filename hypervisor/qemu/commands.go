@@ -101,6 +101,10 @@ func (g *guest) create(ctx context.Context, gs hypervisor.Guest) (err error) {
 // update a guest at rest to a newer description.
 func (g *guest) update(ctx context.Context, gs hypervisor.Guest) error {
 	old := g.record().Guest
+	if old.ID == "" { // its disks would be taken for new ones
+		return fmt.Errorf("its record on disk is damaged: %w; restore %s, or destroy the VEE",
+			hypervisor.ErrWrongState, filepath.Join(g.dir, recordFile))
+	}
 	if reflect.DeepEqual(old, gs) {
 		return nil
 	}

@@ -477,6 +477,11 @@ func TestDamagedRecord(t *testing.T) {
 	if _, err := os.Stat(half); !os.IsNotExist(err) {
 		t.Errorf("a half-made guest is left: %v", err)
 	}
+	for name, err := range map[string]error{"prepare": d.Prepare(t.Context(), g), "start": d.Start(t.Context(), g)} {
+		if !errors.Is(err, hypervisor.ErrWrongState) {
+			t.Errorf("%s over a damaged record: %v, want ErrWrongState", name, err)
+		}
+	}
 	if err := d.Destroy(t.Context(), g.ID, g.Epoch); err != nil {
 		t.Error(err)
 	}
