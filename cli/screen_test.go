@@ -113,7 +113,7 @@ func TestWatch(t *testing.T) {
 		name:    func(s smi.Service) string { return s.Name },
 	}
 	for f, want := range map[format]string{
-		"table": "NAME  PHASE\na     ready\nb  ready\na  degraded\n",
+		"table": "NAME  PHASE\na     ready\nb     ready\na     degraded\n",
 		"name":  "a\nb\na\n",
 	} {
 		ch := make(chan []smi.Service, 4)
