@@ -49,7 +49,7 @@ func TestDuration(t *testing.T) {
 		2 * time.Hour: "2h", 47 * time.Hour: "47h", 48 * time.Hour: "2d", 1000 * time.Hour: "41d",
 	} {
 		if got := duration(d); got != want {
-			t.Errorf("%s: %q, want %q", time.Duration(d), got, want)
+			t.Errorf("%s: %q, want %q", d, got, want)
 		}
 	}
 }
