@@ -31,8 +31,12 @@ type Balancer struct {
 	closed bool
 }
 
-// dialTimeout bounds the attempt at one backend.
-const dialTimeout = 3 * time.Second
+// dialTimeout bounds the search for a backend, dialPatience the wait for one before the
+// next is tried beside it.
+const (
+	dialTimeout  = 3 * time.Second
+	dialPatience = 200 * time.Millisecond
+)
 
 type point struct {
 	ln   net.Listener
@@ -142,6 +146,50 @@ func (b *Balancer) serve(p *point) {
 	}
 }
 
+// connect to the first backend in turn that accepts. One that is silent does not hold the
+// caller up: the next is tried beside it (RFC 8305 does so with addresses).
+func (p *point) connect() net.Conn {
+	order := p.order()
+	var dials sync.WaitGroup
+	defer dials.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
+	defer cancel()
+	accepted := make(chan net.Conn) // nil: one was refused
+	try := func(to netip.AddrPort) {
+		c, err := (&net.Dialer{}).DialContext(ctx, "tcp", to.String())
+		if err != nil {
+			c = nil
+		}
+		select {
+		case accepted <- c:
+		case <-ctx.Done():
+			if c != nil {
+				c.Close()
+			}
+		}
+	}
+	for i, under := 0, 0; i < len(order) || under > 0; {
+		var patience <-chan time.Time
+		if i < len(order) {
+			to := order[i]
+			dials.Go(func() { try(to) })
+			i, under = i+1, under+1
+			patience = time.After(dialPatience)
+		}
+		select {
+		case c := <-accepted:
+			if c != nil {
+				return c
+			}
+			under--
+		case <-patience:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	return nil
+}
+
 // order of backends to try for the next connection.
 func (p *point) order() []netip.AddrPort {
 	p.mu.Lock()
@@ -169,12 +217,7 @@ func (p *point) track(c net.Conn) (untrack func()) {
 
 func (p *point) handle(c net.Conn) {
 	defer p.track(c)()
-	for _, to := range p.order() {
-		d := net.Dialer{Timeout: dialTimeout}
-		up, err := d.Dial("tcp", to.String())
-		if err != nil {
-			continue
-		}
+	if up := p.connect(); up != nil {
 		defer p.track(up)()
 		splice(c.(*net.TCPConn), up.(*net.TCPConn))
 		return

@@ -3,6 +3,7 @@ package van
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -11,10 +12,12 @@ import (
 	"os"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/reservoir-cloud/reservoir/vee"
 )
@@ -136,6 +139,31 @@ func backend(t *testing.T, name string) netip.AddrPort {
 	return netip.MustParseAddrPort(ln.Addr().String())
 }
 
+// silentBackend never answers a connection attempt: its backlog of one is full.
+func silentBackend(t *testing.T) netip.AddrPort {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(sa.(*unix.SockaddrInet4).Port))
+	for {
+		c, err := net.DialTimeout("tcp", at.String(), 100*time.Millisecond)
+		if err != nil {
+			return at
+		}
+		t.Cleanup(func() { c.Close() })
+	}
+}
+
 func ask(t *testing.T, addr string) string {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
@@ -173,6 +201,15 @@ func TestBalancerSpreadsPassesOverTheDeadAndFollowsChanges(t *testing.T) {
 	for range 4 {
 		if got := ask(t, addr); got != "two" {
 			t.Errorf("with a dead backend: %s, want two", got)
+		}
+	}
+	silent := silentBackend(t)
+	if _, err := b.Set(ctx, "web", addr, []netip.AddrPort{silent, two}); err != nil {
+		t.Fatal(err)
+	}
+	for range 4 {
+		if got := ask(t, addr); got != "two" {
+			t.Errorf("with a silent backend: %s, want two", got)
 		}
 	}
 	if _, err := b.Set(ctx, "web", addr, nil); err != nil {

@@ -2,6 +2,7 @@ package veem
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -69,6 +70,23 @@ func (m *Manager) wakePoints(match func(*record) bool) {
 
 func (m *Manager) lookAtPoint(ctx context.Context, key string) result {
 	return m.attempt("balance access point "+key, accessLane, m.balance(ctx, key))
+}
+
+// balanceGroup brings all access points of a group up to date.
+func (m *Manager) balanceGroup(ctx context.Context, group string) error {
+	var keys []string
+	m.ledger.read(func(s *state) {
+		for key, p := range s.points.rows {
+			if p.GroupID == group {
+				keys = append(keys, key)
+			}
+		}
+	})
+	var errs []error
+	for _, key := range keys {
+		errs = append(errs, m.balance(ctx, key))
+	}
+	return errors.Join(errs...)
 }
 
 // balance tells the balancer what an access point should be, and notes its address.

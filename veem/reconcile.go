@@ -122,6 +122,11 @@ func (m *Manager) attempt(what, lane string, err error) result {
 
 // assign tells r's host what it should do about r, and looks again.
 func (m *Manager) assign(ctx context.Context, r record) result {
+	if r.Target != vee.Active { // no new connection goes to a guest that is about to stop
+		if err := m.balanceGroup(ctx, r.Descriptor.GroupID); err != nil {
+			m.cfg.Log.Warn("access points of a VEE that stops", "vee", r.ID, "err", err)
+		}
+	}
 	err := m.tell(ctx, r.Host, r.assignment(m.cfg.Timing.Grace))
 	m.hosts.trouble(r.Host, r.ID, err)
 	m.hub.changed(r.ID)

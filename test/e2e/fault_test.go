@@ -192,12 +192,12 @@ func TestKilledAtRandom(t *testing.T) {
 			wanted[name] = 1
 		case random.IntN(3) == 0:
 			t.Logf("%d: delete %s, kill %v", op, name, victims)
-			do(says("no service"), "service", "delete", name)
+			do(says("does not exist"), "service", "delete", name)
 			delete(wanted, name)
 			wg.Wait()
 			eventually(t, "deletion of "+name, func() bool {
 				_, err := cli("service", "show", name)
-				return err != nil && strings.Contains(err.Error(), "no service")
+				return err != nil && strings.Contains(err.Error(), "does not exist")
 			})
 		default:
 			n = 1 + random.IntN(3)
