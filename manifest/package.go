@@ -178,7 +178,7 @@ func readArchive(a archive, size int64) (*Package, error) {
 	t := tar.NewReader(a)
 	for {
 		h, err := t.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -183,8 +184,8 @@ func (s *Service) validate(r *report) {
 		v.bad("contract.offer", "nothing", "want the offer that was accepted")
 	}
 	if len(r.list) == 0 {
-		if _, err := s.StartOrder(); err != nil {
-			cycle := err.(*CycleError)
+		var cycle *CycleError
+		if _, err := s.StartOrder(); errors.As(err, &cycle) {
 			i := slices.Index(v.components, cycle.Components[0])
 			v.bad(atIndex("components", i)+".startAfter", "a cycle: "+cycle.String(), "want an order of start that has a beginning")
 		}

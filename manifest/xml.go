@@ -56,10 +56,10 @@ func scanXML(r *report, text []byte) ([]place, bool) {
 		line, column := d.InputPos()
 		p := place{line, column}
 		t, err := d.Token()
-		if err == io.EOF && roots == 1 {
+		if errors.Is(err, io.EOF) && roots == 1 {
 			return places, true
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			r.add(p, "", fmt.Sprintf("%d root elements", roots), "want one")
 			return nil, false
 		}

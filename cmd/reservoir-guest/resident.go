@@ -40,7 +40,7 @@ func resident(ctx context.Context, args []string) error {
 	a := agent.New(agent.Machine{
 		Hostname: hostname, Uptime: uptime, FreeMemory: freeMemory,
 		Shutdown: func() error {
-			if out, err := exec.Command("systemctl", "--no-block", "poweroff").CombinedOutput(); err != nil {
+			if out, err := exec.Command("systemctl", "--no-block", "poweroff").CombinedOutput(); err != nil { //nolint:noctx // --no-block: it returns at once
 				return fmt.Errorf("systemctl poweroff: %w: %s", err, out)
 			}
 			return nil

@@ -120,7 +120,7 @@ func Has(err error, c Code) bool {
 func From(err error) *Error {
 	var e *Error
 	if errors.As(err, &e) {
-		if err == error(e) {
+		if err == error(e) { //nolint:errorlint // is it the very same, not wrapped?
 			return e
 		}
 		return &Error{Code: e.Code, Message: err.Error(), Next: e.Next, Err: err}

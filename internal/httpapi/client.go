@@ -107,7 +107,7 @@ func decodeProblem(resp *http.Response) error {
 // Stream opens a watch. The channel closes when the server ends it, the connection breaks
 // or ctx is done.
 func Stream[T any](ctx context.Context, c *Client, path string, query url.Values) (<-chan T, error) {
-	resp, err := c.do(ctx, http.MethodGet, path, query, nil)
+	resp, err := c.do(ctx, http.MethodGet, path, query, nil) //nolint:bodyclose // the goroutine below does
 	if err != nil {
 		return nil, err
 	}

@@ -193,7 +193,7 @@ func (a *Agent) talk(ctx context.Context, port Port) error {
 	defer func() { // the reader ends when the port is closed or its command not wanted
 		port.Close()
 		close(quit)
-		<-ended
+		<-ended //nolint:errcheck // why it ended has been told already
 	}()
 	go func() {
 		err := read(guest.NewReader(port), commands, quit)
