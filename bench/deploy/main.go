@@ -158,11 +158,10 @@ networks:
 components:
   - name: web
     replicas: {min: 1, max: %d, initial: %d}
-    cpus: 1
+    image: appliance
     memory: 128MiB
-    disks: [{image: appliance}]
-    nics: [{network: public}]
-    port: 80
+    networks: [public]
+    ports: [http:80]
 # %d guests
 `
 
