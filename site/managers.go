@@ -36,7 +36,7 @@ const flat = "site"
 func network(c Config) veem.Network {
 	n := veem.Network{Subnet: netip.PrefixFrom(c.VEENetwork.Addr(), c.VEEBits).Masked(), Gateway: c.VEEGateway}
 	if c.VEEBits != c.VEENetwork.Bits() {
-		n.First, n.Last = c.VEENetwork.Masked().Addr(), last(c.VEENetwork)
+		n.First, n.Last = c.VEENetwork.Masked().Addr().Next(), last(c.VEENetwork)
 	}
 	return n
 }
