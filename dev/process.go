@@ -87,8 +87,8 @@ func (l layout) supervise(ctx context.Context, n node, say func(format string, a
 		if ctx.Err() != nil {
 			return
 		}
-		if time.Since(began) > ranWell {
-			pause = firstPause
+		if time.Since(began) > ranWell || killed(err) {
+			pause = firstPause // only what ends by itself again and again has to wait
 		}
 		say("%s ended (%s); starting it again in %s; its log: %s", n.name(), how(err), pause, l.log(n))
 		select {
@@ -99,6 +99,16 @@ func (l layout) supervise(ctx context.Context, n node, say func(format string, a
 		pause = min(2*pause, lastPause)
 		restarts++
 	}
+}
+
+// killed reports whether a process was ended from outside.
+func killed(err error) bool {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return false
+	}
+	st, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && st.Signaled() && st.Signal() == syscall.SIGKILL
 }
 
 func how(err error) string {

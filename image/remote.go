@@ -102,13 +102,15 @@ func codeOf(status int) fault.Code {
 // List shows all images of the site, as Store.List.
 func (r Remote) List(ctx context.Context) ([]Info, error) {
 	var infos []Info
-	return infos, r.info(ctx, nil, &infos)
+	err := r.info(ctx, nil, &infos)
+	return infos, err
 }
 
 // Show is List for one reference. Errors: fault.Malformed, fault.NotFound.
 func (r Remote) Show(ctx context.Context, ref string) (Info, error) {
 	var i Info
-	return i, r.info(ctx, url.Values{"ref": {ref}}, &i)
+	err := r.info(ctx, url.Values{"ref": {ref}}, &i)
+	return i, err
 }
 
 func (r Remote) info(ctx context.Context, query url.Values, out any) error {

@@ -185,7 +185,7 @@ func TestKilledAtRandom(t *testing.T) {
 				}
 			})
 		}
-		switch n, there := wanted[name]; {
+		switch _, there := wanted[name]; {
 		case !there:
 			t.Logf("%d: deploy %s, kill %v", op, name, victims)
 			do(says("exists"), "service", "deploy", files[name])
@@ -200,7 +200,7 @@ func TestKilledAtRandom(t *testing.T) {
 				return err != nil && strings.Contains(err.Error(), "does not exist")
 			})
 		default:
-			n = 1 + random.IntN(3)
+			n := 1 + random.IntN(3)
 			t.Logf("%d: scale %s to %d, kill %v", op, name, n, victims)
 			do(func(error) bool { return false }, "service", "scale", name, "web", fmt.Sprint(n))
 			wanted[name] = n

@@ -2,7 +2,10 @@ package e2e
 
 import (
 	"fmt"
+	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -200,4 +203,39 @@ func TestConsole(t *testing.T) {
 		time.Sleep(300 * time.Millisecond)
 		return strings.Contains(out.String(), "up ") || strings.Contains(out.String(), "uptime")
 	})
+}
+
+// A stock distribution boots under the same driver: cloud-init takes its name, address and
+// key from the seed medium, and the agent in the guest says when that is done.
+func TestDebianConfiguresItself(t *testing.T) {
+	image, err := filepath.Abs("../../.cache/images/debian")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(image); err != nil {
+		t.Fatalf("the Debian image is missing (make images): %v", err)
+	}
+	reservoir(t, "image", "push", image, "debian")
+	deploy(t, write(t, `service: debian
+components:
+  - name: db
+    image: debian
+    memory: 512MiB
+    networks: [public]
+    ports: [tcp:22]
+    startup: {order: 1, waitingForGuest: true}
+networks:
+  - {name: public, public: true}
+`), "debian")
+	v := only(t, "db-1")
+	conn, err := net.DialTimeout("tcp", net.JoinHostPort(address(v), "22"), 10*time.Second)
+	if err != nil {
+		t.Fatalf("the guest's SSH server: %v", err)
+	}
+	defer conn.Close()
+	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	greeting := make([]byte, 32)
+	if n, err := conn.Read(greeting); err != nil || !strings.HasPrefix(string(greeting[:n]), "SSH-2.0") {
+		t.Errorf("port 22 greets with %q, %v", greeting[:n], err)
+	}
 }
