@@ -18,6 +18,13 @@ import (
 // startCluster is an etcd of its own, as --etcd-endpoints would name it.
 func startCluster(t *testing.T) (endpoint string) {
 	t.Helper()
+	endpoint, _ = restartableCluster(t)
+	return endpoint
+}
+
+// restartableCluster is startCluster that can be ended and started again on its files.
+func restartableCluster(t *testing.T) (endpoint string, restart func(down time.Duration)) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "etcd") // a socket's path must be short
 	if err != nil {
 		t.Fatal(err)
@@ -30,8 +37,38 @@ func startCluster(t *testing.T) (endpoint string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(e.Close)
-	return socket.String()
+	t.Cleanup(func() { e.Close() })
+	return socket.String(), func(down time.Duration) {
+		e.Close()
+		time.Sleep(down)
+		if e, err = embed.StartEtcd(ec); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A cluster that goes away for a moment loses nothing, and whoever watched goes on.
+func TestEndpointsRestart(t *testing.T) {
+	ctx := t.Context()
+	endpoint, restart := restartableCluster(t)
+	s := open(t, Config{Endpoints: []string{endpoint}})
+	things := NewCollection[thing](s, "thing")
+	changes := things.Watch(ctx, "")
+	if c := next(t, changes); c.Kind != Synced {
+		t.Fatalf("%+v first", c)
+	}
+	for n := 1; n <= 3; n++ {
+		if _, err := things.Put(ctx, "a", thing{N: n}); err != nil {
+			t.Fatalf("write %d: %v", n, err)
+		}
+		if c := next(t, changes); c.Value.N != n {
+			t.Fatalf("watched %+v, want %d", c, n)
+		}
+		restart(300 * time.Millisecond)
+		if v, _, err := things.Get(ctx, "a"); err != nil || v.N != n {
+			t.Fatalf("after the restart: %+v, %v; want %d", v, err, n)
+		}
+	}
 }
 
 func TestEndpoints(t *testing.T) {
