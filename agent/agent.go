@@ -24,6 +24,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/agent/vet"
 	"github.com/reservoir-cloud/reservoir/hypervisor"
 	"github.com/reservoir-cloud/reservoir/image"
+	"github.com/reservoir-cloud/reservoir/internal/durable"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
@@ -265,13 +266,12 @@ func lockDir(dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return nil, fmt.Errorf("make the host's directory: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := durable.Lock(filepath.Join(dir, "lock"))
+	if errors.Is(err, durable.ErrLocked) {
+		return nil, fault.New(fault.InUse, "directory %s: another agent works on it", dir).Try("stop the other process, or give this one a directory of its own: reservoir host --dir")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("lock the host's directory: %w", err)
-	}
-	if err := flock(f); err != nil {
-		f.Close()
-		return nil, fault.New(fault.InUse, "directory %s: another agent works on it: %w", dir, err).Try("stop the other process, or give this one a directory of its own: reservoir host --dir")
 	}
 	return func() { f.Close() }, nil
 }

@@ -6,11 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
-	"os"
 	"path/filepath"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/reservoir-cloud/reservoir/internal/durable"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
@@ -67,8 +64,6 @@ func joined(ctx context.Context, cfg Config) (*identity.Keypair, error) {
 		}
 	}
 }
-
-func flock(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) }
 
 func generationFile(dir string) string { return filepath.Join(dir, "generation.json") }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/reservoir-cloud/reservoir/internal/durable"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
@@ -280,14 +281,13 @@ func makeDirs(root string, dirs ...string) error {
 // lockDir takes dir for this process until the file is closed, also by its death. Errors:
 // fault.Exists.
 func lockDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, diskFault(err, "lock %s", dir)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
+	f, err := durable.Lock(filepath.Join(dir, "lock"))
+	if errors.Is(err, durable.ErrLocked) {
 		return nil, fault.New(fault.Exists, "another process uses %s", dir).
 			Try("stop the other process, or give this one a directory of its own")
+	}
+	if err != nil {
+		return nil, diskFault(err, "lock %s", dir)
 	}
 	return f, nil
 }

@@ -203,15 +203,11 @@ func capabilities(ctx context.Context, cfg Config, cgroups *cgroup.Tree) (hyperv
 
 // lockDir keeps a second driver off the directory.
 func lockDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
+	f, err := durable.Lock(filepath.Join(dir, "lock"))
+	if errors.Is(err, durable.ErrLocked) {
 		return nil, errors.New("another process is using this directory; end it first, or give this host a directory of its own")
 	}
-	return f, nil
+	return f, err
 }
 
 // Close lets go of all guests and leaves them running. Commands under way are cut short.

@@ -1,5 +1,6 @@
-// Package durable writes small files so that a crash leaves the old content or the new
-// one, never a mixture, and what was acknowledged is still there after power is lost.
+// Package durable keeps what a process has on disk whole: it writes small files so that a
+// crash leaves the old content or the new one, never a mixture, and keeps a second process
+// off.
 package durable
 
 import (
@@ -9,6 +10,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // WriteFile replaces path by data: a temporary file beside it, fsync, rename, fsync of the
@@ -80,4 +84,34 @@ func SyncDir(dir string) error {
 	}
 	defer d.Close()
 	return d.Sync()
+}
+
+// ErrLocked says that another process has the lock.
+var ErrLocked = errors.New("another process has it")
+
+// lockPatience: a process that is killed while it starts another one holds its locks until
+// the other has run its program.
+const lockPatience = 2 * time.Second
+
+// Lock takes the file path for this process until the returned file is closed or the
+// process ends, however it ends. It makes the file where there is none. Errors: ErrLocked.
+func Lock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Since(began) > lockPatience {
+			break
+		}
+	}
+	f.Close()
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, ErrLocked
+	}
+	return nil, fmt.Errorf("lock %s: %w", path, err)
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 func TestRoundTripAndNoLeftovers(t *testing.T) {
@@ -49,4 +50,21 @@ func TestFailedWriteKeepsTheOldContent(t *testing.T) {
 	if b, _ := os.ReadFile(p); string(b) != `{"n":1}` {
 		t.Errorf("content is now %q", b)
 	}
+}
+
+func TestLockKeepsASecondOneOffUntilItIsClosed(t *testing.T) {
+	p := filepath.Join(t.TempDir(), "lock")
+	first, err := Lock(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Lock(p); !errors.Is(err, ErrLocked) {
+		t.Errorf("a second lock: %v, want ErrLocked", err)
+	}
+	go func() { time.Sleep(50 * time.Millisecond); first.Close() }()
+	second, err := Lock(p) // waits the moment that the first one takes to go
+	if err != nil {
+		t.Fatal(err)
+	}
+	second.Close()
 }
