@@ -22,7 +22,7 @@ const chunk = 64
 
 // reserve a place.
 func (r *record) reserve(host string) {
-	r.Host = host
+	r.Host, r.Holds = host, true
 	r.State, r.Phase = vee.Defined, vee.PhaseStopped
 }
 
@@ -31,7 +31,7 @@ func (r *record) begin() {
 	if !r.Assigned {
 		r.Phase = vee.PhaseProlog
 	}
-	r.Submitted, r.Assigned, r.ReservedUntil = true, true, nil
+	r.Submitted, r.Assigned, r.Holds, r.ReservedUntil = true, true, true, nil
 	r.retarget(vee.Active)
 }
 
@@ -110,14 +110,15 @@ func (m *Manager) submit(caller identity.Caller, t *tx, id vee.ID) (detail strin
 
 // activate a VEE that has, or had, a place: there must be room for it again.
 func (m *Manager) activate(t *tx, r record) error {
-	switch needs := r.Descriptor.Resources(); {
+	switch {
 	case r.Host == "":
 		c := m.choose(t, []record{r})[0]
 		if c.Host == "" {
 			return fault.New(fault.NoResources, "VEE %s: %s", r.ID, c.Why)
 		}
 		r.reserve(c.Host)
-	case r.usage() != needs:
+	case !r.Holds:
+		needs := r.Descriptor.Resources()
 		for _, h := range m.board(t) {
 			if free := h.Capacity.Minus(h.Used).Plus(r.usage()); h.Name == r.Host && !needs.Fits(free) {
 				return fault.New(fault.NoResources, "VEE %s: its disks are on host %s, which has no room for it now", r.ID, h.Name)
@@ -209,6 +210,8 @@ func (m *Manager) apply(caller identity.Caller, t *tx, id vee.ID, a vee.Action) 
 	switch {
 	case from == vee.Destroyed:
 		return r.Seq, nil
+	case to == vee.Suspended && r.State == vee.Defined:
+		return 0, fault.New(fault.WrongState, "VEE %s: SUSPEND is not possible before it has started", id)
 	case to == vee.Active:
 		if err := m.activate(t, r); err != nil {
 			return 0, err

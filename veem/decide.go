@@ -152,7 +152,11 @@ func decideReported(r record, p vhi.Report, settled bool) decision {
 		return decideGone(r)
 	}
 	r = observed(r, p)
-	r.Settled = r.Settled || r.State == r.Target && (p.Power != vhi.Stopped && p.Power != vhi.Unprepared || p.Phase == vee.PhaseStopped)
+	atRest := p.Phase == vee.PhaseStopped || p.Power != vhi.Stopped && p.Power != vhi.Unprepared // no start under way
+	if r.State == r.Target && atRest {
+		r.Settled = true
+		r.Holds = r.Holds && r.State != vee.Defined && r.State != vee.Suspended
+	}
 	if settled {
 		return judge(r, p)
 	}
@@ -199,8 +203,8 @@ func judge(r record, p vhi.Report) decision {
 	case r.Target == vee.Destroyed:
 	case p.Power == vhi.Failed && r.Target != vee.Defined:
 		return failed(r, orElse(p.Error, "the guest ended by itself"), p.Code, vee.Defined)
-	case r.Target == vee.Suspended && (p.Power == vhi.Stopped || p.Power == vhi.Unprepared) && p.Phase == vee.PhaseStopped:
-		return failed(r, orElse(p.Error, "its saved memory is gone"), p.Code, vee.Defined)
+	case r.Target == vee.Suspended && (p.Power == vhi.Unprepared || p.Power == vhi.Stopped && p.Phase == vee.PhaseStopped):
+		return failed(r, orElse(p.Error, "it does not run, and no memory of it is saved"), p.Code, vee.Defined)
 	case p.Error == "" || r.State == r.Target:
 	case live && (r.Target == vee.Suspended || r.Target == vee.Defined || r.Target == vee.Paused),
 		r.Target == vee.Active && p.Power == vhi.Suspended && p.Phase == vee.PhaseSuspended:

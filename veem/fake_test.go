@@ -103,7 +103,7 @@ type fakeHost struct {
 	capacity vee.Resources
 	rng      *rand.Rand
 
-	mu          sync.Mutex
+	mu          *sync.Mutex // one for all hosts, since invariants are about all of them
 	guests      map[vee.ID]*fakeGuest
 	incarnation int
 	seq         uint64
@@ -178,7 +178,7 @@ func (g *fakeGuest) report() vhi.Report {
 	if g.now == vhi.Absent && g.want.Power != vhi.Absent {
 		p.Power = vhi.Unprepared
 	}
-	if g.now == vhi.Failed && g.want.Descriptor.Restart == vee.RestartNever {
+	if g.now == vhi.Failed && (g.want.Descriptor.Restart == vee.RestartNever || g.want.Power == vhi.Suspended) {
 		p.Phase = vee.PhaseFailed
 	} else if g.now == vhi.Failed {
 		p.Power, p.Phase = vhi.Stopped, vee.PhaseBoot
@@ -425,6 +425,7 @@ func inSite(t *testing.T, hosts int, f func(s *fakeSite)) {
 		s.start()
 		ctx, cancel := context.WithCancel(context.Background())
 		var wg sync.WaitGroup
+		var mu sync.Mutex
 		defer func() {
 			s.stop()
 			cancel()
@@ -434,7 +435,7 @@ func inSite(t *testing.T, hosts int, f func(s *fakeSite)) {
 			}
 		}()
 		for i := range hosts {
-			h := &fakeHost{s: s, name: fmt.Sprintf("h%d", i+1), capacity: vee.Resources{MilliCPU: 4000, Memory: 4 * vee.GiB, Disk: 100 * vee.GiB},
+			h := &fakeHost{s: s, mu: &mu, name: fmt.Sprintf("h%d", i+1), capacity: vee.Resources{MilliCPU: 4000, Memory: 4 * vee.GiB, Disk: 100 * vee.GiB},
 				guests: map[vee.ID]*fakeGuest{}, changed: make(chan struct{}, 1), slow: 100 * time.Millisecond, rng: rand.New(rand.NewPCG(1, uint64(i)))}
 			s.hosts = append(s.hosts, h)
 			if err := s.m.HostJoined(context.Background(), h.name); err != nil {
@@ -501,9 +502,6 @@ func (s *fakeSite) check(h *fakeHost, id vee.ID, g *fakeGuest) {
 		return
 	}
 	for _, other := range s.hosts {
-		if other != h {
-			other.mu.Lock()
-		}
 		for oid, o := range other.guests {
 			if (other != h || oid != id) && (o.now == vhi.Running || o.now == vhi.Paused) {
 				if oid == id {
@@ -517,9 +515,6 @@ func (s *fakeSite) check(h *fakeHost, id vee.ID, g *fakeGuest) {
 					}
 				}
 			}
-		}
-		if other != h {
-			other.mu.Unlock()
 		}
 	}
 }

@@ -30,7 +30,7 @@ type hostView struct {
 	address string // of client
 
 	report vhi.HostReport  // the newest
-	past   map[string]bool // incarnations before it
+	past   map[string]bool // other incarnations that were heard
 	seen   time.Time       // last renewal or answered question; zero: none
 	alive  bool
 	given  bool // up as lost; told once
@@ -139,12 +139,16 @@ func (h *hosts) learn(r vhi.HostReport, mine map[vee.ID]bool, asked uint64, now 
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	v := h.get(r.Host)
-	if v.past[r.Incarnation] || v.report.Incarnation == r.Incarnation && r.Seq <= v.report.Seq {
+	if v.report.Incarnation == r.Incarnation && r.Seq <= v.report.Seq {
 		return news{dropped: true}
 	}
-	if v.report.Incarnation != r.Incarnation {
-		v.past[v.report.Incarnation] = true
+	if v.past[r.Incarnation] && asked == 0 {
+		// Late, or the one that was taken for its successor was late: the host knows.
+		v.doubt = true
+		return news{dropped: true, doubt: true}
 	}
+	v.past[v.report.Incarnation] = true
+	delete(v.past, r.Incarnation)
 	n.back = !v.alive
 	v.report, v.seen, v.alive, v.given = r, now, true, false
 	v.met = v.met || asked != 0
@@ -322,6 +326,9 @@ func (m *Manager) learn(r vhi.HostReport, asked uint64) bool {
 	})
 	n := m.hosts.learn(r, mine, asked, m.cfg.Now())
 	if n.dropped {
+		if n.doubt {
+			m.queue.add(job{hostJob, r.Host}, controlLane(r.Host))
+		}
 		return false
 	}
 	lane := hostLane(r.Host)

@@ -21,9 +21,11 @@ type record struct {
 	// Assigned: the host was told of it, or may have been. Until then the place is only
 	// reserved, and can be given up without asking the host.
 	Assigned bool `json:"assigned,omitempty"`
-	// Settled: the host has confirmed that it is as Target asks. What a VEE takes is only
-	// given to others when this is so.
+	// Settled: the host has confirmed that it is as Target asks.
 	Settled bool `json:"settled,omitempty"`
+	// Holds processors and memory of its host, and not only disk: from its reservation until
+	// the host has confirmed that it has stopped. It gets them back only where there is room.
+	Holds bool `json:"holds,omitempty"`
 	// Scope of its placement rules: the group, or the call where there is none.
 	Scope string `json:"scope"`
 	// Failure of the last action, kept in Error until the next action.
@@ -43,32 +45,29 @@ func (r *record) retarget(to vee.State) {
 
 // release gives up its place.
 func (r *record) release() {
-	r.Host, r.Assigned, r.ReservedUntil = "", false, nil
+	r.Host, r.Assigned, r.Holds, r.ReservedUntil = "", false, false, nil
 	r.GuestReady, r.GuestSeen = false, false
 }
 
-// destroyed for good: the identifier stays, everything else is free.
+// finish its life: the identifier stays, everything else is free.
 func (r *record) finish() {
 	r.State, r.Target, r.Phase = vee.Destroyed, vee.Destroyed, vee.PhaseDone
-	r.Assigned, r.ReservedUntil = false, nil
+	r.Assigned, r.Holds, r.ReservedUntil = false, false, nil
 	r.GuestReady, r.GuestSeen, r.Error, r.Failure, r.FailureCode = false, false, "", "", ""
 }
 
-// usage is what r takes of its host now: everything while it is reserved, runs or may still
-// run; its disks alone once it has stopped; and a suspended one keeps its memory on disk.
+// usage is what r takes of its host now. A suspended one keeps its memory on disk.
 func (r *record) usage() vee.Resources {
 	all := r.Descriptor.Resources()
 	switch {
 	case r.Host == "" || r.State == vee.Destroyed:
 		return vee.Resources{}
-	case !r.Assigned || r.Target != r.State || !r.Settled:
+	case r.Holds:
 		return all
-	case r.State == vee.Defined:
-		return vee.Resources{Disk: all.Disk}
 	case r.State == vee.Suspended:
 		return vee.Resources{Disk: all.Disk + r.Descriptor.Memory}
 	}
-	return all
+	return vee.Resources{Disk: all.Disk}
 }
 
 func (r *record) label() placement.Label {
@@ -91,7 +90,7 @@ func (r *record) assignment(grace time.Duration) vhi.Assignment {
 func (r *record) same(o *record) bool {
 	return r.State == o.State && r.Target == o.Target && r.Phase == o.Phase && r.Submitted == o.Submitted &&
 		r.Error == o.Error && r.Host == o.Host && r.Epoch == o.Epoch && r.GuestReady == o.GuestReady &&
-		r.GuestSeen == o.GuestSeen && r.Restarts == o.Restarts && r.Seq == o.Seq && r.Assigned == o.Assigned && r.Settled == o.Settled &&
+		r.GuestSeen == o.GuestSeen && r.Restarts == o.Restarts && r.Seq == o.Seq && r.Assigned == o.Assigned && r.Settled == o.Settled && r.Holds == o.Holds &&
 		r.Failure == o.Failure && r.FailureCode == o.FailureCode && r.HostRestarts == o.HostRestarts &&
 		(r.ReservedUntil == nil) == (o.ReservedUntil == nil)
 }
