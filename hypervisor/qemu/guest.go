@@ -483,7 +483,7 @@ func (g *guest) adopt(ctx context.Context, p *process) {
 	}
 	// Start before its last step, or a Suspend that did not get to its commit point.
 	if err == nil && want == hypervisor.Running && (status == "prelaunch" || status == "paused" || status == "postmigrate" || status == "finish-migrate") {
-		err = v.do(ctx, "cont", nil, nil)
+		err = v.abandonSave(ctx)
 	}
 	if err == nil {
 		err = v.refresh(ctx)

@@ -69,7 +69,7 @@ func (g *guest) suspend(ctx context.Context, v *vm, before hypervisor.Condition,
 		defer cancel()
 		var back error
 		if before == hypervisor.Running {
-			back = v.do(ctx, "cont", nil, nil)
+			back = v.abandonSave(ctx)
 		}
 		_ = v.refresh(ctx)
 		err = errors.Join(err, back, os.Remove(temporary))
@@ -117,6 +117,29 @@ func (v *vm) save(ctx context.Context, file *os.File, progress func(vee.Progress
 		}
 	}()
 	return v.migrated(ctx, progress)
+}
+
+// abandonSave lets the vCPUs of a guest run whose memory was to be saved, wherever that was
+// cut short. QEMU refuses "cont" while it tidies up after a migration, so that is waited
+// for.
+func (v *vm) abandonSave(ctx context.Context) error {
+	_ = v.do(ctx, "migrate_cancel", nil, nil) // none, or one that has ended, is not bothered by it
+	for {
+		status, err := v.status(ctx)
+		switch {
+		case err != nil:
+			return err
+		case status == "running":
+			return nil // as it was before the migration
+		case status != "finish-migrate":
+			return v.do(ctx, "cont", nil, nil)
+		}
+		select {
+		case <-time.After(migrationPoll):
+		case <-ctx.Done():
+			return fmt.Errorf("its memory is still being saved: %w", context.Cause(ctx))
+		}
+	}
 }
 
 // migrated waits for the end of a migration.
