@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -162,7 +163,7 @@ components:
 			}
 		}
 	}()
-	reservoir(t, "service", "redeploy", two("second"), "--wait", "--timeout", "180s")
+	reservoir(t, "service", "redeploy", two("second"), "--wait", "--timeout", "230s")
 	close(stop)
 	<-done
 	// The one that was under way when the old guest stopped may be cut: access points pass
@@ -228,14 +229,16 @@ networks:
   - {name: public, public: true}
 `), "debian")
 	v := only(t, "db-1")
-	conn, err := net.DialTimeout("tcp", net.JoinHostPort(address(v), "22"), 10*time.Second)
-	if err != nil {
-		t.Fatalf("the guest's SSH server: %v", err)
-	}
-	defer conn.Close()
-	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
-	greeting := make([]byte, 32)
-	if n, err := conn.Read(greeting); err != nil || !strings.HasPrefix(string(greeting[:n]), "SSH-2.0") {
-		t.Errorf("port 22 greets with %q, %v", greeting[:n], err)
-	}
+	// The agent is ready when cloud-init is; the SSH server may be a moment behind.
+	eventually(t, "the guest's SSH server", func() bool {
+		conn, err := net.DialTimeout("tcp", net.JoinHostPort(address(v), "22"), 5*time.Second)
+		if err != nil {
+			return false
+		}
+		defer conn.Close()
+		_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		greeting := make([]byte, 8)
+		_, err = io.ReadFull(conn, greeting)
+		return err == nil && string(greeting) == "SSH-2.0-"
+	})
 }

@@ -188,7 +188,7 @@ func write(t *testing.T, text string) string {
 func deploy(t *testing.T, file, name string) smi.Service {
 	t.Helper()
 	t.Cleanup(func() { remove(t, name) })
-	reservoir(t, "service", "deploy", file, "--wait", "--timeout", "180s")
+	reservoir(t, "service", "deploy", file, "--wait", "--timeout", "230s")
 	return service(t, name)
 }
 
