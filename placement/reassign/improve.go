@@ -1,6 +1,7 @@
 package reassign
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -80,13 +81,32 @@ type annealer struct {
 	random  *rand.PCG
 	done    int64
 
-	best  []int32
-	cost  int64 // of best
-	ahead bool  // the state is better than best: best is copied before it gets worse
+	best   []int32
+	cost   int64 // of best
+	bySize []int // VEEs, the smallest first
+	rank   []int // of each VEE in bySize
+	ahead  bool  // the state is better than best: best is copied before it gets worse
 }
 
 func newAnnealer(p *Problem, o Options, i uint64) *annealer {
-	return &annealer{problem: p, options: o, random: rand.NewPCG(o.Seed, i), cost: math.MaxInt64}
+	a := &annealer{problem: p, options: o, random: rand.NewPCG(o.Seed, i), cost: math.MaxInt64}
+	total := make([]float64, p.Resources)
+	for i, d := range p.Demand {
+		total[i%p.Resources] += float64(d)
+	}
+	size := make([]float64, p.VEEs)
+	for v := range size {
+		for r := range p.Resources {
+			size[v] += float64(p.Demand[v*p.Resources+r]) * float64(p.LoadWeight[r]) / max(1, 0*total[r])
+		}
+		a.bySize = append(a.bySize, v)
+	}
+	slices.SortStableFunc(a.bySize, func(v, w int) int { return cmp.Compare(size[v], size[w]) })
+	a.rank = make([]int, p.VEEs)
+	for i, v := range a.bySize {
+		a.rank[v] = i
+	}
+	return a
 }
 
 // below is a random number in [0, n).
@@ -109,6 +129,9 @@ func (a *annealer) elapsed() float64 {
 	return share
 }
 
+// quench is the share of a round after which only improvements are made.
+const quench = .95
+
 // between two looks at the budget.
 const between = 4096
 
@@ -119,8 +142,12 @@ func (a *annealer) round(from Result, round int, until float64) {
 	hot, cold := a.temperatures(s, round)
 	for now := start; now < until; now = a.elapsed() {
 		t := hot * math.Pow(cold/hot, (now-start)/(until-start))
+		penalty := overLow * math.Pow(overHigh/overLow, min(1, (now-start)/(until-start)/.8))
+		if now >= start+(until-start)*quench {
+			t, penalty = 0, 1e9 // nothing may stay over its capacity
+		}
 		for range between {
-			a.step(s, t)
+			a.step(s, t, penalty)
 		}
 		a.done += between
 	}
@@ -136,33 +163,44 @@ func (a *annealer) keep(s *state) {
 }
 
 // step proposes one move and makes it if chance at temperature t allows its cost.
-func (a *annealer) step(s *state, t float64) {
-	bound := int64(-t * math.Log(a.uniform()))
+func (a *annealer) step(s *state, t, penalty float64) {
+	bound := -t * math.Log(a.uniform())
 	v := a.below(s.VEEs)
+	var m move
+	var ok bool
 	if a.random.Uint64()&1 == 0 {
-		if m, ok := s.weighShift(v, a.below(s.Hosts)); ok && m.delta <= bound {
-			if m.delta > 0 {
-				a.keep(s)
-			}
-			s.shift(m)
-		}
-	} else if m, ok := s.weighSwap(v, a.below(s.VEEs)); ok && m.delta <= bound {
-		if m.delta > 0 {
-			a.keep(s)
-		}
-		s.swap(m)
+		m, ok = s.weighShift(v, a.below(s.Hosts))
+	} else {
+		m, ok = s.weighSwap(v, a.peer(v))
 	}
-	if s.cost < a.cost {
+	if !ok || float64(m.cost)+penalty*float64(m.over) > bound {
+		return
+	}
+	if m.cost > 0 || m.over > 0 {
+		a.keep(s)
+	}
+	s.make(m)
+	if s.over == 0 && s.cost < a.cost {
 		a.cost, a.ahead = s.cost, true
 	}
+}
+
+// peer of v to change places with: mostly one of about its size.
+func (a *annealer) peer(v int) int {
+	if a.random.Uint64()&3 == 0 {
+		return a.below(a.problem.VEEs)
+	}
+	const reach = 32
+	i := a.rank[v] + a.below(2*reach+1) - reach
+	return a.bySize[min(max(i, 0), len(a.bySize)-1)]
 }
 
 // temperatures that a round begins and ends with, from the moves that the placement allows.
 func (a *annealer) temperatures(s *state, round int) (hot, cold float64) {
 	var deltas []float64
-	for range 200_000 {
-		if m, ok := s.weighShift(a.below(s.VEEs), a.below(s.Hosts)); ok && m.delta != 0 {
-			deltas = append(deltas, math.Abs(float64(m.delta)))
+	for range 20_000 {
+		if m, ok := s.weighShift(a.below(s.VEEs), a.below(s.Hosts)); ok && m.cost != 0 {
+			deltas = append(deltas, math.Abs(float64(m.cost)))
 		}
 	}
 	if len(deltas) == 0 {
@@ -170,7 +208,9 @@ func (a *annealer) temperatures(s *state, round int) (hot, cold float64) {
 	}
 	slices.Sort(deltas)
 	q := func(f float64) float64 { return deltas[int(f*float64(len(deltas)-1))] }
-	return max(1, q(.5)*hotShare), max(1, q(.5)*coldShare)
+	hot = q(.9)
+	return max(1, hot*hotShare), max(1, hot*coldShare)
 }
 
-var hotShare, coldShare = .1, .0001
+var hotShare, coldShare = 1., .003
+var overLow, overHigh = .3, 1e5

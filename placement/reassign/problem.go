@@ -124,8 +124,9 @@ func (p *Problem) Cost(at []int32) (int64, error) {
 		if from != h {
 			moved[s]++
 			most = max(most, moved[s])
-			cost += p.MoveWeight*p.MoveCost[v] + p.DistanceWeight*p.Distance[int(from)*p.Hosts+int(h)]
+			cost += p.MoveWeight * p.MoveCost[v]
 		}
+		cost += p.DistanceWeight * p.Distance[int(from)*p.Hosts+int(h)]
 	}
 	for i, u := range use {
 		if u+held[i] > p.Capacity[i] {

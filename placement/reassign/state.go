@@ -1,28 +1,33 @@
 package reassign
 
-// state is a feasible placement with everything that the search counts in it. A move is
-// first weighed (its cost, and whether it keeps every constraint), then made.
+// state is a placement with everything that the search counts in it. A move is first
+// weighed, then made. It may put more on a host than there is room for, which over counts;
+// the other constraints always hold.
 type state struct {
 	*Problem
 	at   []int32
 	cost int64
 
 	use, held []int64 // host × resource; held: of VEEs that have left the host
-	load      []int64 // of each host: its load and balance cost
+	ended     []end   // of each host
+	over      int64   // by how much hosts are over their capacity, in all
 
-	on       []bool  // service × host
-	inPlace  []int32 // service × location: VEEs
-	places   []int32 // by service: locations with a VEE
-	near     []int32 // service × neighbourhood: VEEs
-	needed   [][]int32
-	moved    []int32 // by service
-	withMove []int32 // by number of moves: services with so many
-	most     int32   // moves of any service
+	overWeight []int64 // by resource
+	nothing    []int64 // demand of nobody
+
+	on       []bool    // service × host
+	inPlace  []int32   // service × location: VEEs
+	places   []int32   // by service: locations with a VEE
+	near     []int32   // service × neighbourhood: VEEs
+	needed   [][]int32 // by service: those that depend on it
+	moved    []int32   // by service
+	withMove []int32   // by number of moves: services with so many
+	most     int32     // moves of any service
 }
 
 func newState(p *Problem, at []int32, cost int64) *state {
 	s := &state{Problem: p, at: append([]int32(nil), at...), cost: cost,
-		use: make([]int64, p.Hosts*p.Resources), held: make([]int64, p.Hosts*p.Resources), load: make([]int64, p.Hosts),
+		use: make([]int64, p.Hosts*p.Resources), held: make([]int64, p.Hosts*p.Resources), ended: make([]end, p.Hosts), overWeight: make([]int64, p.Resources),
 		on: make([]bool, p.Services*p.Hosts), inPlace: make([]int32, p.Services*p.Locations), places: make([]int32, p.Services),
 		near: make([]int32, p.Services*p.Neighbourhoods), needed: make([][]int32, p.Services),
 		moved: make([]int32, p.Services), withMove: make([]int32, p.VEEs+1)}
@@ -46,8 +51,13 @@ func newState(p *Problem, at []int32, cost int64) *state {
 			s.count(int(p.Service[v]), 1)
 		}
 	}
+	for r, w := range p.LoadWeight {
+		s.overWeight[r] = max(1, w)
+	}
+	s.nothing = make([]int64, p.Resources)
 	for h := range p.Hosts {
-		s.load[h] = s.loadOf(h, nil, nil)
+		s.ended[h] = s.weigh(h, s.nothing, s.nothing, false, false)
+		s.over += s.ended[h].over
 	}
 	return s
 }
@@ -86,58 +96,35 @@ func (s *state) count(service int, by int32) {
 	}
 }
 
-// loadOf host h with the demand in added and without that taken away (nil: nothing).
-func (s *state) loadOf(h int, in, out []int64) (cost int64) {
-	base := h * s.Resources
-	use, safety, capacity := s.use[base:base+s.Resources], s.Safety[base:base+s.Resources], s.Capacity[base:base+s.Resources]
-	change := func(r int) (d int64) {
-		if in != nil {
-			d = in[r]
-		}
-		if out != nil {
-			d -= out[r]
-		}
-		return d
-	}
+// weigh host h once the demand in has come and the demand out has left: its load and balance
+// cost, and by how much it is over its capacity, in the units of the load cost. A VEE at its
+// first host makes no difference to what is used and held there together: inHome and outHome
+// tell of such.
+func (s *state) weigh(h int, in, out []int64, inHome, outHome bool) (e end) {
+	base, n := h*s.Resources, s.Resources
+	use, held := s.use[base:base+n], s.held[base:base+n]
+	safety, capacity := s.Safety[base:base+n], s.Capacity[base:base+n]
+	in, out, transient, weight, overWeight := in[:n], out[:n], s.Transient[:n], s.LoadWeight[:n], s.overWeight[:n]
 	for r, u := range use {
-		cost += s.LoadWeight[r] * max(0, u+change(r)-safety[r])
+		after := u + in[r] - out[r]
+		full := after + held[r]
+		if transient[r] {
+			if inHome {
+				full -= in[r]
+			}
+			if outHome {
+				full += out[r]
+			}
+		}
+		e.load += weight[r] * max(0, after-safety[r])
+		e.over += overWeight[r] * max(0, full-capacity[r])
 	}
 	for i := range s.Balances {
 		b := &s.Balances[i]
-		cost += b.Weight * max(0, b.Target*(capacity[b.A]-use[b.A]-change(b.A))-(capacity[b.B]-use[b.B]-change(b.B)))
+		free := func(r int) int64 { return capacity[r] - use[r] - in[r] + out[r] }
+		e.load += b.Weight * max(0, b.Target*free(b.A)-free(b.B))
 	}
-	return cost
-}
-
-// fits tells whether host h has room for v once out (nil: nothing) has left. What left
-// stays held where it was from the start.
-func (s *state) fits(v, h int, out []int64, outFrom int32) bool {
-	base := h * s.Resources
-	use, held, capacity := s.use[base:base+s.Resources], s.held[base:base+s.Resources], s.Capacity[base:base+s.Resources]
-	home, leftHome := int(s.Initial[v]) == h, int(outFrom) == h
-	for r, d := range s.demand(v) {
-		u := use[r] + d
-		if !s.Transient[r] {
-			if out != nil {
-				u -= out[r]
-			}
-			if u > capacity[r] {
-				return false
-			}
-			continue
-		}
-		u += held[r]
-		if home {
-			u -= d // held for it already
-		}
-		if out != nil && !leftHome {
-			u -= out[r]
-		}
-		if u > capacity[r] {
-			return false
-		}
-	}
-	return true
+	return e
 }
 
 // related tells whether a VEE of service may go from host a to b as far as spread and
@@ -218,30 +205,60 @@ func (s *state) mostAfter(service1 int, by1 int32, service2 int, by2 int32) int6
 	return s.ServiceWeight * int64(most-s.most)
 }
 
-// shift of one VEE to another host.
-type shift struct {
-	v, to          int
-	delta          int64
-	loadFrom, load int64
+// end of a move: what a host costs after it.
+type end struct{ load, over int64 }
+
+// move of one VEE to another host, or of two that change places (w < 0: one).
+type move struct {
+	v, w, from, to int
+	cost, over     int64 // by how much they change
+	atFrom, atTo   end
 }
 
-// weighShift of v to host b: false when it is not allowed.
-func (s *state) weighShift(v, b int) (m shift, ok bool) {
+// weighShift of v to host b: false when a constraint other than capacity forbids it.
+func (s *state) weighShift(v, b int) (m move, ok bool) {
 	a, service := int(s.at[v]), int(s.Service[v])
-	if a == b || s.on[service*s.Hosts+b] || !s.fits(v, b, nil, -1) || !s.related(service, a, b) {
+	if a == b || s.on[service*s.Hosts+b] || !s.related(service, a, b) {
 		return m, false
 	}
-	d := s.demand(v)
-	m = shift{v: v, to: b, loadFrom: s.loadOf(a, nil, d), load: s.loadOf(b, d, nil)}
-	m.delta = m.loadFrom - s.load[a] + m.load - s.load[b] + s.going(v, a, b) + s.mostAfter(service, s.further(v, a, b), -1, 0)
+	m = move{v: v, w: -1, from: a, to: b}
+	d, home := s.demand(v), int(s.Initial[v])
+	m.atFrom, m.atTo = s.weigh(a, s.nothing, d, false, home == a), s.weigh(b, d, s.nothing, home == b, false)
+	m.cost = s.going(v, a, b) + s.mostAfter(service, s.further(v, a, b), -1, 0)
+	s.ends(&m)
 	return m, true
 }
 
-func (s *state) shift(m shift) {
-	a := int(s.at[m.v])
+// weighSwap of v and w.
+func (s *state) weighSwap(v, w int) (m move, ok bool) {
+	a, b := int(s.at[v]), int(s.at[w])
+	sv, sw := int(s.Service[v]), int(s.Service[w])
+	if a == b || sv == sw || s.on[sv*s.Hosts+b] || s.on[sw*s.Hosts+a] || !s.relatedBoth(sv, sw, a, b) {
+		return m, false
+	}
+	m = move{v: v, w: w, from: a, to: b}
+	dv, dw, homeV, homeW := s.demand(v), s.demand(w), int(s.Initial[v]), int(s.Initial[w])
+	m.atFrom, m.atTo = s.weigh(a, dw, dv, homeW == a, homeV == a), s.weigh(b, dv, dw, homeV == b, homeW == b)
+	m.cost = s.going(v, a, b) + s.going(w, b, a) + s.mostAfter(sv, s.further(v, a, b), sw, s.further(w, b, a))
+	s.ends(&m)
+	return m, true
+}
+
+func (s *state) ends(m *move) {
+	was, will := s.ended[m.from], s.ended[m.to]
+	m.cost += m.atFrom.load - was.load + m.atTo.load - will.load
+	m.over = m.atFrom.over - was.over + m.atTo.over - will.over
+}
+
+// make move m, as it was weighed.
+func (s *state) make(m move) {
 	s.relocate(m.v, m.to)
-	s.load[a], s.load[m.to] = m.loadFrom, m.load
-	s.cost += m.delta
+	if m.w >= 0 {
+		s.relocate(m.w, m.from)
+	}
+	s.ended[m.from], s.ended[m.to] = m.atFrom, m.atTo
+	s.cost += m.cost
+	s.over += m.over
 }
 
 // relocate v in every count but the costs.
@@ -267,32 +284,6 @@ func (s *state) relocate(v, b int) {
 	s.at[v] = int32(b)
 }
 
-// swap of two VEEs.
-type swap struct {
-	v, w         int
-	delta        int64
-	loadV, loadW int64 // of the hosts that v and w leave
-}
-
-func (s *state) weighSwap(v, w int) (m swap, ok bool) {
-	a, b := int(s.at[v]), int(s.at[w])
-	sv, sw := int(s.Service[v]), int(s.Service[w])
-	if a == b || sv == sw || s.on[sv*s.Hosts+b] || s.on[sw*s.Hosts+a] {
-		return m, false
-	}
-	dv, dw := s.demand(v), s.demand(w)
-	if !s.fits(v, b, dw, s.Initial[w]) || !s.fits(w, a, dv, s.Initial[v]) {
-		return m, false
-	}
-	if !s.relatedBoth(sv, sw, a, b) {
-		return m, false
-	}
-	m = swap{v: v, w: w, loadV: s.loadOf(a, dw, dv), loadW: s.loadOf(b, dv, dw)}
-	m.delta = m.loadV - s.load[a] + m.loadW - s.load[b] + s.going(v, a, b) + s.going(w, b, a) +
-		s.mostAfter(sv, s.further(v, a, b), sw, s.further(w, b, a))
-	return m, true
-}
-
 // relatedBoth is related for two services that change places. The second is judged with
 // the first already gone: that refuses some swaps that would be right only together.
 func (s *state) relatedBoth(sv, sw, a, b int) bool {
@@ -309,12 +300,4 @@ func (s *state) relatedBoth(sv, sw, a, b int) bool {
 	s.near[n]++
 	s.near[m]--
 	return ok
-}
-
-func (s *state) swap(m swap) {
-	a, b := int(s.at[m.v]), int(s.at[m.w])
-	s.relocate(m.v, b)
-	s.relocate(m.w, a)
-	s.load[a], s.load[b] = m.loadV, m.loadW
-	s.cost += m.delta
 }

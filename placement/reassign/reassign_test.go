@@ -1,0 +1,154 @@
+package reassign
+
+import (
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// drawProblem that is feasible as it begins.
+func drawProblem(t *rapid.T) *Problem {
+	n := func(label string, low, high int) int { return rapid.IntRange(low, high).Draw(t, label) }
+	p := &Problem{Resources: n("resources", 1, 3), Hosts: n("hosts", 1, 6), VEEs: n("VEEs", 0, 12), Locations: 3, Neighbourhoods: 2,
+		MoveWeight: int64(n("weight", 0, 3)), ServiceWeight: int64(n("weight", 0, 3)), DistanceWeight: int64(n("weight", 0, 3))}
+	p.Services = p.VEEs + 1
+	r := rand.New(rand.NewPCG(uint64(n("seed", 0, 1<<20)), 1)) // bulk that is not worth shrinking
+	for range p.Resources {
+		p.Transient, p.LoadWeight = append(p.Transient, r.IntN(2) == 0), append(p.LoadWeight, r.Int64N(20))
+	}
+	for range p.Hosts {
+		p.Location, p.Nearby = append(p.Location, r.Int32N(3)), append(p.Nearby, r.Int32N(2))
+		for range p.Hosts {
+			p.Distance = append(p.Distance, r.Int64N(5))
+		}
+	}
+	use := make([]int64, p.Hosts*p.Resources)
+	type pair struct{ s, h int32 }
+	taken, services := map[pair]bool{}, int32(0)
+	for v := range p.VEEs {
+		h, s := r.Int32N(int32(p.Hosts)), r.Int32N(services+1)
+		if taken[pair{s, h}] || s == services {
+			s = services
+			services++
+		}
+		taken[pair{s, h}] = true
+		p.Initial, p.Service, p.MoveCost = append(p.Initial, h), append(p.Service, s), append(p.MoveCost, r.Int64N(9))
+		for k := range p.Resources {
+			d := r.Int64N(10)
+			p.Demand = append(p.Demand, d)
+			use[int(h)*p.Resources+k] += p.Demand[v*p.Resources+k]
+		}
+	}
+	for _, u := range use {
+		c := u + r.Int64N(12)
+		p.Capacity, p.Safety = append(p.Capacity, c), append(p.Safety, r.Int64N(c+1))
+	}
+	p.SpreadMin, p.DependsOn = make([]int32, p.Services), make([][]int32, p.Services)
+	in := func(s int, of []int32) (places []int32) {
+		for v, h := range p.Initial {
+			if p.Service[v] == int32(s) && !slices.Contains(places, of[h]) {
+				places = append(places, of[h])
+			}
+		}
+		return places
+	}
+	for s := range p.Services {
+		p.SpreadMin[s] = r.Int32N(int32(len(in(s, p.Location)) + 1))
+		d := r.IntN(p.Services)
+		needed, given := in(s, p.Nearby), in(d, p.Nearby)
+		if !slices.ContainsFunc(needed, func(x int32) bool { return !slices.Contains(given, x) }) {
+			p.DependsOn[s] = append(p.DependsOn[s], int32(d))
+		}
+	}
+	if p.Resources > 1 && r.IntN(2) == 0 {
+		p.Balances = append(p.Balances, Balance{A: 0, B: 1, Target: 1 + r.Int64N(3), Weight: r.Int64N(5)})
+	}
+	return p
+}
+
+// TestStateCounts: after any moves the state's cost is what counting from nothing says, and
+// its placement is feasible exactly if nothing is over its capacity.
+func TestStateCounts(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := drawProblem(t)
+		if err := p.Validate(); err != nil {
+			t.Fatal(err)
+		}
+		cost, err := p.Cost(p.Initial)
+		if err != nil {
+			t.Fatalf("drew an infeasible problem: %v", err)
+		}
+		s := newState(p, p.Initial, cost)
+		if p.VEEs == 0 {
+			return
+		}
+		r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "moves"), 1))
+		for range 60 {
+			var m move
+			var ok bool
+			if r.IntN(2) == 0 {
+				m, ok = s.weighShift(r.IntN(p.VEEs), r.IntN(p.Hosts))
+			} else {
+				m, ok = s.weighSwap(r.IntN(p.VEEs), r.IntN(p.VEEs))
+			}
+			if !ok {
+				continue
+			}
+			s.make(m)
+			cost, err := p.Cost(s.at)
+			if (err == nil) != (s.over == 0) {
+				t.Fatalf("%d over capacity, but %v", s.over, err)
+			}
+			if err == nil && cost != s.cost {
+				t.Fatalf("counted %d, costs %d", s.cost, cost)
+			}
+		}
+	})
+}
+
+// TestImprove: never worse, always feasible, the same again.
+func TestImprove(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p := drawProblem(t)
+		before, err := p.Cost(p.Initial)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := Options{Seed: 1, Workers: 2, Iterations: 3 * between}
+		got, err := Improve(p, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cost, err := p.Cost(got.At)
+		if err != nil || cost != got.Cost || cost > before {
+			t.Fatalf("improved %d to %d, which costs %d: %v", before, got.Cost, cost, err)
+		}
+		again, _ := Improve(p, o)
+		if !slices.Equal(got.At, again.At) {
+			t.Fatal("not reproducible")
+		}
+	})
+}
+
+func TestImproveStops(t *testing.T) {
+	p := &Problem{Resources: 1, Hosts: 2, VEEs: 2, Services: 2, Locations: 1, Neighbourhoods: 1, Transient: []bool{false}, LoadWeight: []int64{1},
+		Capacity: []int64{4, 4}, Safety: []int64{1, 1}, Location: []int32{0, 0}, Nearby: []int32{0, 0}, Distance: make([]int64, 4),
+		SpreadMin: []int32{0, 0}, DependsOn: make([][]int32, 2), Service: []int32{0, 1}, Demand: []int64{1, 1}, MoveCost: []int64{0, 0}, Initial: []int32{0, 0}}
+	looks := 0
+	got, err := Improve(p, Options{Elapsed: func() float64 { looks++; return float64(looks) / 10 }})
+	if err != nil || got.Cost != 0 {
+		t.Errorf("got %+v, %v, want one on each host", got, err)
+	}
+	if looks > 20 {
+		t.Errorf("looked %d times at a clock that was over after 10", looks)
+	}
+	if got, err := Improve(p, Options{Elapsed: func() float64 { return 1 }}); err != nil || got.Cost != 1 {
+		t.Errorf("with no time: %+v, %v, want the placement as it was", got, err)
+	}
+	p.Capacity[0] = 1
+	if _, err := Improve(p, Options{Iterations: 1}); err == nil {
+		t.Error("improved what is not feasible")
+	}
+}
