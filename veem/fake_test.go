@@ -3,8 +3,6 @@ package veem
 import (
 	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -619,12 +617,4 @@ func (s *fakeSite) act(a vee.Action, ids ...vee.ID) []vmi.Outcome {
 		s.t.Fatal(err)
 	}
 	return outs
-}
-
-func mustJSON(v any) json.RawMessage {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic(errors.Join(err))
-	}
-	return b
 }

@@ -181,6 +181,7 @@ func (h *hosts) learn(r vhi.HostReport, mine map[vee.ID]bool, asked uint64, now 
 		case !mine[id]:
 			delete(v.vees, id)
 			delete(v.reaped, id)
+			delete(v.troubles, id)
 		case w.report != nil:
 			w.report, w.at, w.settled = nil, h.tick, true
 			n.changed = append(n.changed, id)

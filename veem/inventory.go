@@ -141,7 +141,7 @@ func (m *Manager) removeHost(t *tx, name string) (more bool, err error) {
 			stay++
 		}
 	}
-	if stay+len(doomed) > 0 && stay > 0 {
+	if stay > 0 {
 		e := fault.New(fault.InUse, "%d VEEs have their place on it", stay)
 		return false, e.Try("destroy them first: reservoir vee list --host %s", name)
 	}

@@ -227,7 +227,7 @@ func (l *ledger) write(ctx context.Context, ops []Op) error {
 // bit, and the last transaction, which drops the intent, is the commit point. A load that
 // finds an intent removes what it names.
 func (l *ledger) persist(ctx context.Context, ops []Op) (versions []uint64, err error) {
-	versions = make([]uint64, len(ops))
+	versions = make([]uint64, len(ops)+1) // and the intent's
 	for _, o := range ops {
 		if len(o.Value) > maxValue {
 			return nil, fault.New(fault.TooLarge, "%s %q takes %v in the record of truth: at most %v", o.Kind, o.Key, vee.Bytes(len(o.Value)), vee.Bytes(maxValue))
@@ -265,11 +265,11 @@ func (l *ledger) persist(ctx context.Context, ops []Op) (versions []uint64, err 
 		fresh = fresh[n:]
 	}
 	intent.Value = nil
-	if err := l.storePart(ctx, append(slices.Clip(ops), intent), append(rest, len(ops)), append(versions, 0)); err != nil {
+	if err := l.storePart(ctx, append(slices.Clip(ops), intent), append(rest, len(ops)), versions); err != nil {
 		return nil, err
 	}
 	l.stale = false
-	return versions, nil
+	return versions[:len(ops)], nil
 }
 
 func (l *ledger) storePart(ctx context.Context, ops []Op, which []int, versions []uint64) error {
@@ -322,7 +322,7 @@ func (l *ledger) load(ctx context.Context) error {
 		}
 	}
 	again := l.stale
-	l.stale = false
+	l.stale = err != nil
 	l.mu.Unlock()
 	if err == nil && again {
 		l.changed(changes)
