@@ -240,6 +240,9 @@ func (r *replay) begin(i int) error {
 	if state != need && a.Kind != model.KillVEE {
 		return fmt.Errorf("the VEE is %v", state)
 	}
+	if a.Kind == model.KillVEE && state != model.Running {
+		at = r.images[a.VEE]
+	}
 	if need == model.Running && a.From != at {
 		return fmt.Errorf("the VEE is on host %d", at)
 	}

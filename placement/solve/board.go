@@ -35,10 +35,12 @@ type board struct {
 func newBoard(m *model.Model, keep func(i int, c model.Constraint) bool) *board {
 	b := &board{m: m, dims: len(m.Dimensions), at: make([]int32, len(m.VEEs)), guests: make([][]int32, len(m.Hosts)),
 		open: make([]bool, len(m.Hosts)), of: make([][]int32, len(m.VEEs))}
+	b.need = make([]int64, 0, len(m.VEEs)*b.dims)
 	for v := range m.VEEs {
 		b.at[v] = model.None
 		b.need = append(b.need, m.Demand(int32(v))...)
 	}
+	b.free = make([]int64, 0, len(m.Hosts)*b.dims)
 	for h := range m.Hosts {
 		b.free = append(b.free, m.Capacity(int32(h))...)
 		b.open[h] = !m.Hosts[h].Off && !m.Hosts[h].Draining
@@ -50,6 +52,7 @@ func newBoard(m *model.Model, keep func(i int, c model.Constraint) bool) *board 
 		}
 		b.mean[d] = max(b.mean[d], 1)
 	}
+	b.reserve()
 	places := map[model.Scope][]int32{}
 	for i, r := range m.Rules {
 		if !r.Hard() {
@@ -66,6 +69,21 @@ func newBoard(m *model.Model, keep func(i int, c model.Constraint) bool) *board 
 		}
 	}
 	return b
+}
+
+// reserve room for the guests that hosts have at the beginning and a few more, in one piece.
+func (b *board) reserve() {
+	const more = 2
+	count := make([]int, len(b.m.Hosts))
+	for v := range b.m.VEEs {
+		if b.m.VEEs[v].State == model.Running {
+			count[b.m.VEEs[v].Host]++
+		}
+	}
+	all := make([]int32, len(b.m.VEEs)+more*len(b.m.Hosts))
+	for h, n := range count {
+		b.guests[h], all = all[:0:n+more], all[n+more:]
+	}
 }
 
 func everyRule(int, model.Constraint) bool { return true }

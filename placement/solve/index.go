@@ -1,6 +1,10 @@
 package solve
 
-import "github.com/reservoir-cloud/reservoir/placement/model"
+import (
+	"math/bits"
+
+	"github.com/reservoir-cloud/reservoir/placement/model"
+)
 
 // index finds the emptiest (or fullest) host that takes a VEE: a binary tree over the hosts
 // in which each node knows the best fullness below it and, for each dimension, the most
@@ -110,9 +114,16 @@ func (x *index) room(i int, v int32) bool {
 	return int(i) < x.leaves || int(i)-x.leaves < len(x.b.m.Hosts)
 }
 
-// before orders nodes: the better rank, then the first host below it.
+// before orders nodes: the better rank, then what is nearer to a host (so that many equals
+// cost no more than one), then the first.
 func before(a, b node) bool {
-	return a.rank < b.rank || a.rank == b.rank && a.at < b.at
+	if a.rank != b.rank {
+		return a.rank < b.rank
+	}
+	if d, e := bits.Len32(uint32(a.at)), bits.Len32(uint32(b.at)); d != e {
+		return d > e
+	}
+	return a.at < b.at
 }
 
 // sink and swim keep q a heap.

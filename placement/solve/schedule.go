@@ -49,14 +49,14 @@ type schedule struct {
 	running []int          // indices into done
 	done    []model.Action
 
-	on       []bool    // by host
-	moving   []int     // by host: migrations from or to it
-	leftBy   [][]int32 // by host: the actions that left room there
-	movedAt  [][]int32 // by host: the migrations from or to it, where they share slots
-	inOrder  bool      // a rule is about all VEEs or hosts: what begins comes after all that has ended
-	bootedBy []int32   // by host: the action that booted it, or -1
-	last     []int32   // by VEE: its last action, or -1
-	detours  []int     // by VEE
+	on       []bool            // by host
+	moving   []int             // by host: migrations from or to it
+	leftBy   [][]int32         // by host: the actions that left room there
+	movedAt  [][]int32         // by host: the migrations from or to it, where they share slots
+	inOrder  bool              // a rule is about all VEEs or hosts: what begins comes after all that has ended
+	bootedBy []int32           // by host: the action that booted it, or -1
+	actions  map[int32][]int32 // by VEE: what is done to it
+	detours  []int             // by VEE
 	before   []gate
 	finished map[int32]bool // VEEs with nothing left to do
 }
@@ -72,7 +72,7 @@ func newSchedule(m *model.Model, t Target) *schedule {
 	now := model.Begin(m)
 	s := &schedule{target: t, on: make([]bool, len(m.Hosts)), moving: make([]int, len(m.Hosts)),
 		leftBy: make([][]int32, len(m.Hosts)), movedAt: make([][]int32, len(m.Hosts)), bootedBy: make([]int32, len(m.Hosts)),
-		last: make([]int32, len(m.VEEs)), detours: make([]int, len(m.VEEs)), finished: map[int32]bool{}}
+		actions: map[int32][]int32{}, detours: make([]int, len(m.VEEs)), finished: map[int32]bool{}}
 	s.board = newBoard(m, func(_ int, c model.Constraint) bool {
 		p, ok := c.(model.OnPlacement)
 		return ok && model.Continuous(c) && p.Check(m, now) == nil
@@ -95,7 +95,6 @@ func newSchedule(m *model.Model, t Target) *schedule {
 	}
 	for i := range m.VEEs {
 		v := int32(i)
-		s.last[v] = -1
 		x := &m.VEEs[v]
 		if x.State == model.Running {
 			s.enterAs(v, x.Host)
@@ -326,7 +325,7 @@ func (s *schedule) begin(a model.Action) {
 			s.bootedBy[a.To] = i
 		}
 	} else {
-		s.last[a.VEE] = i
+		s.actions[a.VEE] = append(s.actions[a.VEE], i)
 		switch a.Kind {
 		case model.StartVEE, model.Resume:
 			s.enter(a.VEE, a.To)
@@ -350,8 +349,8 @@ func (s *schedule) allot(v, h int32) {
 	}
 }
 
-// after are the actions that a comes after, whatever the clock says: the one before on its
-// VEE, the boot of its host, those that left its host, those on VEEs that share a rule.
+// after are the actions that a comes after, whatever the clock says: those before on
+// its VEE, the boot of its host, those that left its host, those on VEEs that share a rule.
 func (s *schedule) after(a model.Action) (after []int32) {
 	add := func(i int32) {
 		if i >= 0 && s.done[i].End <= s.now && !slices.Contains(after, i) {
@@ -368,6 +367,11 @@ func (s *schedule) after(a model.Action) (after []int32) {
 	if a.Kind == model.ShutdownHost {
 		h = a.From
 	}
+	addAll := func(v int32) {
+		for _, i := range s.actions[v] {
+			add(i)
+		}
+	}
 	if h != model.None {
 		add(s.bootedBy[h])
 		for _, i := range s.leftBy[h] {
@@ -382,16 +386,16 @@ func (s *schedule) after(a model.Action) (after []int32) {
 			add(i)
 		}
 	}
-	add(s.last[a.VEE])
+	addAll(a.VEE)
 	for _, r := range s.of[a.VEE] {
 		for _, w := range s.m.Rules[s.source[r]].Constraint.About().VEEs {
-			add(s.last[w])
+			addAll(w)
 		}
 	}
 	for _, g := range s.before {
 		if g.then[a.VEE] || g.single && g.first[a.VEE] {
 			for v := range g.first {
-				add(s.last[v])
+				addAll(v)
 			}
 		}
 	}

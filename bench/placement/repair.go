@@ -1,11 +1,7 @@
-// Command repair solves BtrPlace's published workloads in repair mode, verifies each plan
-// and prints how long the first solution took. Reading the instance and checking the plan
-// are not part of that time.
 package main
 
 import (
 	"compress/gzip"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,19 +15,12 @@ import (
 	"github.com/reservoir-cloud/reservoir/placement/solve"
 )
 
-func main() {
-	data := flag.String("data", "../shared/data", "folder with btrplace/*.json.gz")
-	flag.Parse()
-	if err := run(*data); err != nil {
-		fmt.Fprintln(os.Stderr, "error:", err)
-		os.Exit(1)
-	}
-}
-
-func run(data string) error {
+// workloads of BtrPlace in repair mode: how long the first solution takes, reading the
+// instance and checking the plan apart.
+func workloads(data string) error {
 	files, err := filepath.Glob(filepath.Join(data, "btrplace", "*.json.gz"))
 	if err != nil || len(files) == 0 {
-		return fmt.Errorf("no instance in %s/btrplace: say where the data is with -data", data)
+		return fmt.Errorf("no instance in %s/btrplace: say where the data is with RESERVOIR_DATA", data)
 	}
 	fmt.Printf("%-10s %8s %8s %10s %8s %11s %10s %s\n", "instance", "hosts", "VEEs", "seconds", "actions", "migrations", "sum of ends", "checker")
 	var nr6, worst time.Duration

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/bench/figure"
+	"github.com/reservoir-cloud/reservoir/placement/check"
+	"github.com/reservoir-cloud/reservoir/placement/model"
+	"github.com/reservoir-cloud/reservoir/placement/solve"
+)
+
+// scale of a large site: placing one VEE, the repair of one overloaded host, and memory, on
+// a model of hosts and VEEs with four dimensions.
+func scale(hosts, vees int) error {
+	before := heap()
+	random := rand.New(rand.NewPCG(1, 2))
+	m, err := build(random, hosts, vees)
+	if err != nil {
+		return err
+	}
+	p := solve.NewPlacer(m, solve.Balance)
+	memory := heap() - before
+
+	const rounds = 20_000
+	took := make([]time.Duration, 0, rounds)
+	for range rounds {
+		v := m.AddVEE(model.VEE{Name: "new"}, demand(random)...)
+		start := time.Now()
+		h := p.Place(v)
+		took = append(took, time.Since(start))
+		if h != model.None && random.IntN(10) > 0 { // some stay
+			p.Remove(v)
+		}
+	}
+	slices.Sort(took)
+	p99 := took[rounds*99/100]
+	fmt.Printf("%d hosts, %d VEEs: model and index %.0f MiB; placing one: median %v, p99 %v, worst %v\n",
+		hosts, vees, float64(memory)/(1<<20), took[rounds/2], p99, took[rounds-1])
+	runtime.KeepAlive(p)
+
+	m.VEEs = m.VEEs[:vees]
+	heavy := int32(hosts / 2)
+	for range 12 {
+		m.AddVEE(model.VEE{Name: "heavy", State: model.Running, Host: heavy, MemoryMiB: 4096}, 8000, 16384, 100, 1000)
+	}
+	var repairs []time.Duration
+	for range 9 {
+		start := time.Now()
+		target, err := solve.Repair(m, solve.Options{Seed: 1})
+		if err != nil {
+			return fmt.Errorf("repair one host: %w", err)
+		}
+		plan, err := solve.Schedule(m, target)
+		if err != nil {
+			return fmt.Errorf("repair one host: %w", err)
+		}
+		repairs = append(repairs, time.Since(start))
+		if err := check.Plan(m, plan); err != nil {
+			return fmt.Errorf("the checker rejects the plan: %w", err)
+		}
+	}
+	fmt.Printf("repair of one overloaded host, model read anew: median %v\n", figure.Median(repairs))
+	figure.Line("place_one_p99_us", float64(p99.Nanoseconds())/1000, "us", "<", 100)
+	figure.Line("repair_one_ms", float64(figure.Median(repairs).Microseconds())/1000, "ms", "<", 10)
+	figure.Line("placement_model_mb", float64(memory)/1e6, "MB", "<", 200)
+	return nil
+}
+
+// demand of processors in thousandths, memory in MiB, disk in GiB, network in Mbit/s.
+func demand(r *rand.Rand) []int64 {
+	n := int64(1) << r.IntN(4)
+	return []int64{500 * n, 1024 * n * (1 + r.Int64N(2)), 10 + r.Int64N(90), 50 * n}
+}
+
+// build a site of hosts of two sizes, about half full, a tenth of the VEEs in groups of
+// four that must be apart.
+func build(r *rand.Rand, hosts, vees int) (*model.Model, error) {
+	m := model.New("cpu_milli", "memory_mib", "disk_gib", "net_mbit")
+	m.Migration = model.Migration{MiBs: 1000, Slots: 2, Least: time.Second}
+	for h := range hosts {
+		size := int64(1 + h%2)
+		m.AddHost(model.Host{Name: fmt.Sprint("host", h), Rack: fmt.Sprint("rack", h/40)}, 32000*size, 128*1024*size, 4000, 10000)
+	}
+	for v := range vees {
+		m.AddVEE(model.VEE{Name: fmt.Sprint("vee", v), State: model.Running, Host: int32(v % hosts), MemoryMiB: 2048}, demand(r)...)
+	}
+	for v := 0; v+4 <= vees/10; v += 4 {
+		m.Require(model.Spread{VEEs: []int32{int32(v), int32(v + 1), int32(v + 2), int32(v + 3)}, Always: model.Always{Continuous: true}})
+	}
+	if err := m.Validate(); err != nil {
+		return nil, fmt.Errorf("build the model: %w", err)
+	}
+	return m, nil
+}
+
+func heap() uint64 {
+	runtime.GC()
+	var s runtime.MemStats
+	runtime.ReadMemStats(&s)
+	return s.HeapAlloc
+}
