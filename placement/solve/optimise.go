@@ -1,0 +1,294 @@
+package solve
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"sync"
+
+	"github.com/reservoir-cloud/reservoir/placement/model"
+)
+
+// Objective weighs what is wanted of a placement in which every rule holds. All zero wants
+// nothing.
+type Objective struct {
+	// Balance of hosts: the sum over hosts and dimensions of the square of the used share,
+	// which is least when all are equally full.
+	Balance float64
+	// Consolidate VEEs on few hosts: the number of hosts with a VEE.
+	Consolidate float64
+	// Cost of the hosts with a VEE, in their price per hour.
+	Cost float64
+	// Migrations that lead there. It is what keeps a site from churning: a move must gain
+	// more than this.
+	Migrations float64
+	// SwitchOff the hosts that are left without a VEE and that no rule wants on.
+	SwitchOff bool
+}
+
+// Score of a target for m; the less the better.
+func (o Objective) Score(m *model.Model, t Target) float64 {
+	b := newBoard(m, func(int, model.Constraint) bool { return false })
+	score := 0.
+	for v, h := range t.At {
+		if h != model.None {
+			b.enter(int32(v), h)
+			score += o.move(m, int32(v), h)
+		}
+	}
+	for h := range int32(len(m.Hosts)) {
+		score += o.host(b, h)
+	}
+	return score
+}
+
+// move is what it costs that v is on h and not where it was.
+func (o Objective) move(m *model.Model, v, h int32) float64 {
+	if x := &m.VEEs[v]; x.State == model.Running && x.Host != h {
+		return o.Migrations
+	}
+	return 0
+}
+
+// host is what h costs as it is.
+func (o Objective) host(b *board, h int32) (cost float64) {
+	if o.Balance != 0 {
+		room := b.room(h)
+		for d, c := range b.m.Capacity(h) {
+			if c > 0 {
+				used := 1 - float64(room[d])/float64(c)
+				cost += o.Balance * used * used
+			}
+		}
+	}
+	if len(b.guests[h]) > 0 {
+		cost += o.Consolidate + o.Cost*b.m.Hosts[h].Price
+	}
+	return cost
+}
+
+// steer is host with a slope where the score has none: a host that is nearly empty costs
+// less than one that is half full, so that the search empties it.
+func (o Objective) steer(b *board, h int32) float64 {
+	cost := o.host(b, h)
+	if each := o.Consolidate + o.Cost*b.m.Hosts[h].Price; each > 0 && len(b.guests[h]) > 0 {
+		full := min(1, max(0, b.fullness(h)))
+		cost -= .5 * each * full * full
+	}
+	return cost
+}
+
+// Optimise m: repair it, then move VEEs for as long as there is time and the objective
+// gains. With Iterations instead of Stop the same input gives the same answer. It searches
+// twice beside each other, with two seeds, and answers with the better of both; if the time
+// is over at once, with the repaired placement.
+func Optimise(m *model.Model, objective Objective, o Options) (Target, error) {
+	first, err := Repair(m, o)
+	if err != nil {
+		return Target{}, err
+	}
+	if o.Iterations == 0 && o.Stop == nil {
+		o.Iterations = 50 * (len(m.VEEs) + 100)
+	}
+	var found [2]Target
+	var running sync.WaitGroup
+	for i := range found {
+		s := newSearch(m, objective, first, rand.New(rand.NewPCG(o.Seed, uint64(i))))
+		running.Go(func() { found[i] = s.run(o) })
+	}
+	running.Wait()
+	best, score := first, objective.Score(m, first)
+	for _, t := range found {
+		if s := objective.Score(m, t); s < score-1e-9 {
+			best, score = t, s
+		}
+	}
+	if objective.SwitchOff {
+		best.On = switchedOff(m, best)
+	}
+	return best, nil
+}
+
+// switchedOff is which hosts are on in t when those without a VEE, awake or asleep, are not.
+func switchedOff(m *model.Model, t Target) []bool {
+	used := make([]bool, len(m.Hosts))
+	for v, h := range t.At {
+		if h != model.None {
+			used[h] = true
+		} else if at := m.VEEs[v].Host; t.State[v] == model.Sleeping {
+			used[at] = true
+		}
+	}
+	for _, r := range m.Rules {
+		if c, ok := r.Constraint.(model.Power); ok && r.Hard() && c.On {
+			for _, h := range c.Hosts {
+				used[h] = true
+			}
+		}
+	}
+	on := slices.Clone(t.On)
+	for h := range on {
+		on[h] = on[h] && used[h]
+	}
+	return on
+}
+
+type search struct {
+	*repair
+	objective Objective
+	random    *rand.Rand
+	moves     []int32   // VEEs that may move
+	cost      []float64 // of each host
+	best      []int32
+	gain      float64 // of the placement as it is, over the first
+	most      float64 // the largest gain so far, which best has
+	ahead     bool    // the placement as it is has it, and best not yet
+}
+
+func newSearch(m *model.Model, objective Objective, from Target, random *rand.Rand) *search {
+	r, err := newRepair(m, Options{})
+	if err != nil {
+		panic(err) // Repair has found it sound
+	}
+	s := &search{repair: r, objective: objective, random: random, best: slices.Clone(from.At), cost: make([]float64, len(m.Hosts))}
+	for v := range r.at {
+		if r.at[v] != model.None {
+			r.leave(int32(v))
+		}
+	}
+	for h, on := range from.On {
+		if on && !r.on[h] {
+			r.open[h] = !m.Hosts[h].Draining && !r.quarantined(int32(h))
+		}
+		r.on[h] = on
+	}
+	for v, h := range from.At {
+		if h != model.None {
+			r.enter(int32(v), h)
+			if !r.rooted[v] {
+				s.moves = append(s.moves, int32(v))
+			}
+		}
+	}
+	for h := range s.cost {
+		s.cost[h] = objective.steer(s.board, int32(h))
+	}
+	return s
+}
+
+// run simulated annealing with single moves and swaps.
+func (s *search) run(o Options) Target {
+	if len(s.moves) > 0 && len(s.m.Hosts) > 1 {
+		heat := s.heat()
+		for n := 0; o.Iterations == 0 || n < o.Iterations; n++ {
+			if n%64 == 0 && o.stopped() {
+				break
+			}
+			t := heat / (1 + float64(n)/float64(4*len(s.moves)))
+			if o.Iterations > 0 {
+				t = heat * (1 - float64(n)/float64(o.Iterations))
+			}
+			s.step(-t * math.Log(1-s.random.Float64()))
+		}
+	}
+	if s.ahead {
+		s.keep()
+	}
+	return Target{State: s.state, At: s.best, On: s.on}
+}
+
+// heat to begin with: a small part of what a host costs on average.
+func (s *search) heat() float64 {
+	sum := 0.
+	for _, c := range s.cost {
+		sum += math.Abs(c)
+	}
+	return .01 * sum / float64(len(s.cost))
+}
+
+// step tries one move and takes it back if it costs more than bound.
+func (s *search) step(bound float64) {
+	v := s.moves[s.random.IntN(len(s.moves))]
+	a, w := s.at[v], model.None
+	b := int32(s.random.IntN(len(s.m.Hosts)))
+	if s.random.IntN(2) == 0 {
+		w = s.moves[s.random.IntN(len(s.moves))]
+		b = s.at[w]
+	}
+	if a == b || !s.open[b] || w != model.None && !s.open[a] {
+		return
+	}
+	before := s.cost[a] + s.cost[b] + s.objective.move(s.m, v, a)
+	s.leave(v)
+	if w != model.None {
+		before += s.objective.move(s.m, w, b)
+		s.leave(w)
+	}
+	undo := func() {
+		s.enter(v, a)
+		if w != model.None {
+			s.enter(w, b)
+		}
+	}
+	if !s.fits(v, b) || !s.allowed(v, b) {
+		undo()
+		return
+	}
+	s.enter(v, b)
+	if w != model.None {
+		if !s.fits(w, a) || !s.allowed(w, a) {
+			s.leave(v)
+			undo()
+			return
+		}
+		s.enter(w, a)
+	}
+	costA, costB := s.objective.steer(s.board, a), s.objective.steer(s.board, b)
+	after := costA + costB + s.objective.move(s.m, v, b)
+	if w != model.None {
+		after += s.objective.move(s.m, w, a)
+	}
+	if after-before > bound || !s.stillNear(v, w) {
+		s.leave(v)
+		if w != model.None {
+			s.leave(w)
+		}
+		undo()
+		return
+	}
+	s.cost[a], s.cost[b] = costA, costB
+	if after > before && s.ahead {
+		s.keep()
+		s.best[v] = a
+		if w != model.None {
+			s.best[w] = b
+		}
+	}
+	s.gain += before - after
+	if s.gain > s.most+1e-9 {
+		s.most, s.ahead = s.gain, true
+	}
+}
+
+func (s *search) keep() {
+	copy(s.best, s.at)
+	s.ahead = false
+}
+
+// stillNear tells whether both are allowed where they are: with two VEEs that change
+// places, the first was judged before the second had gone there.
+func (s *search) stillNear(v, w int32) bool {
+	for _, x := range [2]int32{v, w} {
+		if x == model.None {
+			continue
+		}
+		h := s.at[x]
+		s.leave(x)
+		ok := s.allowed(x, h)
+		s.enter(x, h)
+		if !ok {
+			return false
+		}
+	}
+	return true
+}
