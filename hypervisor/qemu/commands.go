@@ -89,8 +89,9 @@ func (g *guest) create(ctx context.Context, gs hypervisor.Guest) (err error) {
 	if err := durable.SyncDir(filepath.Dir(g.dir)); err != nil {
 		return err
 	}
+	uid := g.d.users.take(g.id, g.d.token(g.id))
 	if err := g.save(func(r *record) {
-		*r = record{Guest: gs, UID: g.d.pickUID(g.id), Want: hypervisor.Stopped}
+		*r = record{Guest: gs, UID: uid, Want: hypervisor.Stopped}
 	}); err != nil {
 		return err
 	}
@@ -337,6 +338,7 @@ func (g *guest) destroy(ctx context.Context) error {
 	if err := os.RemoveAll(g.dir); err != nil {
 		return err
 	}
+	g.d.users.free(g.id)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.rec = record{}

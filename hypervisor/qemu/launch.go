@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -264,26 +265,56 @@ func (d *Driver) credential(uid int, accelerator string) *syscall.Credential {
 	return c
 }
 
-// pickUID that no other guest of this driver has. It starts at a place that depends on the
-// guest and the directory, so that drivers that share a range hardly ever share a user.
-func (d *Driver) pickUID(id vee.ID) int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	taken := map[int]bool{}
-	for _, g := range d.guests {
-		if g.id != id {
-			g.mu.Lock()
-			taken[g.rec.UID] = true
-			g.mu.Unlock()
-		}
+// users gives each guest of a driver a user of its own. It has a lock of its own, which is
+// held while no other is taken.
+type users struct {
+	first, n int
+
+	mu    sync.Mutex
+	taken map[int]vee.ID
+	of    map[vee.ID]int
+}
+
+func newUsers(first, n int) *users {
+	return &users{first: first, n: n, taken: map[int]vee.ID{}, of: map[vee.ID]int{}}
+}
+
+// keep notes the user that an adopted guest has.
+func (u *users) keep(id vee.ID, uid int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.taken[uid], u.of[id] = id, uid
+}
+
+// take a user for id that no other guest of this driver has, or the one that it has
+// already. The search starts at a place that depends on token, so that drivers that share a
+// range hardly ever share a user.
+func (u *users) take(id vee.ID, token string) int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if uid, ok := u.of[id]; ok {
+		return uid
 	}
 	h := fnv.New32a()
-	h.Write([]byte(d.token(id)))
+	h.Write([]byte(token))
 	start := int(h.Sum32()) & 0x7fffffff
-	for i := range d.cfg.UIDs {
-		if uid := d.cfg.FirstUID + (start+i)%d.cfg.UIDs; !taken[uid] {
-			return uid
+	uid := u.first + start%u.n // where there are more guests than users
+	for i := range u.n {
+		free := u.first + (start+i)%u.n
+		if _, taken := u.taken[free]; !taken {
+			uid = free
+			break
 		}
 	}
-	return d.cfg.FirstUID + start%d.cfg.UIDs // more guests than users
+	u.taken[uid], u.of[id] = id, uid
+	return uid
+}
+
+func (u *users) free(id vee.ID) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if uid, ok := u.of[id]; ok && u.taken[uid] == id {
+		delete(u.taken, uid)
+	}
+	delete(u.of, id)
 }

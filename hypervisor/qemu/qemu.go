@@ -94,6 +94,7 @@ type Driver struct {
 	ctx     context.Context // ends with Close
 	close   context.CancelFunc
 	watches sync.WaitGroup // goroutines that watch processes
+	users   *users
 
 	mu     sync.Mutex
 	guests map[vee.ID]*guest
@@ -151,6 +152,7 @@ func open(ctx context.Context, cfg Config) (_ *Driver, err error) {
 		cgroups: cgroup.Find(cgroup.Root, cfg.Cgroup),
 		prefix:  cgroupPrefix(cfg.Dir),
 		guests:  map[vee.ID]*guest{},
+		users:   newUsers(cfg.FirstUID, cfg.UIDs),
 	}
 	d.ctx, d.close = context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
@@ -361,6 +363,7 @@ func (d *Driver) adopt(ctx context.Context) error {
 			g.cond, g.reason = hypervisor.Crashed, "its record on disk is damaged: "+err.Error()
 			continue
 		}
+		d.users.keep(id, rec.UID)
 		// Memory that was being saved, or has been loaded, is of no use any more.
 		_ = os.Remove(filepath.Join(g.dir, memoryFile+".new"))
 		if rec.Want != hypervisor.Suspended {

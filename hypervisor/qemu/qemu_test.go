@@ -2,9 +2,11 @@ package qemu
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -107,4 +109,36 @@ func TestConformance(t *testing.T) {
 		Guest: func(*testing.T) hypervisor.Guest { return sectorGuestOn(image) },
 		Crash: func(t *testing.T, _ hypervisor.Driver, o hypervisor.Observation) { kill(t, o.PID) },
 	})
+}
+
+// Many guests made at once neither wait for each other for ever nor share a user.
+func TestManyGuestsAtOnce(t *testing.T) {
+	image := sectorImage(t, t.TempDir())
+	d := newDriver(t, t.TempDir())
+	defer d.Close()
+	var wg sync.WaitGroup
+	errs := make([]error, 40)
+	id := func(i int) vee.ID { return vee.ID("alpha.aaaaaaaa" + string(rune('a'+i/20)) + string(rune('a'+i%20))) }
+	for i := range errs {
+		wg.Go(func() {
+			g := sectorGuestOn(image)
+			g.ID = id(i)
+			for range 3 {
+				errs[i] = errors.Join(errs[i], d.Prepare(t.Context(), g), d.Destroy(t.Context(), g.ID, g.Epoch))
+			}
+			errs[i] = errors.Join(errs[i], d.Prepare(t.Context(), g))
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	users := map[int]vee.ID{}
+	for i := range errs {
+		uid := d.guest(id(i)).record().UID
+		if other, taken := users[uid]; taken {
+			t.Errorf("%s and %s have user %d", id(i), other, uid)
+		}
+		users[uid] = id(i)
+	}
 }
