@@ -9,7 +9,7 @@ import (
 
 var (
 	large = flag.Bool("large", false, "explore the large scenarios too (make model-check)")
-	limit = flag.Int("limit", 30_000_000, "give up a scenario that has more states")
+	limit = flag.Int("limit", 5_000_000, "give up a scenario that has more states")
 )
 
 var (
@@ -39,21 +39,19 @@ var small = []config{
 
 var larger = []config{
 	{name: "links, large", hosts: two, words: true, budget: budget{link: 2, guest: 1, term: 2}},
-	{name: "late messages, large", hosts: pair, budget: budget{link: 1, late: 2, guest: 1, term: 1}},
 	{name: "late words, large", hosts: two, words: true, budget: budget{link: 1, late: 1, term: 1}},
-	{name: "handover, large", hosts: pair, budget: budget{hop: 2, late: 1, crash: 1, term: 1}},
-	{name: "handover late twice, large", hosts: pair, budget: budget{hop: 1, late: 2, term: 1, link: 1}},
-	{name: "election, large", hosts: pair, budget: budget{elect: 1, late: 1, link: 1, term: 1}},
-	{name: "outage, large", hosts: pair, words: true, budget: budget{outage: 1, link: 1, late: 1, term: 1}},
-	{name: "outage of all, large", hosts: two, words: true, budget: budget{outage: 1, link: 1, term: 1}},
 	{name: "clock drift, large", hosts: two, words: true, budget: budget{link: 2, drift: 1, term: 1}},
+	{name: "outage, large", hosts: two, words: true, budget: budget{outage: 1, link: 1, term: 1}},
+	{name: "late twice, large", hosts: pair, budget: budget{late: 2, term: 1}},
+	{name: "handover, large", hosts: pair, budget: budget{hop: 2, late: 1, crash: 1, term: 1}},
+	{name: "election, large", hosts: pair, budget: budget{elect: 1, late: 1, term: 1}},
 	{name: "restore, large", hosts: pair, backup: "a", budget: budget{hop: 1, backup: 1, link: 1, crash: 1, term: 1}},
-	{name: "restore, old log alive, large", hosts: two, backup: "a", ghost: true, budget: budget{backup: 1, hop: 1, term: 1}},
+	{name: "restore, old log alive, large", hosts: two, backup: "a", ghost: true, budget: budget{backup: 1, hop: 1, term: 1}, loyal: map[string]int8{"a0": 0, "a1": 1}},
 	{name: "partner, large", hosts: abroad, sites: ab, budget: budget{hop: 1, away: 1, crash: 1, late: 1, term: 1}},
 	{name: "partner and back, large", hosts: abroad, sites: ab, budget: budget{hop: 2, away: 2, late: 1, term: 1}},
 	{name: "partner, three hosts, large", hosts: abroad3, sites: ab, budget: budget{hop: 2, away: 1, term: 1}},
 	{name: "partner, restore, large", hosts: abroad, sites: ab, backup: "a", unknown: true, budget: budget{hop: 1, away: 1, backup: 1, crash: 1, term: 1}},
-	{name: "three hosts, large", hosts: three, budget: budget{hop: 2, link: 1, late: 1, term: 1}},
+	{name: "three hosts, large", hosts: three, budget: budget{hop: 2, link: 1, term: 1}},
 	{name: "three hosts, words, large", hosts: three, words: true, budget: budget{link: 2, term: 1}},
 }
 

@@ -304,7 +304,7 @@ func (c Control) consider(p Protocol, now Time, e Consider) []Action {
 	if !rec.Sealing && p.keeps(ruleIntentFirst) {
 		owner := c.view(rec.Host).report(rec.VEE)
 		lost := owner.State == Free && owner.Epoch.Compare(rec.Epoch) > 0 ||
-			owner.State == Given && !c.view(owner.To).current(p, now)
+			owner.State == Given && gone(owner.To)
 		if !gone(rec.Host) && !lost {
 			return nil
 		}

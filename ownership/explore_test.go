@@ -537,7 +537,7 @@ func (m *model) settles(w world, live *seen, seed maphash.Seed) string {
 		path = append(path, h)
 		for range 3 {
 			for i := range m.hosts {
-				m.roundTrip(&w, int8(i), 2*m.logOf(int8(i)), "")
+				m.roundTrip(&w, int8(i), 2*m.siteOf(int8(i)), "")
 			}
 		}
 		m.settle(&w)
@@ -557,37 +557,45 @@ func (m *model) settles(w world, live *seen, seed maphash.Seed) string {
 	return "without another fault, nobody runs the VEE\n" + m.describe(&w)
 }
 
-func (m *model) logOf(h int8) int8 { return m.siteOf(h) }
-
 // recorded: the log of a host's site says that the VEE is there.
 func (m *model) recorded(w *world, at int8) bool {
-	return w.logs[m.logOf(at)].Record(theVEE).Host == m.hosts[at]
+	return w.logs[m.siteOf(at)].Record(theVEE).Host == m.hosts[at]
 }
 
 // settle is what shells and leaders do of themselves in a tick.
 func (m *model) settle(w *world) {
+	m.repeatTickets(w)
+	m.considerAll(w)
+	m.askPartners(w)
+}
+
+func (m *model) repeatTickets(w *world) {
 	for i := range m.hosts {
-		if k := w.hosts[i].Hold(theVEE); k.State == Given {
+		if k := w.hosts[i].Hold(theVEE); k.State == Given && !w.off[i] {
 			m.post(w, int8(i), m.host(w, int8(i), Give{VEE: theVEE, To: k.To, Foreign: k.Foreign}), "")
 		}
 	}
-	for l := int8(0); l < 4; l += 2 {
-		if w.leaders[l] == nil {
+}
+
+func (m *model) considerAll(w *world) {
+	for i := range m.hosts {
+		l := 2 * m.siteOf(int8(i))
+		if m.hosts[i][0] == 'w' || !w.leaders[l].alive {
 			continue
 		}
-		for i := range m.hosts {
-			if m.hosts[i][0] == 'w' || m.siteOf(int8(i)) != l/2 {
-				continue
-			}
-			log := w.logs[w.leaders[l].log]
-			if rec := log.Record(theVEE); rec.Host != "" && rec.Away == "" {
-				m.refreshSteady(w, l)
-				sent, _ := m.control(w, l, Consider{VEE: theVEE, Target: m.hosts[i], Log: *log}, "")
-				m.postSites(w, sent, "")
-			}
-		}
 		log := w.logs[w.leaders[l].log]
-		if rec := log.Record(theVEE); rec.Away != "" && rec.Host != "" && len(m.sites) > 1 {
+		if rec := log.Record(theVEE); rec.Host != "" && rec.Away == "" {
+			m.refreshSteady(w, l)
+			sent, _ := m.control(w, l, Consider{VEE: theVEE, Target: m.hosts[i], Log: *log}, "")
+			m.postSites(w, sent, "")
+		}
+	}
+}
+
+func (m *model) askPartners(w *world) {
+	for s := range m.sites {
+		log := w.logs[s]
+		if rec := log.Record(theVEE); rec.Away != "" && rec.Host != "" {
 			m.postSites(w, []Send{{To: rec.Away, Message: Query{VEE: theVEE, Epoch: rec.AwayEpoch, From: log.Site, To: rec.Away}}}, "")
 		}
 	}

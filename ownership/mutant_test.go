@@ -19,7 +19,7 @@ var mutants = []struct {
 	{name: "a witness speaks while it is current", timing: func(t *Timings) { t.LostAfter = 1 }, in: config{hosts: two, words: true, budget: budget{link: 1, term: 1}}},
 	{without: ruleFreshEcho, in: config{hosts: two, words: true, budget: budget{link: 2, term: 1}}},
 	{without: ruleRead, in: config{hosts: pair, budget: budget{elect: 1, term: 1}}},
-	{without: ruleSealDurable, in: config{hosts: pair, budget: budget{hop: 1, late: 1, crash: 2, term: 1}}},
+	{without: ruleSealDurable, in: config{hosts: pair, prologue: ticketLate, budget: budget{crash: 2, term: 1}}},
 	{without: ruleMajority, in: config{hosts: two, words: true, budget: budget{link: 1, term: 1}}},
 	{without: ruleVoid, in: config{hosts: pair, budget: budget{hop: 1, late: 1}}},
 	{without: ruleGuardAtCont, in: config{hosts: pair, budget: budget{hop: 1, late: 1, crash: 1, term: 1}}},
@@ -32,13 +32,18 @@ var mutants = []struct {
 	{without: rulePartnerHeard, in: config{hosts: []string{"a0", "b0"}, sites: []string{"a", "b"}, backup: "a", budget: budget{hop: 1, away: 1, backup: 1, term: 1}}},
 	{without: ruleRecoveryQuorum, in: config{hosts: two, backup: "a", ghost: true, loyal: map[string]int8{"a0": 0, "a1": 1, "w2": 1}, budget: budget{backup: 1, term: 1}}},
 	{without: ruleSealAll, in: config{hosts: pair, budget: budget{hop: 1, crash: 1, term: 1, late: 1}}},
-	{without: ruleNoRevival, in: config{hosts: pair, words: true, prologue: ticketUnderWay, budget: budget{term: 1, outage: 1}}},
+	{without: ruleNoRevival, in: config{hosts: pair, words: true, prologue: ticketToTheCutOff, budget: budget{term: 1, outage: 1}}},
 }
 
-// ticketUnderWay: a0 has given the VEE to a1, which lost the control plane before the
-// ticket came.
-func ticketUnderWay(m *model, w *world) {
+// ticketLate: a0 has given the VEE to a1, and the ticket is under way.
+func ticketLate(m *model, w *world) {
 	m.post(w, 0, m.host(w, 0, Give{VEE: theVEE, To: m.hosts[1]}), "late")
+}
+
+// ticketToTheCutOff: a0 has given the VEE to a1, which lost the control plane before the
+// ticket came.
+func ticketToTheCutOff(m *model, w *world) {
+	ticketLate(m, w)
 	w.link[1] = linkNoControl
 }
 

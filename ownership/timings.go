@@ -26,7 +26,7 @@ func DefaultTimings() Timings {
 	return Timings{
 		Renew: 5 * time.Second, EchoAge: 8 * time.Second, Window: 10 * time.Second,
 		LostAfter: 20 * time.Second, WordGood: 5 * time.Second,
-		Lease: 30 * time.Second, Watchdog: 45 * time.Second, GiveAway: 60 * time.Second, Steady: 50 * time.Second,
+		Lease: 30 * time.Second, Watchdog: 45 * time.Second, GiveAway: 60 * time.Second, Steady: 55 * time.Second,
 		KillTime: 500 * time.Millisecond, Drift: 0.001,
 	}
 }

@@ -93,14 +93,15 @@ type move struct {
 
 type model struct {
 	config
-	p Protocol
+	p    Protocol
+	tell func(who string, a Action) // of what people want to read, in transcripts
 }
 
 func newModel(c config, p Protocol) *model {
 	if c.sites == nil {
 		c.sites = []string{"a"}
 	}
-	return &model{c, p}
+	return &model{config: c, p: p}
 }
 
 func (m *model) siteOf(h int8) int8 {
@@ -201,6 +202,9 @@ func (m *model) tick(w *world) {
 			n := *h
 			n.Guard = n.Guard.Tick(w.clock(int8(i)))
 			w.hosts[i] = &n
+			if m.tell != nil {
+				m.tell("guard "+h.ID, Stop{VEE: theVEE, Kill: true})
+			}
 		}
 	}
 }
@@ -212,6 +216,11 @@ func (m *model) host(w *world, i int8, e Event) []Action {
 	}
 	h, actions := w.hosts[i].Step(m.p, w.clock(i), e)
 	w.hosts[i] = &h
+	if m.tell != nil {
+		for _, a := range actions {
+			m.tell(h.ID, a)
+		}
+	}
 	return actions
 }
 
@@ -264,6 +273,9 @@ func (m *model) commit(w *world, l int8, c Commit) []Action {
 	ld := w.leaders[l]
 	if log, ok := w.logs[ld.log].Apply(c); ok {
 		w.logs[ld.log] = &log
+		if m.tell != nil {
+			m.tell("log "+log.Site, c)
+		}
 	}
 	if c.For.For == nil {
 		return nil

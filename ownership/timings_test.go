@@ -1,0 +1,73 @@
+package ownership
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestTimingsCheck(t *testing.T) {
+	set := func(f func(*Timings)) Timings {
+		d := DefaultTimings()
+		f(&d)
+		return d
+	}
+	for _, c := range []struct {
+		name string
+		t    Timings
+		want string // part of the refusal; empty: allowed
+	}{
+		{"defaults", DefaultTimings(), ""},
+		{"scaled for tests", DefaultTimings().Scale(0.1), ""},
+		{"scaled up", DefaultTimings().Scale(3), ""},
+		{"scaled until killing takes too long", DefaultTimings().Scale(0.03), "self-kill < watchdog"},
+		{"nothing", Timings{}, "want positive times"},
+		{"give-away below watchdog", set(func(t *Timings) { t.GiveAway = 45 * time.Second }), "watchdog < give-away"},
+		{"watchdog below self-kill", set(func(t *Timings) { t.Watchdog = 30 * time.Second }), "self-kill < watchdog"},
+		{"witnesses say lost while current", set(func(t *Timings) { t.LostAfter = 18 * time.Second }), "echo age + window < lost after"},
+		{"witnesses not steady for long enough", set(func(t *Timings) { t.Steady = 45 * time.Second }), "≤ steady"},
+		{"renewals too rare", set(func(t *Timings) { t.Renew = 6 * time.Second }), "2 × renew"},
+		{"guests die before witnesses speak", set(func(t *Timings) { t.LostAfter = 28 * time.Second }), "lost after + word"},
+		{"clocks too bad", set(func(t *Timings) { t.Drift = 0.06 }), "lost after"},
+	} {
+		err := c.t.Check()
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
+	}
+}
+
+// TestWitnessChange: an old witness set has its say until every host has acknowledged the
+// new one, and with fewer than three witnesses nobody is given away or killed.
+func TestWitnessChange(t *testing.T) {
+	m := newModel(config{hosts: three}, Protocol{Timings: tickTimings})
+	w := m.start()
+	log := w.logs[0].Reconfigure([]string{"a0", "a1"})
+	w.logs[0] = &log
+	w.link[2] = linkCut
+	round := func(ticks int) {
+		for range ticks {
+			for i := range int8(3) {
+				if w.link[i] == linkUp {
+					m.roundTrip(&w, i, 0, "")
+				}
+			}
+			m.considerAll(&w)
+			m.tick(&w)
+		}
+	}
+	round(2)
+	if n := len(w.logs[0].Witnesses); n != 2 {
+		t.Fatalf("%d witness sets in force while a2 is cut off, want both", n)
+	}
+	w.link[2] = linkUp
+	round(3)
+	if n := len(w.logs[0].Witnesses); n != 1 {
+		t.Fatalf("%d witness sets in force after all have acknowledged, want one", n)
+	}
+	w.link[0] = linkCut
+	round(40)
+	if n, at := m.running(&w); n != 1 || at != 0 {
+		t.Errorf("with two witnesses %d guests run, on %d: want the one on a0 to go on", n, at)
+	}
+}
