@@ -54,10 +54,10 @@ func Improve(p *Problem, o Options) (Result, error) {
 	for i := range workers {
 		workers[i] = newAnnealer(p, o, uint64(i))
 	}
-	for round, until := range rounds {
+	for _, until := range rounds {
 		var running sync.WaitGroup
 		for _, a := range workers {
-			running.Go(func() { a.round(best, round, until) })
+			running.Go(func() { a.round(best, until) })
 		}
 		running.Wait()
 		best.Iterations = 0
@@ -90,14 +90,10 @@ type annealer struct {
 
 func newAnnealer(p *Problem, o Options, i uint64) *annealer {
 	a := &annealer{problem: p, options: o, random: rand.NewPCG(o.Seed, i), cost: math.MaxInt64}
-	total := make([]float64, p.Resources)
-	for i, d := range p.Demand {
-		total[i%p.Resources] += float64(d)
-	}
 	size := make([]float64, p.VEEs)
 	for v := range size {
 		for r := range p.Resources {
-			size[v] += float64(p.Demand[v*p.Resources+r]) * float64(p.LoadWeight[r]) / max(1, 0*total[r])
+			size[v] += float64(p.Demand[v*p.Resources+r]) * float64(p.LoadWeight[r])
 		}
 		a.bySize = append(a.bySize, v)
 	}
@@ -135,15 +131,15 @@ const quench = .95
 // between two looks at the budget.
 const between = 4096
 
-func (a *annealer) round(from Result, round int, until float64) {
+func (a *annealer) round(from Result, until float64) {
 	s := newState(a.problem, from.At, from.Cost)
 	a.best, a.cost = slices.Clone(s.at), s.cost
-	start := a.elapsed()
-	hot, cold := a.temperatures(s, round)
+	start, large := a.elapsed(), a.calibrate(s)
 	for now := start; now < until; now = a.elapsed() {
-		t := hot * math.Pow(cold/hot, (now-start)/(until-start))
-		penalty := overLow * math.Pow(overHigh/overLow, min(1, (now-start)/(until-start)/.8))
-		if now >= start+(until-start)*quench {
+		share := (now - start) / (until - start)
+		t := large * hot * math.Pow(cold/hot, share)
+		penalty := overLow * math.Pow(overHigh/overLow, min(1, share/.8))
+		if share >= quench {
 			t, penalty = 0, 1e9 // nothing may stay over its capacity
 		}
 		for range between {
@@ -195,8 +191,18 @@ func (a *annealer) peer(v int) int {
 	return a.bySize[min(max(i, 0), len(a.bySize)-1)]
 }
 
-// temperatures that a round begins and ends with, from the moves that the placement allows.
-func (a *annealer) temperatures(s *state, round int) (hot, cold float64) {
+// A round begins at the temperature hot and ends at cold, as shares of what large moves
+// cost. It begins by taking what is over capacity as lightly as overLow says, in shares of
+// the load cost of as much, so that a large VEE may go where others have yet to make room
+// for it, and ends by forbidding it.
+const (
+	hot, cold         = 1, .003
+	overLow, overHigh = .6, 1e5
+)
+
+// calibrate a round to the moves that the placement allows: the cost of large ones, and what
+// it weighs that a service lacks a place or dependency, as much as a middling move.
+func (a *annealer) calibrate(s *state) (large float64) {
 	var deltas []float64
 	for range 20_000 {
 		if m, ok := s.weighShift(a.below(s.VEEs), a.below(s.Hosts)); ok && m.cost != 0 {
@@ -204,13 +210,9 @@ func (a *annealer) temperatures(s *state, round int) (hot, cold float64) {
 		}
 	}
 	if len(deltas) == 0 {
-		return 1, 1
+		return 1
 	}
 	slices.Sort(deltas)
-	q := func(f float64) float64 { return deltas[int(f*float64(len(deltas)-1))] }
-	hot = q(.9)
-	return max(1, hot*hotShare), max(1, hot*coldShare)
+	s.lackWeight = int64(deltas[len(deltas)/2])
+	return deltas[len(deltas)*9/10]
 }
-
-var hotShare, coldShare = 1., .003
-var overLow, overHigh = .3, 1e5

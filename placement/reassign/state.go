@@ -1,8 +1,9 @@
 package reassign
 
 // state is a placement with everything that the search counts in it. A move is first
-// weighed, then made. It may put more on a host than there is room for, which over counts;
-// the other constraints always hold.
+// weighed, then made. It may put more on a host than there is room for, and services may lack
+// places and others that they depend on: over counts all that. Two VEEs of a service are
+// never on one host.
 type state struct {
 	*Problem
 	at   []int32
@@ -10,9 +11,10 @@ type state struct {
 
 	use, held []int64 // host × resource; held: of VEEs that have left the host
 	ended     []end   // of each host
-	over      int64   // by how much hosts are over their capacity, in all
+	over      int64   // by how much hosts are over their capacity, and what services lack
 
 	overWeight []int64 // by resource
+	lackWeight int64   // of a place or dependency that a service lacks
 	nothing    []int64 // demand of nobody
 
 	on       []bool    // service × host
@@ -54,7 +56,7 @@ func newState(p *Problem, at []int32, cost int64) *state {
 	for r, w := range p.LoadWeight {
 		s.overWeight[r] = max(1, w)
 	}
-	s.nothing = make([]int64, p.Resources)
+	s.nothing, s.lackWeight = make([]int64, p.Resources), 1
 	for h := range p.Hosts {
 		s.ended[h] = s.weigh(h, s.nothing, s.nothing, false, false)
 		s.over += s.ended[h].over
@@ -127,40 +129,51 @@ func (s *state) weigh(h int, in, out []int64, inHome, outHome bool) (e end) {
 	return e
 }
 
-// related tells whether a VEE of service may go from host a to b as far as spread and
-// dependencies go.
-func (s *state) related(service, a, b int) bool {
+// related is by how much fewer (or more) places and dependencies a service lacks when a VEE
+// of it goes from host a to b.
+func (s *state) related(service, a, b int) (lacks int64) {
 	if l, k := s.Location[a], s.Location[b]; l != k && s.SpreadMin[service] > 0 {
 		places := s.places[service]
+		lacks -= int64(max(0, s.SpreadMin[service]-places))
 		if s.inPlace[service*s.Locations+int(l)] == 1 {
 			places--
 		}
 		if s.inPlace[service*s.Locations+int(k)] == 0 {
 			places++
 		}
-		if places < s.SpreadMin[service] {
-			return false
-		}
+		lacks += int64(max(0, s.SpreadMin[service]-places))
 	}
 	n, m := int(s.Nearby[a]), int(s.Nearby[b])
 	if n == m {
-		return true
+		return lacks
 	}
 	if s.near[service*s.Neighbourhoods+m] == 0 {
-		for _, d := range s.DependsOn[service] {
-			if s.near[int(d)*s.Neighbourhoods+m] == 0 {
-				return false
-			}
-		}
+		lacks += s.alone(s.DependsOn[service], service, m) - s.crowd(s.needed[service], service, m)
 	}
 	if s.near[service*s.Neighbourhoods+n] == 1 {
-		for _, d := range s.needed[service] {
-			if s.near[int(d)*s.Neighbourhoods+n] > 0 && int(d) != service {
-				return false
-			}
+		lacks += s.crowd(s.needed[service], service, n) - s.alone(s.DependsOn[service], service, n)
+	}
+	return lacks
+}
+
+// alone counts those of services, but for one, that are not in neighbourhood n.
+func (s *state) alone(services []int32, but, n int) (count int64) {
+	for _, d := range services {
+		if int(d) != but && s.near[int(d)*s.Neighbourhoods+n] == 0 {
+			count++
 		}
 	}
-	return true
+	return count
+}
+
+// crowd counts those of services, but for one, that are in neighbourhood n.
+func (s *state) crowd(services []int32, but, n int) (count int64) {
+	for _, d := range services {
+		if int(d) != but && s.near[int(d)*s.Neighbourhoods+n] > 0 {
+			count++
+		}
+	}
+	return count
 }
 
 // going is what it costs more in moves that v goes from a to b, apart from the most moved
@@ -215,13 +228,13 @@ type move struct {
 	atFrom, atTo   end
 }
 
-// weighShift of v to host b: false when a constraint other than capacity forbids it.
+// weighShift of v to host b: false when another VEE of its service is there.
 func (s *state) weighShift(v, b int) (m move, ok bool) {
 	a, service := int(s.at[v]), int(s.Service[v])
-	if a == b || s.on[service*s.Hosts+b] || !s.related(service, a, b) {
+	if a == b || s.on[service*s.Hosts+b] {
 		return m, false
 	}
-	m = move{v: v, w: -1, from: a, to: b}
+	m = move{v: v, w: -1, from: a, to: b, over: s.lackWeight * s.related(service, a, b)}
 	d, home := s.demand(v), int(s.Initial[v])
 	m.atFrom, m.atTo = s.weigh(a, s.nothing, d, false, home == a), s.weigh(b, d, s.nothing, home == b, false)
 	m.cost = s.going(v, a, b) + s.mostAfter(service, s.further(v, a, b), -1, 0)
@@ -233,10 +246,10 @@ func (s *state) weighShift(v, b int) (m move, ok bool) {
 func (s *state) weighSwap(v, w int) (m move, ok bool) {
 	a, b := int(s.at[v]), int(s.at[w])
 	sv, sw := int(s.Service[v]), int(s.Service[w])
-	if a == b || sv == sw || s.on[sv*s.Hosts+b] || s.on[sw*s.Hosts+a] || !s.relatedBoth(sv, sw, a, b) {
+	if a == b || sv == sw || s.on[sv*s.Hosts+b] || s.on[sw*s.Hosts+a] {
 		return m, false
 	}
-	m = move{v: v, w: w, from: a, to: b}
+	m = move{v: v, w: w, from: a, to: b, over: s.lackWeight * s.relatedBoth(sv, sw, a, b)}
 	dv, dw, homeV, homeW := s.demand(v), s.demand(w), int(s.Initial[v]), int(s.Initial[w])
 	m.atFrom, m.atTo = s.weigh(a, dw, dv, homeW == a, homeV == a), s.weigh(b, dv, dw, homeV == b, homeW == b)
 	m.cost = s.going(v, a, b) + s.going(w, b, a) + s.mostAfter(sv, s.further(v, a, b), sw, s.further(w, b, a))
@@ -247,7 +260,7 @@ func (s *state) weighSwap(v, w int) (m move, ok bool) {
 func (s *state) ends(m *move) {
 	was, will := s.ended[m.from], s.ended[m.to]
 	m.cost += m.atFrom.load - was.load + m.atTo.load - will.load
-	m.over = m.atFrom.over - was.over + m.atTo.over - will.over
+	m.over += m.atFrom.over - was.over + m.atTo.over - will.over
 }
 
 // make move m, as it was weighed.
@@ -284,20 +297,17 @@ func (s *state) relocate(v, b int) {
 	s.at[v] = int32(b)
 }
 
-// relatedBoth is related for two services that change places. The second is judged with
-// the first already gone: that refuses some swaps that would be right only together.
-func (s *state) relatedBoth(sv, sw, a, b int) bool {
-	if !s.related(sv, a, b) {
-		return false
-	}
+// relatedBoth is related for two services that change places.
+func (s *state) relatedBoth(sv, sw, a, b int) int64 {
+	lacks := s.related(sv, a, b)
 	if s.Nearby[a] == s.Nearby[b] || len(s.DependsOn[sw])+len(s.needed[sw]) == 0 {
-		return s.related(sw, b, a)
+		return lacks + s.related(sw, b, a)
 	}
 	n, m := sv*s.Neighbourhoods+int(s.Nearby[a]), sv*s.Neighbourhoods+int(s.Nearby[b])
 	s.near[n]--
 	s.near[m]++
-	ok := s.related(sw, b, a)
+	lacks += s.related(sw, b, a)
 	s.near[n]++
 	s.near[m]--
-	return ok
+	return lacks
 }
