@@ -306,11 +306,9 @@ func (r *replay) room(h int32, added []int64) error {
 }
 
 func (r *replay) beginHost(a model.Action) error {
-	h := max(a.From, a.To)
+	h := a.From
 	if a.Kind == model.BootHost {
 		h = a.To
-	} else {
-		h = a.From
 	}
 	if r.changing[h] {
 		return fmt.Errorf("the host is booting or shutting down already")

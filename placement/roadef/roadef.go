@@ -120,15 +120,14 @@ func Read(model, assignment io.Reader) (*reassign.Problem, error) {
 
 // WriteAssignment writes the host of each VEE as the challenge wants it.
 func WriteAssignment(w io.Writer, at []int32) error {
-	b := bufio.NewWriter(w)
+	var line []byte
 	for i, h := range at {
 		if i > 0 {
-			b.WriteByte(' ')
+			line = append(line, ' ')
 		}
-		b.WriteString(strconv.Itoa(int(h)))
+		line = strconv.AppendInt(line, int64(h), 10)
 	}
-	b.WriteByte('\n')
-	if err := b.Flush(); err != nil {
+	if _, err := w.Write(append(line, '\n')); err != nil {
 		return fmt.Errorf("write the assignment: %w", err)
 	}
 	return nil

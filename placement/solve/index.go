@@ -111,7 +111,7 @@ func (x *index) room(i int, v int32) bool {
 			return false
 		}
 	}
-	return int(i) < x.leaves || int(i)-x.leaves < len(x.b.m.Hosts)
+	return i < x.leaves || i-x.leaves < len(x.b.m.Hosts)
 }
 
 // before orders nodes: the better rank, then what is nearer to a host (so that many equals
