@@ -1,4 +1,3 @@
-//nolint:revive // the methods of each constraint are those of the interfaces in constraint.go, and explained there
 package model
 
 import (

@@ -32,7 +32,9 @@ type Result struct {
 }
 
 // rounds end at these shares of the time; each anneals once and begins where the best of
-// all workers in the round before it has ended.
+// all workers in the round before it has ended. In the first, and of every second worker in
+// the others, the placement is feasible all the time, so that there is something better soon,
+// whatever the instance.
 var rounds = []float64{1. / 30, 1. / 5, 1}
 
 // Improve the initial placement of p, which must be feasible, by simulated annealing with
@@ -54,10 +56,10 @@ func Improve(p *Problem, o Options) (Result, error) {
 	for i := range workers {
 		workers[i] = newAnnealer(p, o, uint64(i))
 	}
-	for _, until := range rounds {
+	for i, until := range rounds {
 		var running sync.WaitGroup
-		for _, a := range workers {
-			running.Go(func() { a.round(best, until) })
+		for k, a := range workers {
+			running.Go(func() { a.round(best, until, i == 0 || k%2 == 1) })
 		}
 		running.Wait()
 		best.Iterations = 0
@@ -125,22 +127,29 @@ func (a *annealer) elapsed() float64 {
 	return share
 }
 
-// quench is the share of a round after which only improvements are made.
-const quench = .95
+// quench is the share of a round after which only improvements are made, and nothing may stay
+// over its capacity: it is forbidden.
+const (
+	quench    = .95
+	forbidden = 1e9
+)
 
 // between two looks at the budget.
 const between = 4096
 
-func (a *annealer) round(from Result, until float64) {
+func (a *annealer) round(from Result, until float64, feasible bool) {
 	s := newState(a.problem, from.At, from.Cost)
 	a.best, a.cost = slices.Clone(s.at), s.cost
 	start, large := a.elapsed(), a.calibrate(s)
 	for now := start; now < until; now = a.elapsed() {
 		share := (now - start) / (until - start)
 		t := large * hot * math.Pow(cold/hot, share)
-		penalty := overLow * math.Pow(overHigh/overLow, min(1, share/.8))
-		if share >= quench {
-			t, penalty = 0, 1e9 // nothing may stay over its capacity
+		penalty := overLow * math.Pow(overHigh/overLow, min(1, share/.7))
+		switch {
+		case feasible:
+			t, penalty = t/10, forbidden
+		case share >= quench:
+			t, penalty = 0, forbidden
 		}
 		for range between {
 			a.step(s, t, penalty)
