@@ -24,6 +24,7 @@ var (
 // small scenarios are part of every test run, large ones of make model-check.
 var small = []config{
 	{name: "links", hosts: two, words: true, budget: budget{link: 2, term: 1}},
+	{name: "loss without end", hosts: pair, words: true, lossy: true, budget: budget{term: 1}},
 	{name: "late messages", hosts: pair, budget: budget{link: 1, late: 1, guest: 1, term: 1}},
 	{name: "handover", hosts: pair, budget: budget{hop: 1, late: 1, crash: 1, term: 1}},
 	{name: "handover there and back", hosts: pair, budget: budget{hop: 2, late: 1}},
@@ -39,6 +40,8 @@ var small = []config{
 
 var larger = []config{
 	{name: "links, large", hosts: two, words: true, budget: budget{link: 2, guest: 1, term: 2}},
+	{name: "loss without end, large", hosts: two, words: true, lossy: true, budget: budget{term: 1}},
+	{name: "loss without end, fine, large", hosts: pair, words: true, lossy: true, timings: &fineTimings, budget: budget{term: 1}},
 	{name: "late words, large", hosts: two, words: true, budget: budget{link: 1, late: 1, term: 1}},
 	{name: "clock drift, large", hosts: two, words: true, budget: budget{link: 2, drift: 1, term: 1}},
 	{name: "outage, large", hosts: two, words: true, budget: budget{outage: 1, link: 1, term: 1}},
@@ -59,7 +62,7 @@ var larger = []config{
 // does the VEE run twice, and from every nth the VEE is found running again, in place if it
 // ran, once the trouble stops.
 func TestExhaustive(t *testing.T) {
-	scenarios, nth := small, 3
+	scenarios, nth := small, 16
 	if *large {
 		scenarios, nth = larger, 16
 	}

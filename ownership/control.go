@@ -154,10 +154,10 @@ func (v view) sealed(id vee.ID, e vee.Epoch) bool {
 
 // renew notes what a renewal tells and asks for the read that must come before an answer.
 func (c Control) renew(p Protocol, now Time, r Renew) (Control, []Action) {
-	fresh := r.Echo.Leader == c.Leader && r.Echo.Generation == c.Generation && now-r.Echo.Issued <= p.EchoAge
+	turned := r.Echo.Leader == c.Leader && r.Echo.Generation == c.Generation && now-r.Echo.Issued <= p.EchoAge
+	fresh := turned && !r.Echo.Silent || !p.keeps(ruleFreshEcho)
 	v := c.view(r.Host)
-	if fresh || !p.keeps(ruleFreshEcho) {
-		fresh = true
+	if fresh {
 		if !v.current(p, now) {
 			v.since = now
 		}
@@ -181,7 +181,7 @@ func (c Control) renew(p Protocol, now Time, r Renew) (Control, []Action) {
 		views = append(views, v)
 	}
 	c.views = views
-	return c, []Action{ReadLog{For: r, Fresh: fresh}}
+	return c, []Action{ReadLog{For: r, Fresh: fresh, Turned: turned}}
 }
 
 // answer brings the log up to what the host says, one commit at a time, and then says what
@@ -193,7 +193,8 @@ func (c Control) answer(p Protocol, now Time, e ReadDone, r Renew) []Action {
 	log := e.Log
 	a := Answer{Host: r.Host, Boot: r.Boot, Sent: r.Sent, Generation: c.Generation,
 		Nonce: Nonce{Generation: c.Generation, Leader: c.Leader, Issued: now}}
-	a.Vouch = e.Of.Fresh && (c.quorumReported(p, log) || !p.keeps(ruleRecoveryQuorum))
+	a.Nonce.Silent = !quorumReported(p, log) && p.keeps(ruleRecoveryQuorum)
+	a.Vouch = e.Of.Fresh && !a.Nonce.Silent
 	if a.Vouch {
 		a.Witnesses = log.Witnesses[len(log.Witnesses)-1]
 		for _, rec := range log.Records {
@@ -205,7 +206,7 @@ func (c Control) answer(p Protocol, now Time, e ReadDone, r Renew) []Action {
 
 // quorumReported: a restored log vouches for nobody before a majority of its witnesses has
 // turned to it; until then the log that it replaces may still be alive somewhere.
-func (c Control) quorumReported(p Protocol, log Log) bool {
+func quorumReported(p Protocol, log Log) bool {
 	if !log.Restored {
 		return true
 	}
@@ -241,7 +242,7 @@ func verdict(p Protocol, rec Record, host string) Verdict {
 func (c Control) fold(e ReadDone, r Renew) (Commit, bool) {
 	log := e.Log
 	m, known := log.member(r.Host)
-	n := Member{Host: r.Host, Witnesses: max(m.Witnesses, r.Witnesses), Awaited: m.Awaited && !e.Of.Fresh}
+	n := Member{Host: r.Host, Witnesses: max(m.Witnesses, r.Witnesses), Awaited: m.Awaited && !e.Of.Turned}
 	if n != m || !known {
 		k := Commit{Leader: c.Leader, Generation: c.Generation, NewM: &n, For: e.Of}
 		if known {

@@ -60,6 +60,7 @@ func (e *encoder) nonce(n Nonce) {
 		return
 	}
 	e.num(int(n.Generation), int(n.Leader))
+	e.flag(n.Silent)
 	e.age(e.w.now, n.Issued, t.EchoAge)
 }
 
@@ -220,6 +221,7 @@ func (e *encoder) parcel(p parcel) {
 	case ReadLog:
 		e.num(6)
 		e.flag(m.Fresh)
+		e.flag(m.Turned)
 		e.message(m.For)
 	case Commit:
 		e.num(7, int(m.Leader), int(m.Generation))
@@ -466,7 +468,7 @@ func (m *model) say(mv move) string {
 
 func (m *model) describe(w *world) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "t=%d", w.now-100-2*tickTimings.Steady)
+	fmt.Fprintf(&b, "t=%d", w.now-zero)
 	for i := range m.hosts {
 		h := w.hosts[i]
 		k := h.Hold(theVEE)
@@ -535,7 +537,7 @@ func (m *model) settles(w world, live *seen, seed maphash.Seed) string {
 			return "" // from here on it has been seen to end well
 		}
 		path = append(path, h)
-		for range 3 {
+		for range 5 { // renewals, before a tick is over
 			for i := range m.hosts {
 				m.roundTrip(&w, int8(i), 2*m.siteOf(int8(i)), "")
 			}

@@ -90,7 +90,7 @@ type Host struct {
 
 	// What follows is lost with the agent.
 	echo   Nonce
-	heard  Time     // last vouching answer, or the agent's start
+	heard  Time     // last answer that was not silent, or the agent's start
 	asked  Time     // of the question that is open
 	words  []string // witnesses that answered it
 	export []Verdict
@@ -244,10 +244,12 @@ func (s *hostStep) answer(a Answer) {
 		s.do(Persist{s.Disk})
 	}
 	s.echo = a.Nonce
+	if !a.Nonce.Silent && (a.Vouch || s.p.keeps(ruleHeard)) {
+		s.heard = s.now
+	}
 	if !a.Vouch {
 		return
 	}
-	s.heard = max(s.heard, s.now)
 	if a.Witnesses.Config > s.Disk.Witnesses.Config {
 		s.Disk.Witnesses = a.Witnesses
 		s.words = nil

@@ -32,6 +32,7 @@ var mutants = []struct {
 	{without: rulePartnerHeard, in: config{hosts: []string{"a0", "b0"}, sites: []string{"a", "b"}, backup: "a", budget: budget{hop: 1, away: 1, backup: 1, term: 1}}},
 	{without: ruleRecoveryQuorum, in: config{hosts: two, backup: "a", ghost: true, loyal: map[string]int8{"a0": 0, "a1": 1, "w2": 1}, budget: budget{backup: 1, term: 1}}},
 	{without: ruleSealAll, in: config{hosts: pair, budget: budget{hop: 1, crash: 1, term: 1, late: 1}}},
+	{without: ruleHeard, in: config{hosts: pair, words: true, lossy: true, timings: &fineTimings, budget: budget{term: 1}}},
 	{without: ruleNoRevival, in: config{hosts: pair, words: true, prologue: ticketToTheCutOff, budget: budget{term: 1, outage: 1}}},
 }
 

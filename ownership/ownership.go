@@ -25,6 +25,8 @@ type Nonce struct {
 	Generation uint64 `json:"generation"`
 	Leader     uint64 `json:"leader"` // 0: no answer yet
 	Issued     Time   `json:"issued"`
+	// Silent: the log vouches for nobody yet (a restore); an echo of it makes nobody current.
+	Silent bool `json:"silent,omitempty"`
 }
 
 // Message travels between nodes. It may be lost, late, or come twice.
@@ -176,8 +178,9 @@ type Run struct {
 
 // ReadLog asks for a linearisable read, begun now; the result is a ReadDone.
 type ReadLog struct {
-	For   Message // the Renew, Query or Status to go on with
-	Fresh bool    // For is a Renew that echoed a fresh answer
+	For    Message // the Renew, Query or Status to go on with
+	Fresh  bool    // For is a Renew that makes its host current
+	Turned bool    // For is a Renew that has come after an answer of this leader
 }
 
 func (Send) action()    {}
@@ -207,6 +210,7 @@ const (
 	ruleMajority       rule = "witnesses speak by majority"
 	ruleVoid           rule = "the source resumes only on a durable void"
 	ruleGuardAtCont    rule = "the destination checks its guard and seal at cont"
+	ruleHeard          rule = "every answer that may be echoed silences a witness"
 	ruleNoRevival      rule = "words extend a lease and never revive one"
 	ruleCustodyFirst   rule = "custody is committed before the ticket"
 	ruleSealAll        rule = "every host that is not expired must seal"

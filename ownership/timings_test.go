@@ -25,7 +25,7 @@ func TestTimingsCheck(t *testing.T) {
 		{"give-away below watchdog", set(func(t *Timings) { t.GiveAway = 45 * time.Second }), "watchdog < give-away"},
 		{"watchdog below self-kill", set(func(t *Timings) { t.Watchdog = 30 * time.Second }), "self-kill < watchdog"},
 		{"witnesses say lost while current", set(func(t *Timings) { t.LostAfter = 18 * time.Second }), "echo age + window < lost after"},
-		{"witnesses not steady for long enough", set(func(t *Timings) { t.Steady = 45 * time.Second }), "≤ steady"},
+		{"witnesses not steady for long enough", set(func(t *Timings) { t.Steady = 30 * time.Second }), "lease < steady"},
 		{"renewals too rare", set(func(t *Timings) { t.Renew = 6 * time.Second }), "2 × renew"},
 		{"guests die before witnesses speak", set(func(t *Timings) { t.LostAfter = 28 * time.Second }), "lost after + word"},
 		{"clocks too bad", set(func(t *Timings) { t.Drift = 0.06 }), "lost after"},

@@ -14,9 +14,6 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the transcripts in testdata")
 
-// zero of a transcript's times.
-const zero = 10_000
-
 // seconds are the default timings, in seconds.
 func seconds() Timings { return DefaultTimings().Scale(1 / float64(time.Second)) }
 
@@ -207,9 +204,7 @@ func TestTranscripts(t *testing.T) {
 					}
 					s = &stage{m: newModel(c, Protocol{Timings: seconds()}), ran: map[string]int{}}
 					s.w = s.m.start()
-					s.w.now = 0
 					s.m.tell = s.tell
-					s.rebase()
 					fmt.Fprintln(&got, line)
 				case strings.HasPrefix(line, "> "):
 					fmt.Fprintln(&got, line)
@@ -231,16 +226,4 @@ func TestTranscripts(t *testing.T) {
 			}
 		})
 	}
-}
-
-// rebase lets the transcript begin at 0 s, with everybody current since long.
-func (s *stage) rebase() {
-	s.w.now = zero - 100
-	for range 100 {
-		for i := range int8(len(s.m.hosts)) {
-			s.m.roundTrip(&s.w, i, 2*s.m.siteOf(i), "")
-		}
-		s.m.tick(&s.w)
-	}
-	s.out.Reset()
 }

@@ -16,11 +16,16 @@ const (
 	theVEE   = vee.ID("a.aaaaaaaaaa")
 	maxNodes = 4
 	maxBag   = 3
+	zero     = 10_000 // where the clock stands when an exploration or a transcript begins
+	warmUp   = 100    // ticks before it, in which everybody becomes current and steady
 )
 
 // tickTimings keep every inequality of Timings.Check as tightly as whole ticks allow, with
 // one tick for drift.
-var tickTimings = Timings{Renew: 1, EchoAge: 1, Window: 1, LostAfter: 3, WordGood: 1, Lease: 4, Watchdog: 4, GiveAway: 5, Steady: 7}
+var tickTimings = Timings{Renew: 1, EchoAge: 1, Window: 1, LostAfter: 3, WordGood: 1, Lease: 4, Watchdog: 4, GiveAway: 5, Steady: 5}
+
+// fineTimings are the defaults in ticks of five seconds, so that a window has two renewals.
+var fineTimings = Timings{Renew: 1, EchoAge: 1, Window: 2, LostAfter: 4, WordGood: 1, Lease: 5, Watchdog: 5, GiveAway: 6, Steady: 6}
 
 // config of one exploration: who there is, and how much may go wrong.
 type config struct {
@@ -31,11 +36,13 @@ type config struct {
 	ghost  bool   // the log that a restore replaces lives on beside it
 	words  bool   // hosts ask witnesses
 	budget budget
+	lossy  bool   // any renewal and any answer may be lost, at no cost
 	links  []link // kinds of cut that happen; nil: all
 	joiner string // host that joined the site after the backup was taken
 	// loyal hosts talk to one log only after a restore with a ghost: 0 the new, 1 the ghost.
 	loyal    map[string]int8
 	prologue func(*model, *world) // what has happened before the exploration begins
+	timings  *Timings             // nil: tickTimings
 	unknown  bool                 // "nobody runs, for a person to settle" is an end that the scenario allows
 }
 
@@ -101,6 +108,9 @@ func newModel(c config, p Protocol) *model {
 	if c.sites == nil {
 		c.sites = []string{"a"}
 	}
+	if c.timings != nil {
+		p.Timings = *c.timings
+	}
 	return &model{config: c, p: p}
 }
 
@@ -131,7 +141,7 @@ func (m *model) siteIndex(site string) int8 {
 
 // start: the VEE runs on the first host, everybody is current and the witnesses steady.
 func (m *model) start() world {
-	w := world{now: 100, left: m.budget}
+	w := world{now: zero - warmUp, left: m.budget}
 	for s, site := range m.sites {
 		l := Log{Site: site, Generation: 1, Leader: 1}
 		set := WitnessSet{Config: 1}
@@ -155,7 +165,7 @@ func (m *model) start() world {
 			l.Records = []Record{{VEE: theVEE, Epoch: e, Host: m.hosts[0], Taken: e, Next: e}}
 		}
 		w.logs[s] = &l
-		c := NewControl(l, w.now-20)
+		c := NewControl(l, w.now-100)
 		for i, h := range m.hosts {
 			if m.siteOf(int8(i)) == int8(s) {
 				w.hosts[i] = &Host{ID: h, Disk: Disk{Generation: 1, Witnesses: set},
@@ -167,7 +177,7 @@ func (m *model) start() world {
 		}
 		w.leaders[2*s] = &leader{ctl: c, log: int8(s), alive: true}
 	}
-	for range 2 * tickTimings.Steady {
+	for range warmUp {
 		for i := range m.hosts {
 			m.roundTrip(&w, int8(i), int8(2*m.siteOf(int8(i))), "")
 		}
@@ -570,6 +580,9 @@ func (m *model) turns(w *world, try func(move, func(*world) bool)) {
 				spoke = true
 			}
 			try(move{what: "renews", a: i, b: l, how: how}, func(n *world) bool { next(n); return m.roundTrip(n, i, l, how) })
+			if m.lossy {
+				try(move{what: "renews", a: i, b: l, how: "lost"}, func(n *world) bool { next(n); return m.roundTrip(n, i, l, "lost") })
+			}
 			if w.left.late > 0 {
 				for _, how := range []string{"renew late", "read late", "answer late"} {
 					try(move{what: "renews", a: i, b: l, how: how}, func(n *world) bool {
@@ -581,7 +594,7 @@ func (m *model) turns(w *world, try func(move, func(*world) bool)) {
 			}
 		}
 	}
-	if !spoke {
+	if !spoke || m.lossy {
 		try(move{what: "turn", a: i, how: "silent"}, func(n *world) bool { next(n); return true })
 		if m.words && w.link[i] != linkCut {
 			try(move{what: "asks witnesses", a: i}, func(n *world) bool { next(n); return m.askWitnesses(n, i, -1) })
