@@ -48,6 +48,10 @@ check: ## What needs no root and no QEMU, in under two minutes
 	@scripts/step "go vet" $(GO) vet ./...
 	$(GO) test -timeout 2m $$($(GO) list ./... | grep -vE '^[^/]+/[^/]+/[^/]+/($(subst $() ,|,$(NEED_ROOT)))(/|$$)')
 
+.PHONY: model-check
+model-check: ## Explore the ownership protocol exhaustively, large scenarios (some minutes)
+	@scripts/model-check.sh
+
 .PHONY: lint
 lint: .cache/bin/golangci-lint ## golangci-lint with .golangci.yml (builds it the first time: some minutes)
 	@scripts/step "golangci-lint" .cache/bin/golangci-lint run ./...
