@@ -37,8 +37,9 @@ type WitnessSet struct {
 }
 
 // leases reports whether guests are under lease: with fewer than three witnesses nobody
-// is given away without a fence, and so nobody is killed.
-func (w WitnessSet) leases() bool { return len(w.Members) >= 3 }
+// is given away without a fence, and so nobody is killed. A host that has not been told a
+// set yet behaves as if there were one, and may run nothing.
+func (w WitnessSet) leases() bool { return w.Config == 0 || len(w.Members) >= 3 }
 
 // majority reports whether n members are one.
 func (w WitnessSet) majority(p Protocol, n int) bool {
@@ -111,7 +112,8 @@ type (
 	}
 	// GuestGone: a guest's process ended by itself or by the guard.
 	GuestGone struct{ VEE vee.ID }
-	// AgentStarted and Booted come first after a start of the agent or of the machine.
+	// AgentStarted and Booted come first after a start of the agent or of the machine; a new
+	// host begins with Booted.
 	AgentStarted struct{}
 	Booted       struct{}
 )
