@@ -40,8 +40,6 @@ var small = []config{
 
 var larger = []config{
 	{name: "links, large", hosts: two, words: true, budget: budget{link: 2, guest: 1, term: 2}},
-	{name: "loss without end, large", hosts: two, words: true, lossy: true, budget: budget{term: 1}},
-	{name: "loss without end, fine, large", hosts: pair, words: true, lossy: true, timings: &fineTimings, budget: budget{term: 1}},
 	{name: "late words, large", hosts: two, words: true, budget: budget{link: 1, late: 1, term: 1}},
 	{name: "clock drift, large", hosts: two, words: true, budget: budget{link: 2, drift: 1, term: 1}},
 	{name: "outage, large", hosts: two, words: true, budget: budget{outage: 1, link: 1, term: 1}},
@@ -56,6 +54,7 @@ var larger = []config{
 	{name: "partner, restore, large", hosts: abroad, sites: ab, backup: "a", unknown: true, budget: budget{hop: 1, away: 1, backup: 1, crash: 1, term: 1}},
 	{name: "three hosts, large", hosts: three, budget: budget{hop: 2, link: 1, term: 1}},
 	{name: "three hosts, words, large", hosts: three, words: true, budget: budget{link: 2, term: 1}},
+	{name: "loss without end, fine, large", hosts: pair, words: true, lossy: true, timings: &fineTimings, budget: budget{term: 1}},
 }
 
 // TestExhaustive explores every state that the scenarios' budgets of trouble allow. In none

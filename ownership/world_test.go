@@ -179,7 +179,7 @@ func (m *model) start() world {
 	}
 	for range warmUp {
 		for i := range m.hosts {
-			m.roundTrip(&w, int8(i), int8(2*m.siteOf(int8(i))), "")
+			m.roundTrip(&w, int8(i), 2*m.siteOf(int8(i)), "")
 		}
 		m.tick(&w)
 	}
@@ -423,9 +423,10 @@ func (m *model) postSites(w *world, sent []Send, how string) bool {
 		}
 		back, _ := m.control(w, to, s.Message, "")
 		next := ""
-		if how == "reply lost" {
+		switch how {
+		case "reply lost":
 			next = "lost"
-		} else if how == "reply late" {
+		case "reply late":
 			next = "late"
 		}
 		if !m.postSites(w, back, next) {
