@@ -148,7 +148,7 @@ func (b *bench) ours(ctx context.Context, n int) (time.Duration, error) {
 		return 0, err
 	}
 	took := time.Since(start)
-	return took, b.reservoir(ctx, "service", "delete", "bench", "--wait", "--yes")
+	return took, b.reservoir(ctx, "service", "delete", "bench", "--wait")
 }
 
 const manifest = `service: bench

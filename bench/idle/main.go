@@ -67,7 +67,7 @@ func run(ctx context.Context) (err error) {
 	if err := os.WriteFile(file, []byte(manifest), 0o600); err != nil {
 		return err
 	}
-	fmt.Printf("%-10s %-12s %14s %14s   (after %s without work)\n", "state", "process", "RSS", "its guests", *settle)
+	fmt.Printf("%-14s %-10s %14s %14s   (after %s without work)\n", "state", "process", "RSS", "its guests", *settle)
 	var site, host int64
 	for _, state := range []string{"no guest", "a guest each"} {
 		if state != "no guest" {
@@ -93,7 +93,7 @@ func run(ctx context.Context) (err error) {
 			if p.Kind == "supervisor" {
 				continue
 			}
-			fmt.Printf("%-10s %-12s %11.1f MB %11.1f MB\n", state, p.Name, mb(p.RSS), mb(p.GuestsRSS))
+			fmt.Printf("%-14s %-10s %11.1f MB %11.1f MB\n", state, p.Name, mb(p.RSS), mb(p.GuestsRSS))
 			if p.Kind == "site" {
 				site = max(site, p.RSS)
 			} else {

@@ -97,6 +97,9 @@ func (t *Tree) Place(name string, pid int, l Limits) error {
 			}
 		}
 	}
+	if err := t.weigh(); err != nil {
+		return err
+	}
 	for _, dir := range t.groups(name) {
 		if err := write(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(pid)); err != nil {
 			return fmt.Errorf("put process %d into the cgroup %s: %w", pid, dir, err)
@@ -158,6 +161,35 @@ func (t *Tree) OutOfMemory(name string) bool {
 	return false
 }
 
+// weigh gives the group above the guests' groups the sum of their weights: beside the rest
+// of the host each guest counts as if it were no member of a group, and twenty of them do
+// not share what one process gets.
+func (t *Tree) weigh() error {
+	parent, ok := t.parents["cpu"]
+	if !ok {
+		return nil
+	}
+	file, most := "cpu.shares", 262_144
+	if t.v2 {
+		file, most = "cpu.weight", 10_000
+	}
+	entries, err := os.ReadDir(parent)
+	if err != nil {
+		return fmt.Errorf("weigh the guests under %s: %w", parent, err)
+	}
+	sum := 0
+	for _, e := range entries {
+		if b, err := os.ReadFile(filepath.Join(parent, e.Name(), file)); err == nil { // else it is no group, or gone
+			n, _ := strconv.Atoi(strings.TrimSpace(string(b)))
+			sum += n
+		}
+	}
+	if sum == 0 {
+		return nil
+	}
+	return write(filepath.Join(parent, file), strconv.Itoa(min(sum, most)))
+}
+
 // Remove deletes the group called name, which must have no process left. That there is
 // none is no error.
 func (t *Tree) Remove(name string) error {
@@ -167,7 +199,7 @@ func (t *Tree) Remove(name string) error {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, t.weigh())...)
 }
 
 // Names of the groups there are.

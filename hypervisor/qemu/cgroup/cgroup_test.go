@@ -46,7 +46,11 @@ var limits = Limits{Weight: 200, CPUs: 1.5, Memory: 1 << 30, Tasks: 132}
 func TestVersion1(t *testing.T) {
 	root := fake(t,
 		"cpu/r/g/cpu.shares", "cpu/r/g/cpu.cfs_period_us", "cpu/r/g/cpu.cfs_quota_us", "cpu/r/g/cgroup.procs",
+		"cpu/r/cpu.shares", "cpu/r/other/cpu.shares",
 		"memory/r/g/memory.limit_in_bytes", "memory/r/g/cgroup.procs")
+	if err := os.WriteFile(filepath.Join(root, "cpu/r/other/cpu.shares"), []byte("1024\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	tree := Find(root, "r")
 	// There is a directory for pids now, but in a fake one nothing can be limited.
 	delete(tree.parents, "pids")
@@ -54,6 +58,7 @@ func TestVersion1(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string]string{
+		"cpu/r/cpu.shares": "3072", "cpu/r/other/cpu.shares": "1024\n", // the sum of the guests
 		"cpu/r/g/cpu.shares": "2048", "cpu/r/g/cpu.cfs_period_us": "100000", "cpu/r/g/cpu.cfs_quota_us": "150000",
 		"cpu/r/g/cgroup.procs": "42", "memory/r/g/memory.limit_in_bytes": "1073741824", "memory/r/g/cgroup.procs": "42",
 	}
@@ -67,7 +72,7 @@ func TestVersion1(t *testing.T) {
 
 func TestVersion2(t *testing.T) {
 	root := fake(t, "cgroup.controllers", "cgroup.subtree_control", "r/cgroup.subtree_control",
-		"r/g/cpu.weight", "r/g/cpu.max", "r/g/memory.max", "r/g/pids.max", "r/g/cgroup.procs", "r/g/memory.events")
+		"r/cpu.weight", "r/g/cpu.weight", "r/g/cpu.max", "r/g/memory.max", "r/g/pids.max", "r/g/cgroup.procs", "r/g/memory.events")
 	tree := Find(root, "r")
 	if err := tree.Place("g", 42, limits); err != nil {
 		t.Fatal(err)
@@ -76,7 +81,7 @@ func TestVersion2(t *testing.T) {
 	delete(got, "cgroup.subtree_control")
 	delete(got, "r/cgroup.subtree_control")
 	want := map[string]string{
-		"r/g/cpu.weight": "200", "r/g/cpu.max": "150000 100000", "r/g/memory.max": "1073741824",
+		"r/cpu.weight": "200", "r/g/cpu.weight": "200", "r/g/cpu.max": "150000 100000", "r/g/memory.max": "1073741824",
 		"r/g/pids.max": "132", "r/g/cgroup.procs": "42",
 	}
 	if !maps.Equal(got, want) {
