@@ -154,6 +154,13 @@ func (m *Model) Capacity(h int32) []int64 { return row(m.capacity, h, len(m.Dime
 // Demand of VEE v by dimension; the slice is the model's own.
 func (m *Model) Demand(v int32) []int64 { return row(m.demand, v, len(m.Dimensions)) }
 
+// Demands of all VEEs, VEE × dimension, and Capacities of all hosts, host × dimension; the
+// slices are the model's own.
+func (m *Model) Demands() []int64 { return m.demand }
+
+// Capacities of all hosts: see Demands.
+func (m *Model) Capacities() []int64 { return m.capacity }
+
 // Promised to VEE v by dimension; the slice is the model's own.
 func (m *Model) Promised(v int32) []int64 {
 	if m.promised == nil {

@@ -35,14 +35,11 @@ type board struct {
 func newBoard(m *model.Model, keep func(i int, c model.Constraint) bool) *board {
 	b := &board{m: m, dims: len(m.Dimensions), at: make([]int32, len(m.VEEs)), guests: make([][]int32, len(m.Hosts)),
 		open: make([]bool, len(m.Hosts)), of: make([][]int32, len(m.VEEs))}
-	b.need = make([]int64, 0, len(m.VEEs)*b.dims)
-	for v := range m.VEEs {
+	b.need, b.free = slices.Clone(m.Demands()), slices.Clone(m.Capacities())
+	for v := range b.at {
 		b.at[v] = model.None
-		b.need = append(b.need, m.Demand(int32(v))...)
 	}
-	b.free = make([]int64, 0, len(m.Hosts)*b.dims)
 	for h := range m.Hosts {
-		b.free = append(b.free, m.Capacity(int32(h))...)
 		b.open[h] = !m.Hosts[h].Off && !m.Hosts[h].Draining
 	}
 	b.mean = make([]float64, b.dims)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/placement/model"
@@ -69,13 +70,13 @@ type gate struct {
 }
 
 func newSchedule(m *model.Model, t Target) *schedule {
-	now := model.Begin(m)
+	now := sync.OnceValue(func() *model.Snapshot { return model.Begin(m) })
 	s := &schedule{target: t, on: make([]bool, len(m.Hosts)), moving: make([]int, len(m.Hosts)),
 		leftBy: make([][]int32, len(m.Hosts)), movedAt: make([][]int32, len(m.Hosts)), bootedBy: make([]int32, len(m.Hosts)),
 		actions: map[int32][]int32{}, detours: make([]int, len(m.VEEs)), finished: map[int32]bool{}}
 	s.board = newBoard(m, func(_ int, c model.Constraint) bool {
 		p, ok := c.(model.OnPlacement)
-		return ok && model.Continuous(c) && p.Check(m, now) == nil
+		return ok && model.Continuous(c) && p.Check(m, now()) == nil
 	})
 	s.inOrder = len(s.general) > 0
 	for _, r := range m.Rules {
