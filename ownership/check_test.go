@@ -8,8 +8,10 @@ import (
 )
 
 var (
-	large = flag.Bool("large", false, "explore the large scenarios too (make model-check)")
+	large = flag.Bool("large", false, "explore the large scenarios instead (make model-check)")
 	limit = flag.Int("limit", 5_000_000, "give up a scenario that has more states")
+
+	traces = flag.Bool("traces", false, "print how each mutant fails")
 )
 
 var (

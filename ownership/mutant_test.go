@@ -65,8 +65,8 @@ func TestMutants(t *testing.T) {
 				t.Errorf("not caught in %d states (%v, all: %v)", r.states, time.Since(began), !r.stopped)
 				return
 			}
-			t.Logf("caught after %d states (%.1f s) by %d moves: %s", r.states, time.Since(began).Seconds(), len(r.trace)-1, r.wrong)
-			if testing.Verbose() {
+			t.Logf("%s: caught after %d states (%.1f s) by %d moves: %s", name, r.states, time.Since(began).Seconds(), len(r.trace)-1, r.wrong)
+			if *traces {
 				for _, l := range r.trace {
 					t.Log(l)
 				}
