@@ -26,7 +26,6 @@ var (
 // small scenarios are part of every test run, large ones of make model-check.
 var small = []config{
 	{name: "links", hosts: two, words: true, budget: budget{link: 2, term: 1}},
-	{name: "loss without end", hosts: pair, words: true, lossy: true, budget: budget{term: 1}},
 	{name: "late messages", hosts: pair, budget: budget{link: 1, late: 1, guest: 1, term: 1}},
 	{name: "handover", hosts: pair, budget: budget{hop: 1, late: 1, crash: 1, term: 1}},
 	{name: "handover there and back", hosts: pair, budget: budget{hop: 2, late: 1}},
@@ -56,6 +55,7 @@ var larger = []config{
 	{name: "partner, restore, large", hosts: abroad, sites: ab, backup: "a", unknown: true, budget: budget{hop: 1, away: 1, backup: 1, crash: 1, term: 1}},
 	{name: "three hosts, large", hosts: three, budget: budget{hop: 2, link: 1, term: 1}},
 	{name: "three hosts, words, large", hosts: three, words: true, budget: budget{link: 2, term: 1}},
+	{name: "loss without end, large", hosts: pair, words: true, lossy: true, budget: budget{term: 1}},
 	{name: "loss without end, fine, large", hosts: pair, words: true, lossy: true, timings: &fineTimings, budget: budget{term: 1}},
 }
 

@@ -340,6 +340,9 @@ func (c Control) query(e ReadDone, q Query) []Action {
 		return nil
 	}
 	taken := rec.Taken.Compare(q.Epoch) >= 0 || rec.Host != ""
+	if rec.Away == q.From && rec.Host != "" && rec.Taken.Compare(q.Epoch) < 0 {
+		return nil // our own question to them comes first
+	}
 	if !taken && rec.Epoch.Compare(q.Epoch) < 0 {
 		n := rec
 		n.VEE, n.Epoch = q.VEE, q.Epoch
@@ -356,10 +359,10 @@ func (c Control) status(e ReadDone, s Status) []Action {
 	case rec.Host != "" && rec.Away == s.From && rec.AwayEpoch == s.Epoch && s.Taken:
 		n.Host, n.Epoch = "", s.Epoch
 	case rec.Host != "" && rec.Away == s.From && rec.AwayEpoch == s.Epoch:
+		// It is here, but the host may have moved it on meanwhile, or stopped it for the
+		// ticket: who runs it says so, else it is given away.
 		n.Away, n.AwayEpoch = "", vee.Epoch{}
-		n.Epoch = s.Epoch
-		n.Epoch.Hop++
-		n.Taken = n.Epoch
+		n.Sealing, n.Next = true, e.Log.next(rec)
 	case rec.Sealing && rec.Next == s.Epoch && rec.Heard < len(e.Log.Partners) && e.Log.Partners[rec.Heard] == s.From:
 		if n.Heard++; s.Taken {
 			n.Host, n.Away, n.AwayEpoch, n.Sealing = "", s.From, s.Epoch, false
