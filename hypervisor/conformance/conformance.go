@@ -50,6 +50,10 @@ func Run(t *testing.T, f Factory) {
 		"disks":                  disks,
 		"events end with Close":  eventsEnd,
 		"life cycle":             lifeCycle,
+		"migration":              migrates,
+		"migration cut":          migrationCut,
+		"migration forgotten":    migrationForgotten,
+		"migration taken back":   migrationTakenBack,
 		"newer description":      newerDescription,
 		"power off":              powerOff,
 		"several guests at once": severalGuests,
@@ -141,7 +145,7 @@ func (b *bench) is(id vee.ID, want hypervisor.Condition) hypervisor.Observation 
 	if i < 0 || o.Condition != want {
 		b.Fatalf("%s is %s (%s), want %s", id, o.Condition, o.Reason, want)
 	}
-	process := want == hypervisor.Running || want == hypervisor.Paused
+	process := slices.Contains([]hypervisor.Condition{hypervisor.Running, hypervisor.Paused, hypervisor.Incoming, hypervisor.Sent}, want)
 	if !process && o.PID != 0 {
 		b.Fatalf("%s is %s and has process %d", id, want, o.PID)
 	}

@@ -34,8 +34,9 @@ type machine struct {
 	Drives             []drive // in the order of their devices
 	NICs               []nic
 
-	QMPFD, ConsoleFD, GuestFD int // listening sockets
-	IncomingFD                int // saved memory to start from
+	QMPFD, ConsoleFD, GuestFD int  // listening sockets
+	IncomingFD                int  // saved memory to start from
+	Deferred                  bool // memory comes later, over a stream
 
 	Raw []string
 }
@@ -116,6 +117,9 @@ func (m machine) args() []string {
 	}
 	if m.IncomingFD != 0 {
 		args = append(args, "-incoming", fmt.Sprintf("fd:%d", m.IncomingFD))
+	}
+	if m.Deferred {
+		args = append(args, "-incoming", "defer")
 	}
 	return append(args, m.Raw...)
 }

@@ -196,8 +196,11 @@ func (d *Driver) Pause(ctx context.Context, id vee.ID, e vee.Epoch) error {
 	return d.steer(ctx, id, e, "pause", "stop", hypervisor.Paused, hypervisor.Running)
 }
 
-// Resume implements hypervisor.Driver.
+// Resume implements hypervisor.Driver. A guest that was sent and not taken runs here again.
 func (d *Driver) Resume(ctx context.Context, id vee.ID, e vee.Epoch) error {
+	if d.guest(id).condition() == hypervisor.Sent {
+		return d.takeBack(ctx, id, e)
+	}
 	return d.steer(ctx, id, e, "resume", "cont", hypervisor.Running, hypervisor.Paused, hypervisor.Halted)
 }
 

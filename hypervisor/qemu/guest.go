@@ -76,9 +76,10 @@ type guest struct {
 // vm is a guest's process and the lines to it.
 type vm struct {
 	*process
-	g     *guest
-	poke  chan struct{} // something happened: look at its state
-	ended chan struct{} // closed when it has ended and the guest says so
+	g       *guest
+	poke    chan struct{} // something happened: look at its state
+	stirred chan struct{} // a job or a migration went on
+	ended   chan struct{} // closed when it has ended and the guest says so
 
 	// Under g.mu:
 	monitor    *qmp.Client // nil: QEMU does not answer
@@ -182,7 +183,7 @@ func (g *guest) lastWords() string {
 func (g *guest) attach(p *process, stopping hypervisor.Condition) *vm {
 	v := &vm{
 		process: p, g: g, stopping: stopping,
-		poke: make(chan struct{}, 1), ended: make(chan struct{}),
+		poke: make(chan struct{}, 1), stirred: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
 	g.mu.Lock()
 	g.vm = v
@@ -250,6 +251,11 @@ func (v *vm) onEvent(e qmp.Event) {
 		case v.poke <- struct{}{}:
 		default:
 		}
+	case "MIGRATION", "JOB_STATUS_CHANGE":
+		select {
+		case v.stirred <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -303,9 +309,26 @@ func (v *vm) refresh(ctx context.Context) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.vm == v && v.stopping == "" {
+		if cond == hypervisor.Paused {
+			cond = g.standing(status)
+		}
 		g.set(cond, reason)
 	}
 	return nil
+}
+
+// standing is what it means that vCPUs do not run: a pause, or a step of a live migration.
+// g.mu is held.
+func (g *guest) standing(status string) hypervisor.Condition {
+	switch {
+	case g.rec.Want == hypervisor.Incoming:
+		return hypervisor.Incoming
+	case g.rec.Want == hypervisor.Sent && status == "postmigrate":
+		return hypervisor.Sent
+	case g.rec.Want == hypervisor.Sent:
+		return g.cond // for the moment of the switchover
+	}
+	return hypervisor.Paused
 }
 
 // conditionOf a run state.
@@ -480,6 +503,10 @@ func (g *guest) adopt(ctx context.Context, p *process) {
 	var status string
 	if err == nil {
 		status, err = v.status(ctx)
+	}
+	if err == nil && (want == hypervisor.Incoming || want == hypervisor.Sent) {
+		g.setCondition(hypervisor.Running, "") // until it is known better
+		err = v.adoptMigration(ctx, want)
 	}
 	// Start before its last step, or a Suspend that did not get to its commit point.
 	if err == nil && want == hypervisor.Running && (status == "prelaunch" || status == "paused" || status == "postmigrate" || status == "finish-migrate") {

@@ -139,7 +139,8 @@ func (g *guest) machine(rec record, incoming *os.File) (machine, *inherited, err
 		VCPUs:       max(desc.VCPUs, 1),
 		Memory:      max(desc.Memory, desc.MemoryMax),
 	}
-	if incoming != nil { // saved memory fits only what it came from
+	m.Deferred = rec.Want == hypervisor.Incoming
+	if incoming != nil || m.Deferred { // memory fits only what it came from
 		m.Type, m.CPU, m.Accelerator = rec.Machine, rec.CPU, rec.Accelerator
 	}
 	if d.cfg.AllowRaw {

@@ -185,7 +185,7 @@ func capabilities(ctx context.Context, cfg Config, cgroups *cgroup.Tree) (hyperv
 		Version:     version,
 		Accelerator: cfg.Accelerator,
 		Why:         "as configured",
-		Operations:  []string{"suspend", "console", "guest-channel"},
+		Operations:  []string{"suspend", "console", "guest-channel", hypervisor.OpMigrate},
 	}
 	if c.Accelerator == "" {
 		p, err := cachedProbe(ctx, cfg, version)

@@ -96,6 +96,7 @@ type state struct {
 	Typed  int                `json:"typed"`  // on its console since then: its memory
 	Ready  *bool              `json:"ready,omitempty"`
 	KPIs   map[string]float64 `json:"kpis,omitempty"`
+	Loaded bool               `json:"loaded,omitempty"` // of an incoming one: its memory is here
 }
 
 // guest is a state with its lines.
@@ -147,6 +148,9 @@ func (d *Driver) load() error {
 		if err := durable.ReadJSON(d.path(id), &g.s); err != nil {
 			return err
 		}
+		if g.s.Condition == hypervisor.Incoming && !g.s.Loaded {
+			g.s.Condition, g.s.Reason = hypervisor.Crashed, "what carried its memory is gone"
+		}
 		d.guests[id] = g
 	}
 	return nil
@@ -174,7 +178,7 @@ func (d *Driver) Close() error {
 func (d *Driver) Capabilities(context.Context) (hypervisor.Capabilities, error) {
 	return hypervisor.Capabilities{
 		Driver: Name, Version: "1", Why: "its guests are simulated: nothing runs", Simulated: true,
-		Operations: []string{"suspend", "console", "guest-channel"},
+		Operations: []string{"suspend", "console", "guest-channel", hypervisor.OpMigrate},
 	}, nil
 }
 
@@ -267,7 +271,7 @@ func (d *Driver) Pause(ctx context.Context, id vee.ID, e vee.Epoch) error {
 
 // Resume implements hypervisor.Driver.
 func (d *Driver) Resume(ctx context.Context, id vee.ID, e vee.Epoch) error {
-	return d.step(ctx, Resume, id, e, hypervisor.Running, hypervisor.Paused, hypervisor.Halted)
+	return d.step(ctx, Resume, id, e, hypervisor.Running, hypervisor.Paused, hypervisor.Halted, hypervisor.Sent)
 }
 
 // Suspend implements hypervisor.Driver.
@@ -293,7 +297,7 @@ func (d *Driver) Wake(ctx context.Context, gs hypervisor.Guest) error {
 // Stop implements hypervisor.Driver. Simulated guests obey the power button at once.
 func (d *Driver) Stop(ctx context.Context, id vee.ID, e vee.Epoch, _ time.Duration) error {
 	return d.step(ctx, Stop, id, e, hypervisor.Stopped, hypervisor.Running, hypervisor.Paused,
-		hypervisor.Halted, hypervisor.Suspended, hypervisor.Crashed)
+		hypervisor.Halted, hypervisor.Suspended, hypervisor.Crashed, hypervisor.Sent)
 }
 
 // Destroy implements hypervisor.Driver.
