@@ -27,6 +27,8 @@ type view struct {
 	// settled: the report was made a while after the assignment, so that an error in it is
 	// the outcome and not what stood there before.
 	settled bool
+	// progress that the phase which has ended had made; nil: nothing is known.
+	progress *vee.Progress
 }
 
 // act is the one thing to do next about a VEE.
@@ -71,6 +73,7 @@ func decide(r record, v view, now time.Time, keep time.Duration) decision {
 	case v.report == nil:
 		return decideGone(r)
 	}
+	r.Progress = v.progress
 	return decideReported(r, *v.report, v.settled)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -54,6 +55,18 @@ type word struct {
 	at      uint64      // tick when it came
 	told    uint64      // tick of the last assignment that the host has acknowledged
 	settled bool        // it came some time after that, by a report of the whole
+	// progress that the present phase has made, also when a later report has none any more.
+	progress *vee.Progress
+}
+
+// take notes the progress in a report that is about to become the word's.
+func (w *word) take(p *vhi.Report) {
+	switch {
+	case p.Progress != nil:
+		w.progress = p.Progress
+	case w.report != nil && w.report.Phase == p.Phase:
+		w.progress = nil // the phase goes on without any
+	}
 }
 
 func (h *hosts) get(name string) *hostView {
@@ -115,7 +128,7 @@ func (h *hosts) view(name string, id vee.ID) view {
 	if w == nil {
 		return view{host: alive}
 	}
-	return view{host: alive, known: true, report: w.report, settled: w.settled}
+	return view{host: alive, known: true, report: w.report, settled: w.settled, progress: w.progress}
 }
 
 // older reports whether a is about an older assignment than b.
@@ -129,6 +142,7 @@ type news struct {
 	dropped bool // late: overtaken by a newer one
 	back    bool // the host was not alive before
 	changed []vee.ID
+	kpis    []vhi.Report // those whose guest's measurements differ from before
 	doubt   bool
 }
 
@@ -167,6 +181,10 @@ func (h *hosts) learn(r vhi.HostReport, mine map[vee.ID]bool, asked uint64, now 
 		if w.report == nil || !w.settled || !sameReport(*w.report, *p) {
 			n.changed = append(n.changed, p.VEE)
 		}
+		if len(p.KPIs) > 0 && (w.report == nil || !maps.Equal(w.report.KPIs, p.KPIs)) {
+			n.kpis = append(n.kpis, *p)
+		}
+		w.take(p)
 		w.report, w.at, w.settled = p, h.tick, true
 	}
 	for id, w := range v.vees {
@@ -339,6 +357,7 @@ func (m *Manager) learn(r vhi.HostReport, asked uint64) bool {
 		m.queue.add(job{veeJob, string(id)}, lane)
 		m.hub.changed(id)
 	}
+	m.measured(n.kpis)
 	for _, p := range r.VEEs {
 		if p.Power != vhi.Absent && !mine[p.VEE] {
 			m.queue.add(job{reapJob, r.Host + "/" + string(p.VEE)}, lane)

@@ -59,6 +59,7 @@ func (m *Manager) changedVEE(c change) {
 		m.record(e)
 	}
 	m.hub.changed(vee.ID(c.key))
+	m.events.publish(hardwareEvents(c.before, c.after)...)
 	if c.after != nil {
 		m.queue.add(job{veeJob, c.key}, hostLane(c.after.Host))
 	}
@@ -102,6 +103,7 @@ func (m *Manager) lookAtVEE(ctx context.Context, id vee.ID) result {
 	case purge:
 		return m.attempt("drop the record of VEE "+string(id), lane, m.ledger.do(ctx, func(t *tx) error {
 			if r, ok := t.vee(id); ok && m.decide(r).do == purge {
+				endAccounts(t, r)
 				put(t, &t.vees, string(id), nil)
 			}
 			return nil
@@ -265,7 +267,7 @@ func (m *Manager) sweep(ctx context.Context) result {
 					n++
 				}
 			}
-			more = n == MaxOps
+			more = dropAccounts(t) || n == MaxOps
 			return nil
 		})
 		if err != nil {

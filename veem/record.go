@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/reservoir-cloud/reservoir/account"
 	"github.com/reservoir-cloud/reservoir/placement"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
@@ -31,6 +32,8 @@ type record struct {
 	FailureCode string `json:"failureCode,omitempty"`
 	// HostRestarts as the host counted them last; Restarts is the sum.
 	HostRestarts int `json:"hostRestarts,omitempty"`
+	// Meter of what it has used, read at the last change.
+	Meter account.Meter `json:"meter"`
 }
 
 // retarget is a new wish: the old one's failure is forgotten.

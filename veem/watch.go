@@ -77,9 +77,11 @@ func (h *hub) close() {
 	h.wg.Wait()
 }
 
-// show r as a caller sees it: with what its host said last and is not stored.
+// show r as a caller sees it: with what its host said last and is not stored, and without
+// its history.
 func (m *Manager) show(r record) vmi.VEE {
 	v := r.VEE
+	v.History = nil
 	if !r.Assigned {
 		return v
 	}
@@ -104,7 +106,9 @@ func (m *Manager) GetVEE(ctx context.Context, id vee.ID) (vmi.VEE, error) {
 	if err := visible(identity.From(ctx), id, r, ok); err != nil {
 		return vmi.VEE{}, err
 	}
-	return m.show(r), nil
+	v := m.show(r)
+	v.History = r.History
+	return v, nil
 }
 
 func matches(f vmi.Filter, c identity.Caller, r *record) bool {

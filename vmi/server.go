@@ -57,6 +57,9 @@ func Register(s *httpapi.Server, svc Service) {
 	registerVEEs(s, svc)
 	registerAccessPoints(s, svc)
 	registerHosts(s, svc)
+	registerAccounting(s, svc)
+	registerMonitoring(s, svc)
+	registerQuotas(s, svc)
 }
 
 func registerCollections(s *httpapi.Server, svc Service) {
