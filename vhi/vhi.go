@@ -40,6 +40,8 @@ type Assignment struct {
 	Descriptor vee.Descriptor `json:"descriptor"`
 	// GraceMS a guest has to shut down by itself before its process is ended, ms.
 	GraceMS int64 `json:"graceMs,omitempty"`
+	// Move is the live migration that the VEE is part of, nil for none.
+	Move *Move `json:"move,omitempty"`
 }
 
 // Report of one VEE by its host.
@@ -59,6 +61,7 @@ type Report struct {
 	Code       string             `json:"code,omitempty"`     // fault.Code of Error
 	Since      time.Time          `json:"since"`              // of Power, host's clock
 	DiskUsed   vee.Bytes          `json:"diskUsedBytes,omitempty"`
+	Move       *MoveReport        `json:"move,omitempty"` // of the newest Move
 }
 
 // HostReport is all that a host says of itself.

@@ -8,8 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/reservoir-cloud/reservoir/agent/handover"
 	"github.com/reservoir-cloud/reservoir/hypervisor"
-	"github.com/reservoir-cloud/reservoir/internal/durable"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
@@ -25,6 +25,8 @@ type tracked struct {
 
 	mu       sync.Mutex
 	want     vhi.Assignment
+	part     handover.Part // in the newest handover
+	move     moving
 	seen     hypervisor.Observation
 	doing    step
 	progress *vee.Progress
@@ -60,14 +62,24 @@ func (v *tracked) assign(a vhi.Assignment) error {
 		return fault.New(fault.StaleEpoch, "VEE %s: assignment %d of epoch %s is older than %d, which is obeyed here", a.VEE, a.Seq, a.Epoch, v.want.Seq)
 	case c == 0 && a.Seq == v.want.Seq && v.want.Power != "":
 		return nil // the same again
+	case c == 0 && v.part.Undecided() && a.Power != vhi.Absent:
+		return fault.New(fault.Conflict, "VEE %s was given to host %s, whose answer is not known yet", a.VEE, v.want.Move.To)
 	}
-	if err := durable.WriteJSON(v.t.file(a.VEE), a, 0o600); err != nil {
-		return coded(fmt.Errorf("keep the assignment of VEE %s: %w", a.VEE, err))
+	part := v.part
+	if part.Undecided() {
+		part.State = handover.Gone // the site knows who has it
 	}
-	if v.cancel != nil && a.Power != v.want.Power {
+	obsolete := a.Power != v.want.Power || moveID(a) != moveID(v.want)
+	if err := v.keep(a, part); err != nil {
+		return err
+	}
+	if v.cancel != nil && obsolete {
 		v.cancel() // what is being done is not wanted any more
 	}
-	v.want, v.err = a, nil
+	if id := moveID(a); id != "" && id != v.move.id {
+		v.move = moving{id: id, report: vhi.MoveReport{ID: id, Stage: vhi.MoveWaiting}}
+	}
+	v.err = nil
 	v.nudge()
 	return nil
 }
@@ -131,7 +143,10 @@ func (v *tracked) loop(ctx context.Context) {
 		a := v.assigned()
 		s := rest
 		if err == nil && a.Power != "" {
-			s = next(a.Power, o.Condition, a.Descriptor.Restart)
+			v.mu.Lock()
+			a = v.want
+			s = nextOf(a, v.part.State, v.move, o.Condition)
+			v.mu.Unlock()
 		}
 		var pause time.Duration
 		switch {
@@ -264,7 +279,7 @@ func (v *tracked) do(ctx context.Context, s step, a vhi.Assignment) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	v.mu.Lock()
-	if v.want.Power != a.Power {
+	if v.want.Power != a.Power || moveID(v.want) != moveID(a) {
 		v.mu.Unlock()
 		return nil // overtaken between the decision and now
 	}
@@ -318,6 +333,14 @@ func (v *tracked) perform(ctx context.Context, s step, a vhi.Assignment) error {
 		return d.Suspend(ctx, a.VEE, a.Epoch, v.setProgress)
 	case stop:
 		return d.Stop(ctx, a.VEE, a.Epoch, time.Duration(a.GraceMS)*time.Millisecond)
+	case send:
+		return v.send(ctx, a)
+	case give:
+		return v.give(ctx)
+	case take:
+		if m, ok := d.(hypervisor.Migrator); ok {
+			return m.Take(ctx, a.VEE, a.Epoch)
+		}
 	case destroy:
 		if err := d.Destroy(ctx, a.VEE, a.Epoch); err != nil {
 			return err
@@ -374,13 +397,17 @@ func (v *tracked) report() vhi.Report {
 	seen, status := v.line.now()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	s := next(v.want.Power, v.seen.Condition, v.want.Descriptor.Restart)
+	s := nextOf(v.want, v.part.State, v.move, v.seen.Condition)
 	r := vhi.Report{
 		VEE: v.want.VEE, Epoch: v.want.Epoch, Seq: v.want.Seq,
 		Power:    power(v.want.Power, v.seen.Condition, s),
 		Phase:    phase(v.want.Power, v.seen, v.doing, s, seen, time.Now()),
 		Progress: v.progress, GuestSeen: seen, GuestReady: status.Ready, GuestIdle: status.Idle, KPIs: status.KPIs,
 		Restarts: v.restarts, Since: v.seen.Since, DiskUsed: v.seen.DiskUsed,
+	}
+	if v.move.id != "" {
+		m := v.move.report
+		r.Move = &m
 	}
 	if v.err != nil {
 		f := fault.From(v.err)
