@@ -3,7 +3,6 @@ package qemu
 import (
 	"context"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,7 +12,6 @@ import (
 	"github.com/reservoir-cloud/reservoir/hypervisor"
 	"github.com/reservoir-cloud/reservoir/hypervisor/conformance"
 	"github.com/reservoir-cloud/reservoir/hypervisor/qemu/cgroup"
-	"github.com/reservoir-cloud/reservoir/vee"
 )
 
 func TestMain(m *testing.M) {
@@ -70,27 +68,10 @@ func sweep(t testing.TB, dir string) {
 // sectorImage is the guest of one sector as an image of this host.
 func sectorImage(t testing.TB, dir string) hypervisor.LocalImage {
 	t.Helper()
-	image := make([]byte, vee.MiB)
-	copy(image, sectorGuest)
-	image[510], image[511] = 0x55, 0xaa
-	path := filepath.Join(dir, "sector.raw")
-	if err := os.WriteFile(path, image, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return hypervisor.LocalImage{Digest: "sha256:sector", Disk: path, Format: "raw"}
+	return conformance.SectorImage(t, dir)
 }
 
-func sectorGuestOn(i hypervisor.LocalImage) hypervisor.Guest {
-	return hypervisor.Guest{
-		ID: "alpha.aaaaaaaaaa", Epoch: vee.Epoch{Generation: 1},
-		Descriptor: vee.Descriptor{
-			Name: "sector-1", VCPUs: 1, Memory: 16 * vee.MiB,
-			Disks:   []vee.Disk{{Name: "root", Image: i.Digest}},
-			Context: map[string]string{"meta-data": "instance-id: x\n"},
-		},
-		Images: []hypervisor.LocalImage{i},
-	}
-}
+func sectorGuestOn(i hypervisor.LocalImage) hypervisor.Guest { return conformance.SectorGuest(i) }
 
 func kill(t testing.TB, pid int) {
 	t.Helper()
