@@ -40,11 +40,11 @@ func (p *scanner) errorf(format string, args ...any) error {
 	return fmt.Errorf("%s at %q", fmt.Sprintf(format, args...), rest)
 }
 
-// token up to white space or a delimiter.
+// token up to white space, a control character or a delimiter.
 func (p *scanner) token() string {
 	p.space()
 	start := p.pos
-	for p.pos < len(p.s) && strings.IndexByte(" \t,;=\"<>", p.s[p.pos]) < 0 {
+	for p.pos < len(p.s) && strings.IndexByte(",;=\"<>", p.s[p.pos]) < 0 && p.s[p.pos] > ' ' && p.s[p.pos] != 0x7f {
 		p.pos++
 	}
 	return p.s[start:p.pos]
