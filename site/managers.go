@@ -16,6 +16,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/veem"
 	"github.com/reservoir-cloud/reservoir/vhi"
+	"github.com/reservoir-cloud/reservoir/vmi/occi"
 )
 
 // openVEEM gives the VEE Manager its surroundings.
@@ -49,6 +50,16 @@ func last(p netip.Prefix) netip.Addr {
 	}
 	a, _ := netip.AddrFromSlice(b)
 	return a
+}
+
+// registerOCCI serves the VEE Manager's second face.
+func (s *site) registerOCCI(api *httpapi.Server) {
+	n := network(s.cfg)
+	h := occi.Handler(occi.Config{Service: s.veem, Images: s.images, Version: s.cfg.Version, Log: s.cfg.Log,
+		Networks: []occi.Network{{Name: flat, Subnet: n.Subnet, Gateway: n.Gateway}}})
+	for _, path := range []string{occi.Base + "/", occi.QueryPath, occi.WellKnown} {
+		api.HandleStock(path, h)
+	}
 }
 
 // scaled shortens every timing of the VEE Manager together.

@@ -196,7 +196,8 @@ func (s *site) serve(ctx context.Context, ln net.Listener) error {
 	smi.Register(api, s.sm)
 	admin.Register(api, s)
 	vhi.RegisterManager(api, hosts{s.veem, s})
-	api.Handle("/v2/", s.images.Handler(image.Allow))
+	api.HandleStock("/v2/", s.images.Handler(image.Allow))
+	s.registerOCCI(api)
 	auth := &identity.Authenticator{Site: s.cfg.Name, Tokens: s.tokens, Admit: s.admit}
 	listener := &httpapi.Listener{Handler: api.Handler(auth.Caller, vhi.JoinPath), TLS: s.keys.ServerTLS(), Log: s.cfg.Log}
 

@@ -39,9 +39,10 @@ const StreamProtocol = "reservoir-stream"
 // Server collects operations on one mux with one OpenAPI document, served at
 // /openapi.json.
 type Server struct {
-	mux *http.ServeMux
-	api huma.API
-	log *slog.Logger
+	mux      *http.ServeMux
+	api      huma.API
+	log      *slog.Logger
+	password map[string]bool // patterns of HandleStock
 }
 
 // NewServer makes an empty one.
@@ -59,11 +60,26 @@ func NewServer(title, version string, log *slog.Logger) *Server {
 		"mutualTLS": {Type: "mutualTLS", Description: "an X.509-SVID of the site or of a partner"},
 	}
 	c.Security = []map[string][]string{{"token": {}}, {"mutualTLS": {}}}
-	return &Server{mux: mux, api: humago.New(mux, c), log: log}
+	return &Server{mux: mux, api: humago.New(mux, c), log: log, password: map[string]bool{}}
 }
 
 // Handle mounts a plain handler, which does its own role check.
 func (s *Server) Handle(pattern string, h http.Handler) { s.mux.Handle(pattern, h) }
+
+// HandleStock mounts a plain handler for clients of other makers (registries, OCCI). Many of
+// them send nothing before they are asked, and then a password: the token is taken as one.
+func (s *Server) HandleStock(pattern string, h http.Handler) {
+	s.password[pattern] = true
+	s.mux.Handle(pattern, h)
+}
+
+// challenge names the ways to authenticate, as every 401 must (RFC 9110, section 15.5.2).
+func (s *Server) challenge(w http.ResponseWriter, r *http.Request) {
+	if _, pattern := s.mux.Handler(r); s.password[pattern] {
+		w.Header().Add("WWW-Authenticate", `Basic realm="reservoir"`) // first: some clients read no further
+	}
+	w.Header().Add("WWW-Authenticate", `Bearer realm="reservoir"`)
+}
 
 // Handler is the whole, behind authentication: callerOf proves who calls, and anonymous
 // callers get no further, except to the paths of open (exact), whose handlers
@@ -76,7 +92,11 @@ func (s *Server) Handler(callerOf func(*http.Request) (identity.Caller, error), 
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, err := callerOf(r)
 		if err != nil && !isOpen[r.URL.Path] {
-			writeProblem(w, fault.From(err))
+			f := fault.From(err)
+			if f.Status() == http.StatusUnauthorized {
+				s.challenge(w, r)
+			}
+			writeProblem(w, f)
 			return
 		}
 		if r.Body != nil && !strings.HasPrefix(r.URL.Path, "/v2/") { // the registry streams, with bounds of its own
