@@ -80,6 +80,8 @@ type Replica struct {
 	Host     string        `json:"host,omitempty"`
 	Error    string        `json:"error,omitempty"`
 	Revision int           `json:"revision"`
+	// KPIs that its agent has measured last, by name; only Get tells them.
+	KPIs map[string]float64 `json:"kpis,omitempty"`
 }
 
 // URL where the service answers.

@@ -64,10 +64,12 @@ type messagesBody struct {
 func registerAccounting(s *httpapi.Server, svc Accounting) {
 	httpapi.RegisterNoBody(s, httpapi.Op{Method: "POST", Path: listenersPath, Summary: "RegisterAccountingInformationListener", Roles: writers},
 		func(ctx context.Context, in *struct{ Body AccountingRegistration }) error {
+			concerns(ctx, in.Body.IDs)
 			return svc.RegisterAccountingInformationListener(ctx, in.Body)
 		})
 	httpapi.RegisterNoBody(s, httpapi.Op{Method: "POST", Path: listenersPath + "/deregister", Summary: "DeregisterAccountingInformationListener", Roles: writers},
 		func(ctx context.Context, in *struct{ Body idsBody }) error {
+			concerns(ctx, in.Body.IDs)
 			return svc.DeregisterAccountingInformationListener(ctx, in.Body.IDs)
 		})
 }

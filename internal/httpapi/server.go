@@ -43,6 +43,7 @@ type Server struct {
 	api      huma.API
 	log      *slog.Logger
 	password map[string]bool // patterns of HandleStock
+	auditing *auditing       // nil: no audit
 }
 
 // NewServer makes an empty one.
@@ -91,6 +92,11 @@ func (s *Server) Handler(callerOf func(*http.Request) (identity.Caller, error), 
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, err := callerOf(r)
+		if s.auditing != nil {
+			var end func()
+			w, r, end = s.auditing.begin(w, r, c)
+			defer end()
+		}
 		if err != nil && !isOpen[r.URL.Path] {
 			f := fault.From(err)
 			if f.Status() == http.StatusUnauthorized {
@@ -141,6 +147,7 @@ func (o Op) huma() huma.Operation {
 }
 
 func (o Op) allow(ctx context.Context) error {
+	o.note(ctx)
 	c := identity.From(ctx)
 	if c.Is(o.Roles...) {
 		return nil
@@ -170,11 +177,11 @@ func Register[I, O any](s *Server, op Op, h func(ctx context.Context, in *I) (O,
 func register[I, O any](s *Server, op Op, allow func(context.Context) error, h func(ctx context.Context, in *I) (O, error)) {
 	huma.Register(s.api, op.huma(), func(ctx context.Context, in *I) (*Body[O], error) {
 		if err := allow(ctx); err != nil {
-			return nil, s.problem(op, err)
+			return nil, s.problem(ctx, op, err)
 		}
 		out, err := h(ctx, in)
 		if err != nil {
-			return nil, s.problem(op, err)
+			return nil, s.problem(ctx, op, err)
 		}
 		return &Body[O]{out}, nil
 	})
@@ -188,10 +195,10 @@ func RegisterNoBody[I any](s *Server, op Op, h func(ctx context.Context, in *I) 
 	}
 	huma.Register(s.api, op.huma(), func(ctx context.Context, in *I) (*struct{}, error) {
 		if err := op.allow(ctx); err != nil {
-			return nil, s.problem(op, err)
+			return nil, s.problem(ctx, op, err)
 		}
 		if err := h(ctx, in); err != nil {
-			return nil, s.problem(op, err)
+			return nil, s.problem(ctx, op, err)
 		}
 		return nil, nil
 	})
@@ -208,13 +215,13 @@ func RegisterStream[I, T any](s *Server, op Op, h func(ctx context.Context, in *
 	}}
 	huma.Register(s.api, o, func(ctx context.Context, in *I) (*huma.StreamResponse, error) {
 		if err := op.allow(ctx); err != nil {
-			return nil, s.problem(op, err)
+			return nil, s.problem(ctx, op, err)
 		}
 		ctx, cancel := context.WithCancel(ctx)
 		ch, err := h(ctx, in)
 		if err != nil {
 			cancel()
-			return nil, s.problem(op, err)
+			return nil, s.problem(ctx, op, err)
 		}
 		return &huma.StreamResponse{Body: func(hc huma.Context) {
 			defer cancel()
@@ -285,6 +292,7 @@ func (s *Server) HandleUpgrade(pattern string, roles []identity.Role, open func(
 			return
 		}
 		defer conn.Close()
+		noted(r.Context(), func(n *note) { n.changes = true; n.say(http.StatusSwitchingProtocols) })
 		_ = conn.SetDeadline(time.Time{})
 		fmt.Fprintf(buf, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", StreamProtocol)
 		if buf.Flush() != nil {
@@ -317,8 +325,9 @@ type bufferedConn struct {
 func (c bufferedConn) Read(p []byte) (int, error) { return c.r.Read(p) }
 
 // problem is the log line and the document of a failed operation.
-func (s *Server) problem(op Op, err error) error {
+func (s *Server) problem(ctx context.Context, op Op, err error) error {
 	f := fault.From(err)
+	noted(ctx, func(n *note) { n.code = f.Code })
 	if f.Code == fault.Internal && s.log != nil && !errors.Is(err, context.Canceled) {
 		s.log.Error("operation failed", "op", op.Method+" "+op.Path, "err", err)
 	}
