@@ -123,7 +123,7 @@ func (g *guest) update(ctx context.Context, gs hypervisor.Guest) error {
 			return fmt.Errorf("disk %q is made from %s and cannot become %s: %w; destroy the VEE and submit it again",
 				k.name, was.image, k.image, hypervisor.ErrWrongState)
 		case there && k.size > was.size:
-			if err := k.grow(ctx, g.d.cfg.ImageTool, g.dir); err != nil {
+			if err := k.grow(ctx, g.d.cfg.ImageTool, filepath.Join(g.dir, g.record().topOf(k))); err != nil {
 				return err
 			}
 		case !there:
@@ -140,7 +140,10 @@ func (g *guest) update(ctx context.Context, gs hypervisor.Guest) error {
 			return err
 		}
 	}
-	return g.save(func(r *record) { r.Guest = gs })
+	return g.save(func(r *record) {
+		r.Guest = gs
+		r.layers = r.kept(planDisks(gs))
+	})
 }
 
 // Start implements hypervisor.Driver. Its commit point is the record that names the
@@ -168,8 +171,14 @@ func (g *guest) start(ctx context.Context, gs hypervisor.Guest) error {
 	if err := g.update(ctx, gs); err != nil {
 		return err
 	}
+	if err := g.tidy(ctx); err != nil { // it costs space only
+		g.d.cfg.Log.Warn("cannot merge the layers of disks", "vee", g.id, "error", err)
+	}
 	before := g.record().Want
 	v, err := g.launch(ctx, nil, hypervisor.Running)
+	if err == nil && gs.Descriptor.MemoryMax > gs.Descriptor.Memory {
+		err = v.setBalloon(ctx, gs.Descriptor.Memory) // the guest's driver fills it when it comes up
+	}
 	if err == nil {
 		err = v.cont(ctx)
 	}

@@ -125,7 +125,7 @@ func (d disk) make(ctx context.Context, imageTool, dir string) error {
 	case copied:
 		err = run(ctx, imageTool, "convert", "-q", "-f", d.base.Format, "-O", "qcow2", d.base.Disk, path)
 		if err == nil && d.size > 0 {
-			err = d.grow(ctx, imageTool, dir)
+			err = d.grow(ctx, imageTool, path)
 		}
 	}
 	if err == nil {
@@ -137,14 +137,13 @@ func (d disk) make(ctx context.Context, imageTool, dir string) error {
 	return nil
 }
 
-// grow the disk to its size, which must not be less than it has.
-func (d disk) grow(ctx context.Context, imageTool, dir string) error {
-	format := "qcow2"
-	if d.kind == blank {
-		format = "raw"
-	}
-	return run(ctx, imageTool, "resize", "-q", "-f", format, filepath.Join(dir, d.file), strconv.FormatInt(int64(d.size), 10))
+// grow the disk in file to its size, which must not be less than it has.
+func (d disk) grow(ctx context.Context, imageTool, path string) error {
+	return run(ctx, imageTool, "resize", "-q", "-f", formatOf(path), path, strconv.FormatInt(int64(d.size), 10))
 }
+
+// formatOf a file in a guest's folder, by its name.
+func formatOf(path string) string { return strings.TrimPrefix(filepath.Ext(path), ".") }
 
 // virtualSize of an image's disk.
 func virtualSize(i hypervisor.LocalImage) (vee.Bytes, error) {

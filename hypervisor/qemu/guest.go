@@ -45,6 +45,8 @@ type record struct {
 	CPU         string `json:"cpu,omitempty"`
 	Accelerator string `json:"accelerator,omitempty"`
 
+	layers // of its disks, and its snapshots
+
 	Reason string    `json:"reason,omitempty"` // of its last end
 	Since  time.Time `json:"since"`
 }

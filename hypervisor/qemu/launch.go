@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -137,6 +138,7 @@ func (g *guest) machine(rec record, incoming *os.File) (machine, *inherited, err
 		CPU:         d.cfg.CPU,
 		Accelerator: d.caps.Accelerator,
 		VCPUs:       max(desc.VCPUs, 1),
+		VCPUsMax:    max(desc.VCPUs, desc.VCPUsMax),
 		Memory:      max(desc.Memory, desc.MemoryMax),
 	}
 	m.Deferred = rec.Want == hypervisor.Incoming
@@ -154,7 +156,7 @@ func (g *guest) machine(rec record, incoming *os.File) (machine, *inherited, err
 				continue
 			}
 			var err error
-			m.Cmdline = i.Cmdline
+			m.Cmdline = kernelOptions(i.Cmdline, m.VCPUsMax)
 			if m.KernelFD, err = in.openShared(i.Kernel); err != nil {
 				return m, in, err
 			}
@@ -172,18 +174,16 @@ func (g *guest) machine(rec record, incoming *os.File) (machine, *inherited, err
 		case medium:
 			r.Format, r.ReadOnly, r.CDROM = k.base.Format, true, true
 			r.FD, err = in.open(k.base.Disk, os.O_RDONLY)
-		case blank:
-			r.Format = "raw"
-			r.FD, err = in.open(filepath.Join(g.dir, k.file), os.O_RDWR)
-		case clone:
-			r.BaseFormat = k.base.Format
-			if r.BaseFD, err = in.open(k.base.Disk, os.O_RDONLY); err != nil {
-				return m, in, err
+		default:
+			r.Format = formatOf(rec.topOf(k))
+			r.FD, err = in.open(filepath.Join(g.dir, rec.topOf(k)), os.O_RDWR)
+			for _, l := range g.under(rec, k) {
+				if err == nil {
+					var fd int
+					fd, err = in.open(l.path, os.O_RDONLY)
+					r.Under = append(r.Under, layerFile{fd, l.format})
+				}
 			}
-			fallthrough
-		case copied:
-			r.Format = "qcow2"
-			r.FD, err = in.open(filepath.Join(g.dir, k.file), os.O_RDWR)
 		}
 		if err != nil {
 			return m, in, err
@@ -225,6 +225,15 @@ func (g *guest) machine(rec record, incoming *os.File) (machine, *inherited, err
 	return m, in, nil
 }
 
+// kernelOptions are an image's, for a guest of so many vCPUs. With acpi=noirq, which makes
+// a boot shorter, Linux does not read from ACPI which vCPUs there are, and uses one.
+func kernelOptions(cmdline string, vcpus int) string {
+	if vcpus < 2 {
+		return cmdline
+	}
+	return strings.Join(slices.DeleteFunc(strings.Fields(cmdline), func(o string) bool { return o == "acpi=noirq" }), " ")
+}
+
 // machineType of QEMU's version, "pc-i440fx-7.2" for "7.2.22". The name without a version
 // would mean another machine after an upgrade, and saved memory could not be loaded.
 func machineType(version string) string {
@@ -240,7 +249,7 @@ func (d *Driver) limits(cpu vee.CPUShare, m machine) cgroup.Limits {
 	l := cgroup.Limits{
 		Weight: cpu.Weight,
 		Memory: int64(m.Memory + memoryOverhead(m.Memory)),
-		Tasks:  128 + 4*m.VCPUs, // vCPUs, and QEMU's pool of at most 64 for I/O
+		Tasks:  128 + 4*max(m.VCPUs, m.VCPUsMax), // vCPUs, and QEMU's pool of at most 64 for I/O
 	}
 	if cpu.LimitMHz > 0 && d.cfg.HostMHz > 0 {
 		l.CPUs = float64(cpu.LimitMHz) / float64(d.cfg.HostMHz)

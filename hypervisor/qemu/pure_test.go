@@ -26,9 +26,9 @@ func TestCommandLine(t *testing.T) {
 	kernel.NICs = []nic{{FD: 8, MAC: "52:54:00:00:00:01"}}
 	kernel.Drives = []drive{{Serial: seedLabel, FD: 9, Format: "raw", ReadOnly: true}}
 	disks := small
-	disks.Accelerator, disks.VCPUs, disks.Memory = "kvm", 4, 1500*vee.MiB+1
+	disks.Accelerator, disks.VCPUs, disks.VCPUsMax, disks.Memory = "kvm", 4, 8, 1500*vee.MiB+1
 	disks.Drives = []drive{
-		{Serial: "root", FD: 6, Format: "qcow2", BaseFD: 7, BaseFormat: "qcow2"},
+		{Serial: "root", FD: 6, Format: "qcow2", Under: []layerFile{{11, "qcow2"}, {12, "qcow2"}, {7, "qcow2"}}},
 		{Serial: `a"b,c`, FD: 8, Format: "raw"},
 		{Serial: "cd", FD: 9, Format: "raw", ReadOnly: true, CDROM: true},
 	}
