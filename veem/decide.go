@@ -39,9 +39,10 @@ const (
 	place       // find a host
 	assign      // tell the host
 	purge       // drop the record
+	invite      // tell the host that it is to migrate to
 )
 
-func (a act) String() string { return [...]string{"nothing", "place", "assign", "purge"}[a] }
+func (a act) String() string { return [...]string{"nothing", "place", "assign", "purge", "invite"}[a] }
 
 // decision of the core.
 type decision struct {

@@ -3,6 +3,7 @@ package veem
 import (
 	"context"
 	"encoding/hex"
+	"fmt"
 	"io"
 	"maps"
 	"slices"
@@ -330,7 +331,7 @@ func (m *Manager) learn(r vhi.HostReport, asked uint64) bool {
 	var rec hostRecord
 	m.ledger.read(func(s *state) {
 		for _, v := range s.vees.rows {
-			if v.Host == r.Host && v.Assigned {
+			if v.at(r.Host) && v.Assigned {
 				mine[v.ID] = true
 			}
 		}
@@ -443,7 +444,7 @@ func (m *Manager) checkAlive(h hostRecord) time.Duration {
 		m.record(Event{Warning: true, Reason: "HostLost", Object: "host/" + name, Message: "host " + name + " has not renewed for " + limit.String() + ": its VEEs are unknown"})
 		m.ledger.read(func(s *state) {
 			for id, r := range s.vees.rows {
-				if r.Host == name {
+				if r.at(name) {
 					m.queue.add(job{veeJob, id}, "lost")
 				}
 			}
@@ -460,7 +461,7 @@ func (m *Manager) checkAlive(h hostRecord) time.Duration {
 // or that is somewhere else.
 func (m *Manager) reap(ctx context.Context, host string, id vee.ID) result {
 	rec, exists := m.ledger.vee(id)
-	if exists && rec.Host == host && rec.Assigned && rec.State != vee.Destroyed {
+	if exists && rec.at(host) && rec.Assigned && rec.State != vee.Destroyed {
 		return result{}
 	}
 	m.hosts.mu.Lock()
@@ -473,7 +474,14 @@ func (m *Manager) reap(ctx context.Context, host string, id vee.ID) result {
 	under, begun := v.reaped[id]
 	m.hosts.mu.Unlock()
 	switch {
-	case p == nil || p.Power == vhi.Absent || !current || begun && p.Epoch == under:
+	case p == nil || p.Power == vhi.Absent || !current:
+		return result{}
+	case exists && rec.Assigned && p.Epoch.Generation == m.gen && p.Epoch.Compare(rec.Epoch) <= 0:
+		// What a migration has left: it went on from here, or never came. The epoch is not
+		// raised, so that it may come again.
+		a := vhi.Assignment{VEE: id, Epoch: rec.Epoch, Seq: rec.Seq + 1, Power: vhi.Absent}
+		return m.attempt(fmt.Sprintf("remove what a migration of VEE %s has left on host %s", id, host), hostLane(host), m.tell(ctx, host, a))
+	case begun && p.Epoch == under:
 		return result{}
 	case p.Epoch.Generation != m.gen:
 		// Assigned before this record was restored from a backup that does not have it: it is

@@ -31,6 +31,7 @@ func notes(before, after *record) (es []Event) {
 	if a.Host == "" && b.Host != "" && a.State != vee.Destroyed {
 		add(true, "ReservationExpired", "it was not submitted in time and gave up its place on host %s", b.Host)
 	}
+	migrationNotes(&a, &b, add)
 	if a.Submitted && !b.Submitted {
 		add(false, "Submitted", "it will be active")
 	}

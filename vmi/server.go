@@ -67,6 +67,7 @@ func Register(s *httpapi.Server, svc Service) {
 	registerAccounting(s, svc)
 	registerMonitoring(s, svc)
 	registerQuotas(s, svc)
+	registerMigrations(s, svc)
 }
 
 func registerCollections(s *httpapi.Server, svc Service) {

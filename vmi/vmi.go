@@ -202,6 +202,7 @@ type Service interface {
 	Accounting
 	Monitoring
 	Quotas
+	Migrations
 	// InitializeVEEs makes never-used identifiers known. Errors: Malformed (field and
 	// reason), NoResources (TWOPHASE), Denied.
 	InitializeVEEs(ctx context.Context, r Initialize) (Initialized, error)
