@@ -202,7 +202,7 @@ func (m *Manager) Migrate(ctx context.Context, in vmi.Migrate) (vmi.Migration, e
 func (m *Manager) destination(t *tx, r record, to string) (string, error) {
 	switch {
 	case r.moving():
-		return "", fault.New(fault.WrongState, "VEE %s is on its way to host %s already", r.ID, r.Move.To).Try("reservoir migration show %s", r.Move.ID)
+		return "", fault.New(fault.WrongState, "VEE %s is on its way to host %s already", r.ID, r.Move.To).Try("reservoir vee migration show %s", r.Move.ID)
 	case r.State != vee.Active || r.Target != vee.Active || !r.Assigned:
 		return "", fault.New(fault.WrongState, "VEE %s is %s (target %s): only an ACTIVE one is migrated live", r.ID, r.State, r.Target)
 	case to == r.Host:
@@ -299,7 +299,7 @@ func (m *Manager) GetMigration(ctx context.Context, id string) (vmi.Migration, e
 }
 
 func errNoMigration(id string) *fault.Error {
-	return fault.New(fault.NotFound, "there is no migration %s", id).Try("reservoir migration list")
+	return fault.New(fault.NotFound, "there is no migration %s", id).Try("reservoir vee migrations")
 }
 
 // CancelMigration: vmi.Service.
