@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vmi"
 	"github.com/reservoir-cloud/reservoir/vmi/occi/rendering"
@@ -35,6 +36,7 @@ func (h *handler) create(ctx context.Context, c *catalogue, es []rendering.Entit
 	}
 	var fresh []vee.ID
 	for _, v := range made.VEEs {
+		httpapi.Concerns(ctx, string(v.ID))
 		if !v.Submitted && !gone(v) { // a repeated call finds them started
 			fresh = append(fresh, v.ID)
 		}
@@ -153,6 +155,10 @@ func (h *handler) update(ctx context.Context, ids []vee.ID, a vee.Action, wait b
 	const most = 1000 // that one call may carry
 	if len(ids) > most {
 		key = "" // it names one call
+	}
+	httpapi.Concerns(ctx, string(a))
+	for _, id := range ids {
+		httpapi.Concerns(ctx, string(id))
 	}
 	for part := range slices.Chunk(ids, most) {
 		outs, err := h.Service.UpdateState(ctx, vmi.UpdateState{Collection: vmi.Collection{IDs: part}, Action: a, Wait: wait, IdempotencyKey: key})

@@ -150,8 +150,14 @@ func architecture(t template) string {
 // diskName is the end of the identifiers of a VEE's disk.
 func diskName(v vmi.VEE, d vee.Disk) string { return string(v.ID) + "." + d.Name }
 
+// isDisk leaves out an image that has a kernel and no disk.
+func isDisk(d vee.Disk) bool { return d.Size > 0 }
+
 func storages(v vmi.VEE) (es []rendering.Entity) {
 	for _, d := range v.Descriptor.Disks {
+		if !isDisk(d) {
+			continue
+		}
 		e := rendering.Entity{Kind: kindStorage, Title: d.Name, Summary: d.Source, Attributes: rendering.Attributes{
 			"occi.storage.size": gibibytes(d.Size), "occi.storage.state": with(v, "online", "offline"),
 		}}
@@ -164,6 +170,9 @@ func storages(v vmi.VEE) (es []rendering.Entity) {
 func diskLinks(v vmi.VEE) (es []rendering.Entity) {
 	for i, d := range v.Descriptor.Disks {
 		device := d.Target
+		if !isDisk(d) {
+			continue
+		}
 		if device == "" {
 			device = "vd" + string(rune('a'+i%26))
 		}
@@ -244,7 +253,7 @@ func veeOf(name string) (vee.ID, error) {
 	return id, nil
 }
 
-// named is the entity whose path ends in name.
+// named is the entity that is at a location.
 func named(es []rendering.Entity, location string) (rendering.Entity, bool) {
 	i := slices.IndexFunc(es, func(e rendering.Entity) bool { return e.Location == location })
 	if i < 0 {
