@@ -45,6 +45,7 @@ type fake struct {
 	images   *image.Store
 	born     time.Time
 	version  uint64
+	quotas   map[string]vmi.Quota
 }
 
 func startFake(e *testscript.Env) (*fake, error) {

@@ -179,6 +179,7 @@ func (a *app) describeVEE(v vmi.VEE) error {
 			fmt.Fprintf(a.out, "%-14s  %s\n", x.what, is)
 		}
 	}
+	timeline(a.out, v.History, a.now())
 	return nil
 }
 
