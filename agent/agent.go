@@ -42,7 +42,7 @@ type Config struct {
 	Listen    string // where the VHI listens, host:port
 	Advertise string // the address that the site calls; empty: Listen
 	Bridge    string // that VEEs are plugged into; made if it is not there
-	Driver    string // "qemu" or "sim"
+	Driver    string // "qemu", "libvirt", "libvirt:URI" or "sim"
 	Offer     lrt.Offer
 	HAScale   float64 // scales every timing together; 0: 1
 	Version   string

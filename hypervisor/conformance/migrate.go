@@ -28,6 +28,7 @@ func migrating(b *bench) *pair {
 		b.Errorf("declares %q: %v, implements hypervisor.Migrator: %v", hypervisor.OpMigrate, can, ok)
 		return nil
 	} else if !ok {
+		b.notDeclared = true
 		return nil
 	}
 	there := &bench{T: b.T, f: b.f, dir: b.TempDir()}
