@@ -2,10 +2,10 @@ package hypervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"regexp"
-	"time"
 
 	"github.com/reservoir-cloud/reservoir/vee"
 )
@@ -20,7 +20,7 @@ const (
 )
 
 // ErrExists says that a snapshot's name is taken.
-var ErrExists = fmt.Errorf("there is one of that name already: %w", ErrWrongState)
+var ErrExists = errors.New("there is one of that name already")
 
 // Resizer changes guests while they run. What it cannot change so is left for the next
 // boot, which Start does in any case.
@@ -29,19 +29,6 @@ type Resizer interface {
 	// and says in words what waits for the next one, each line with its reason. It is
 	// idempotent, and an error means that QEMU or the like does not answer: try again.
 	Resize(ctx context.Context, id vee.ID, e vee.Epoch, want vee.Descriptor) (waiting []string, err error)
-}
-
-// DiskInfo is one disk of a guest as it is on this host.
-type DiskInfo struct {
-	Name       string    `json:"name"`
-	Size       vee.Bytes `json:"sizeBytes"` // virtual
-	Used       vee.Bytes `json:"usedBytes"` // on the host, frozen layers too
-	Format     string    `json:"format"`    // of its file
-	Image      string    `json:"image,omitempty"`
-	Source     string    `json:"source,omitempty"` // of the image, for people
-	Persistent bool      `json:"persistent,omitempty"`
-	CDROM      bool      `json:"cdrom,omitempty"`
-	Layers     int       `json:"layers,omitempty"` // frozen ones under it
 }
 
 // Export of a disk: one qcow2 file that needs no other. Read it to its end and close it.
@@ -54,21 +41,11 @@ type Export struct {
 // DiskExporter tells of a guest's disks and gives them out.
 type DiskExporter interface {
 	// Disks in the order of their devices; ErrNotFound.
-	Disks(ctx context.Context, id vee.ID) ([]DiskInfo, error)
+	Disks(ctx context.Context, id vee.ID) ([]vee.DiskInfo, error)
 	// Export the disk of a guest without a process, or as a snapshot has it in any
 	// condition. Errors: ErrNotFound, ErrWrongState, ErrNoSpace (it is put together on the
 	// host first).
 	Export(ctx context.Context, id vee.ID, disk, snapshot string) (*Export, error)
-}
-
-// Snapshot of a guest: its disks as they were, and its memory where it ran and that was
-// asked for.
-type Snapshot struct {
-	Name    string    `json:"name"`
-	Memory  bool      `json:"memory"`
-	Created time.Time `json:"created"` // host's clock
-	Disks   []string  `json:"disks,omitempty"`
-	Size    vee.Bytes `json:"sizeBytes"` // of the saved memory and the layers that only it holds
 }
 
 // Snapshotter freezes guests and takes them back. A guest that runs stands still while it
@@ -77,8 +54,8 @@ type Snapshotter interface {
 	// Snapshot freezes the disks, and the memory if it runs or is suspended. g is what Wake
 	// needs. A failed one leaves the guest as it was. Errors: ErrExists, ErrNoSpace,
 	// ErrWrongState (memory of a guest that has none).
-	Snapshot(ctx context.Context, g Guest, name string, memory bool) (Snapshot, error)
-	Snapshots(ctx context.Context, id vee.ID) ([]Snapshot, error)
+	Snapshot(ctx context.Context, g Guest, name string, memory bool) (vee.Snapshot, error)
+	Snapshots(ctx context.Context, id vee.ID) ([]vee.Snapshot, error)
 	// Restore the disks: the guest is Stopped afterwards, or Suspended with the memory of
 	// that time where the snapshot has it. What it was before is given up. ErrNotFound.
 	Restore(ctx context.Context, id vee.ID, e vee.Epoch, name string) error

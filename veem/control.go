@@ -257,6 +257,8 @@ func (m *Manager) await(ctx context.Context, id vee.ID, seq uint64) vmi.Outcome 
 	for {
 		r, ok := m.ledger.vee(id)
 		switch {
+		case ok && r.State == vee.Destroyed && r.Freed > 0:
+			return outcome(id, fmt.Sprintf("%s, %s of disk reclaimed", vee.Destroyed, r.Freed), nil)
 		case !ok || r.State == vee.Destroyed:
 			return outcome(id, string(vee.Destroyed), nil)
 		case r.Seq > seq && r.Failure != "":

@@ -150,6 +150,7 @@ func decideReported(r record, p vhi.Report, settled bool) decision {
 	}
 	if r.Target == vee.Destroyed && p.Power == vhi.Absent {
 		r.finish()
+		r.Freed = p.Freed
 		return decision{rec: r}
 	}
 	if p.Power == vhi.Absent {

@@ -99,6 +99,7 @@ type fakeGuest struct {
 
 // fakeHost converges as an agent does, in virtual time, and can be made to misbehave.
 type fakeHost struct {
+	vhi.Storage // nil: no test comes here
 	s        *fakeSite
 	name     string
 	capacity vee.Resources

@@ -221,7 +221,8 @@ func sameReport(a, b vhi.Report) bool {
 	a.DiskUsed, b.DiskUsed = 0, 0
 	return a.VEE == b.VEE && a.Epoch == b.Epoch && a.Seq == b.Seq && a.Power == b.Power && a.Phase == b.Phase &&
 		a.GuestReady == b.GuestReady && a.GuestSeen == b.GuestSeen && a.GuestIdle == b.GuestIdle &&
-		a.Restarts == b.Restarts && a.Error == b.Error && a.Code == b.Code
+		a.Restarts == b.Restarts && a.Error == b.Error && a.Code == b.Code &&
+		a.Fitted == b.Fitted && slices.Equal(a.NextBoot, b.NextBoot)
 }
 
 // now is the present tick.

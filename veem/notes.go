@@ -36,7 +36,11 @@ func notes(before, after *record) (es []Event) {
 		add(false, "Submitted", "it will be active")
 	}
 	if a.State != b.State && before != nil {
-		add(false, stateReason(a), "%s", a.State)
+		freed := ""
+		if a.Freed > 0 {
+			freed = fmt.Sprintf(", %s of disk reclaimed", a.Freed)
+		}
+		add(false, stateReason(a), "%s%s", a.State, freed)
 	}
 	if a.GuestReady && !b.GuestReady {
 		add(false, "Ready", "the guest says that it is ready")

@@ -95,6 +95,7 @@ func (m *Manager) showAll(rs []*record) []vmi.VEE {
 		}
 		if w := h.vees[r.ID]; w != nil && w.report != nil {
 			v.Progress, v.GuestIdle, v.DiskUsed = w.report.Progress, w.report.GuestIdle, w.report.DiskUsed
+			v.NextBoot = w.report.NextBoot
 		}
 		if v.Error == "" {
 			v.Error = h.troubles[r.ID]

@@ -61,7 +61,13 @@ type Report struct {
 	Code       string             `json:"code,omitempty"`     // fault.Code of Error
 	Since      time.Time          `json:"since"`              // of Power, host's clock
 	DiskUsed   vee.Bytes          `json:"diskUsedBytes,omitempty"`
-	Move       *MoveReport        `json:"move,omitempty"` // of the newest Move
+	// Fitted: the guest that runs is as the assignment's descriptor says, but for NextBoot,
+	// which says in words what waits for its next boot.
+	Fitted   bool     `json:"fitted,omitempty"`
+	NextBoot []string `json:"nextBoot,omitempty"`
+	// Freed on the host's disk, by the removal of a VEE that is gone.
+	Freed vee.Bytes   `json:"freedBytes,omitempty"`
+	Move  *MoveReport `json:"move,omitempty"` // of the newest Move
 }
 
 // HostReport is all that a host says of itself.
@@ -91,6 +97,7 @@ type DriverInfo struct {
 
 // Host is one host's agent, as the VEE Manager sees it.
 type Host interface {
+	Storage
 	// Assign is durable when it returns. It answers with the VEE's report as of now, not
 	// with the result, which comes by Renew. Errors: fault.StaleEpoch.
 	Assign(ctx context.Context, a Assignment) (Report, error)

@@ -60,6 +60,7 @@ func concerns(ctx context.Context, ids []vee.ID) {
 
 // Register serves svc under /vmi/v1/.
 func Register(s *httpapi.Server, svc Service) {
+	registerStorage(s, svc)
 	registerCollections(s, svc)
 	registerVEEs(s, svc)
 	registerAccessPoints(s, svc)

@@ -86,6 +86,10 @@ type VEE struct {
 	Created       time.Time  `json:"created"`
 	Changed       time.Time  `json:"changed"` // of State or Phase
 	DiskUsed      vee.Bytes  `json:"diskUsedBytes,omitempty"`
+	// NextBoot says what of the descriptor the guest that runs has not got yet, and why.
+	NextBoot []string `json:"nextBoot,omitempty"`
+	// Freed on the host's disk, by the removal of a VEE that is gone.
+	Freed vee.Bytes `json:"freedBytes,omitempty"`
 	// History of its states and phases, oldest first; only GetVEE tells it.
 	History []Step `json:"history,omitempty"`
 }
@@ -202,6 +206,7 @@ type Service interface {
 	Accounting
 	Monitoring
 	Quotas
+	Storage
 	Migrations
 	// InitializeVEEs makes never-used identifiers known. Errors: Malformed (field and
 	// reason), NoResources (TWOPHASE), Denied.

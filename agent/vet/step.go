@@ -96,9 +96,9 @@ func phase(want vhi.Power, o hypervisor.Observation, doing, next step, guestSeen
 	switch doing {
 	case prepare:
 		return vee.PhaseProlog
-	case start, wake:
+	case start, wake, restore:
 		return vee.PhaseBoot
-	case suspend:
+	case suspend, snapshot:
 		return vee.PhaseSave
 	case stop, destroy:
 		return vee.PhaseEpilog

@@ -18,10 +18,11 @@ import (
 // tracked is one VEE: what is assigned, what is observed, and the loop that brings the
 // second to the first.
 type tracked struct {
-	t    *Tracker
-	line channel
-	wake chan struct{} // of size one: something may have changed
-	over chan struct{} // closed by end
+	t      *Tracker
+	line   channel
+	wake   chan struct{} // of size one: something may have changed
+	over   chan struct{} // closed by end
+	orders chan order    // to the loop, see live.go
 
 	mu       sync.Mutex
 	want     vhi.Assignment
@@ -35,10 +36,12 @@ type tracked struct {
 	restarts int                // since it was assigned
 	crashes  int                // without a calm time in between
 	began    time.Time          // of the last start
+	fit      fit                // of the guest to its assignment
+	freed    vee.Bytes          // by its removal
 }
 
 func newTracked(t *Tracker, a vhi.Assignment) *tracked {
-	return &tracked{t: t, want: a, wake: make(chan struct{}, 1), over: make(chan struct{}),
+	return &tracked{t: t, want: a, wake: make(chan struct{}, 1), over: make(chan struct{}), orders: make(chan order),
 		seen: hypervisor.Observation{ID: a.VEE, Condition: hypervisor.Absent}}
 }
 
@@ -148,6 +151,9 @@ func (v *tracked) loop(ctx context.Context) {
 			s = nextOf(a, v.part.State, v.move, o.Condition)
 			v.mu.Unlock()
 		}
+		if s == rest && err == nil && v.misfit(a, o.Condition) {
+			s = resize
+		}
 		var pause time.Duration
 		switch {
 		case err != nil:
@@ -194,6 +200,9 @@ func (v *tracked) loop(ctx context.Context) {
 			timer.Stop()
 			return
 		case <-v.wake:
+		case q := <-v.orders:
+			line.hangUp() // what is read afterwards may come from another time
+			v.obey(q)
 		case <-timer.C:
 		}
 		timer.Stop()
@@ -289,6 +298,9 @@ func (v *tracked) do(ctx context.Context, s step, a vhi.Assignment) error {
 	err := v.perform(ctx, s, a)
 	v.mu.Lock()
 	v.doing, v.progress, v.cancel = rest, nil, nil
+	if s != resize {
+		v.fit = fit{} // whatever became of it
+	}
 	if err == nil {
 		if s != prepare {
 			v.err = nil
@@ -325,6 +337,8 @@ func (v *tracked) perform(ctx context.Context, s step, a vhi.Assignment) error {
 			return err
 		}
 		return d.Wake(ctx, g)
+	case resize:
+		return v.resize(ctx, a)
 	case pause:
 		return d.Pause(ctx, a.VEE, a.Epoch)
 	case resume:
@@ -342,9 +356,16 @@ func (v *tracked) perform(ctx context.Context, s step, a vhi.Assignment) error {
 			return m.Take(ctx, a.VEE, a.Epoch)
 		}
 	case destroy:
-		if err := d.Destroy(ctx, a.VEE, a.Epoch); err != nil {
+		o, err := d.Inspect(ctx, a.VEE)
+		if err == nil {
+			err = d.Destroy(ctx, a.VEE, a.Epoch)
+		}
+		if err != nil {
 			return err
 		}
+		v.mu.Lock()
+		v.freed = o.DiskUsed
+		v.mu.Unlock()
 		return v.t.cfg.Plugs.Unplug(a.VEE)
 	}
 	return nil
@@ -404,6 +425,7 @@ func (v *tracked) report() vhi.Report {
 		Phase:    phase(v.want.Power, v.seen, v.doing, s, seen, time.Now()),
 		Progress: v.progress, GuestSeen: seen, GuestReady: status.Ready, GuestIdle: status.Idle, KPIs: status.KPIs,
 		Restarts: v.restarts, Since: v.seen.Since, DiskUsed: v.seen.DiskUsed,
+		Fitted: v.fit.epoch == v.want.Epoch && v.fit.seq == v.want.Seq, NextBoot: v.fit.waiting, Freed: v.freed,
 	}
 	if v.move.id != "" {
 		m := v.move.report
@@ -420,7 +442,7 @@ func (v *tracked) report() vhi.Report {
 func coded(err error) error {
 	for sentinel, code := range map[error]fault.Code{
 		hypervisor.ErrStaleEpoch: fault.StaleEpoch, hypervisor.ErrNotFound: fault.NotFound, hypervisor.ErrWrongState: fault.WrongState,
-		hypervisor.ErrUnsupported: fault.Unsupported, hypervisor.ErrNoSpace: fault.DiskFull,
+		hypervisor.ErrUnsupported: fault.Unsupported, hypervisor.ErrNoSpace: fault.DiskFull, hypervisor.ErrExists: fault.Exists,
 	} {
 		if errors.Is(err, sentinel) {
 			return fault.New(code, "%w", err)

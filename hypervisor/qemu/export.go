@@ -18,17 +18,17 @@ import (
 var _ hypervisor.DiskExporter = (*Driver)(nil)
 
 // Disks implements hypervisor.DiskExporter.
-func (d *Driver) Disks(_ context.Context, id vee.ID) ([]hypervisor.DiskInfo, error) {
+func (d *Driver) Disks(_ context.Context, id vee.ID) ([]vee.DiskInfo, error) {
 	g, err := d.existing(id)
 	if err != nil {
 		return nil, fmt.Errorf("list disks: %w", err)
 	}
 	rec := g.record()
-	all := []hypervisor.DiskInfo{}
+	all := []vee.DiskInfo{}
 	for _, k := range planDisks(rec.Guest) {
 		at := slices.IndexFunc(rec.Guest.Descriptor.Disks, func(w vee.Disk) bool { return w.Name == k.name })
 		w := rec.Guest.Descriptor.Disks[at]
-		i := hypervisor.DiskInfo{
+		i := vee.DiskInfo{
 			Name: k.name, Image: w.Image, Source: w.Source, Persistent: w.Persistent, CDROM: w.CDROM,
 			Layers: len(rec.Under[k.name]),
 		}

@@ -29,7 +29,7 @@ type layers struct {
 
 // snapshot as it is kept.
 type snapshot struct {
-	hypervisor.Snapshot
+	vee.Snapshot
 	Layers     map[string][]string `json:"layers,omitempty"` // by disk: frozen files, next first
 	MemoryFile string              `json:"memoryFile,omitempty"`
 

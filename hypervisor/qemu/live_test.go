@@ -145,7 +145,7 @@ func TestSnapshots(t *testing.T) {
 		l.tell(channel.Command{Type: "kpi", ID: "1", Name: "kept", Amount: n})
 		l.until("told", func(s *channel.Status) bool { return s.KPIs["kept"] == n })
 	}
-	snapshot := func(name string, memory bool) hypervisor.Snapshot {
+	snapshot := func(name string, memory bool) vee.Snapshot {
 		t.Helper()
 		began := time.Now()
 		s, err := d.Snapshot(t.Context(), g, name, memory)

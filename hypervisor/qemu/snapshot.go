@@ -21,15 +21,15 @@ var _ hypervisor.Snapshotter = (*Driver)(nil)
 // is suspended for it and woken again, so that a crash at any instruction leaves a guest
 // that is suspended at the worst, and which is woken as any other (layers.go names the
 // commit point; docs/adr/0031-snapshots.md says why).
-func (d *Driver) Snapshot(ctx context.Context, gs hypervisor.Guest, name string, memory bool) (hypervisor.Snapshot, error) {
+func (d *Driver) Snapshot(ctx context.Context, gs hypervisor.Guest, name string, memory bool) (vee.Snapshot, error) {
 	g, ctx, done, err := d.command(ctx, gs.ID, gs.Epoch)
 	if err != nil {
-		return hypervisor.Snapshot{}, fmt.Errorf("snapshot %s: %w", gs.ID, err)
+		return vee.Snapshot{}, fmt.Errorf("snapshot %s: %w", gs.ID, err)
 	}
 	defer done()
 	s, err := g.snapshot(ctx, gs, name, memory)
 	if err != nil {
-		return hypervisor.Snapshot{}, noSpace(fmt.Errorf("snapshot %s: %w", gs.ID, err))
+		return vee.Snapshot{}, noSpace(fmt.Errorf("snapshot %s: %w", gs.ID, err))
 	}
 	return g.told(s), nil
 }
@@ -72,7 +72,7 @@ func (g *guest) freeze(ctx context.Context, name string, memory bool) (s snapsho
 	rec := g.record()
 	next, chains := rec.freeze(planDisks(rec.Guest))
 	s = snapshot{
-		Snapshot: hypervisor.Snapshot{
+		Snapshot: vee.Snapshot{
 			Name: name, Memory: memory, Created: g.d.cfg.Now(), Disks: slices.Sorted(maps.Keys(chains)),
 		},
 		Layers: chains, Guest: rec.Guest, Machine: rec.Machine, CPU: rec.CPU, Accelerator: rec.Accelerator,
@@ -100,7 +100,7 @@ func (g *guest) freeze(ctx context.Context, name string, memory bool) (s snapsho
 func (r record) memory() string { return cmp.Or(r.MemoryFrom, memoryFile) }
 
 // told is what callers see of a snapshot.
-func (g *guest) told(s snapshot) hypervisor.Snapshot {
+func (g *guest) told(s snapshot) vee.Snapshot {
 	t := s.Snapshot
 	t.Size = g.used(s.MemoryFile)
 	for _, chain := range s.Layers {
@@ -110,12 +110,12 @@ func (g *guest) told(s snapshot) hypervisor.Snapshot {
 }
 
 // Snapshots implements hypervisor.Snapshotter.
-func (d *Driver) Snapshots(_ context.Context, id vee.ID) ([]hypervisor.Snapshot, error) {
+func (d *Driver) Snapshots(_ context.Context, id vee.ID) ([]vee.Snapshot, error) {
 	g, err := d.existing(id)
 	if err != nil {
 		return nil, fmt.Errorf("list snapshots: %w", err)
 	}
-	all := []hypervisor.Snapshot{}
+	all := []vee.Snapshot{}
 	for _, s := range g.record().Snapshots {
 		all = append(all, g.told(s))
 	}
