@@ -92,6 +92,13 @@ func migrates(b *bench) {
 	p.there.terminal(one).count(2) // counted in memory
 	p.there.reopen()
 	p.there.is(one, hypervisor.Running)
+	g := p.g
+	g.Epoch = next(g.Epoch)
+	b.must("stop", p.there.d.Stop(ctx, one, g.Epoch, 0))
+	b.must("start", p.there.d.Start(ctx, g))
+	if n := p.there.terminal(one).await("B"); n != 2 { // counted on disk
+		b.Errorf("its disk remembers %d boots, want 2", n)
+	}
 }
 
 // migrationTakenBack: what was sent and not taken runs on here, also after a restart of
@@ -154,7 +161,7 @@ func migrationCut(b *bench) {
 			b.must("resume", b.d.Resume(b.Context(), one, p.g.Epoch))
 		}
 		b.is(one, hypervisor.Running)
-		t.count(i + 2)
+		b.terminal(one).count(i + 2)
 		b.must("destroy the incoming", p.there.d.Destroy(b.Context(), one, p.g.Epoch))
 		end(nil)
 	}

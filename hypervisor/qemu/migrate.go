@@ -47,6 +47,9 @@ func (d *Driver) Shape(_ context.Context, id vee.ID) ([]byte, error) {
 		return nil, g.wrongState("describe the machine of")
 	}
 	rec := g.record()
+	if n := len(rec.Snapshots); n > 0 {
+		return nil, fmt.Errorf("%s has %d snapshots, which do not migrate: %w; delete them first", id, n, hypervisor.ErrUnsupported)
+	}
 	rec.Process = nil
 	return json.Marshal(rec)
 }
@@ -90,6 +93,7 @@ func (g *guest) receive(ctx context.Context, gs hypervisor.Guest, shape []byte) 
 		r.Guest.ID, r.Guest.Epoch, r.Guest.Images, r.Guest.NICs = gs.ID, gs.Epoch, gs.Images, gs.NICs
 		r.Guest.Descriptor.Context = gs.Descriptor.Context
 		r.UID, r.Want, r.Process, r.Reason = uid, hypervisor.Incoming, nil, ""
+		r.layers = layers{} // what is under a disk there becomes part of it here
 	}); err != nil {
 		return err
 	}
@@ -135,9 +139,10 @@ type writableDisk struct {
 }
 
 func (g *guest) writableDisks() (disks []writableDisk) {
-	for i, k := range planDisks(g.record().Guest) {
+	rec := g.record()
+	for i, k := range planDisks(rec.Guest) {
 		if k.kind != medium {
-			disks = append(disks, writableDisk{fmt.Sprintf("disk%d", i), k.kind == clone})
+			disks = append(disks, writableDisk{fmt.Sprintf("disk%d", i), k.kind == clone && len(rec.Under[k.name]) == 0})
 		}
 	}
 	return disks
