@@ -248,7 +248,7 @@ func (a *agent) peer(host, address string) peer.Host {
 	if c := a.peers[host+" "+address]; c != nil {
 		return c
 	}
-	t := &http.Transport{ForceAttemptHTTP2: true, IdleConnTimeout: time.Minute, DialContext: (&net.Dialer{Timeout: 3 * time.Second}).DialContext}
+	t := &http.Transport{ForceAttemptHTTP2: true, IdleConnTimeout: time.Minute, DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext}
 	id, err := identity.HostID(a.keys.Site(), host)
 	if err != nil {
 		t.DialTLSContext = func(context.Context, string, string) (net.Conn, error) { return nil, err }

@@ -76,18 +76,14 @@ func (r *record) cancelMove(why string) {
 // under a later hop.
 func taken(r *record, p *vhi.Report) bool {
 	return p != nil && p.Epoch.Generation == r.Epoch.Generation && p.Epoch.Term == r.Epoch.Term && p.Epoch.Hop > r.Epoch.Hop &&
-		p.Power != vhi.Absent && p.Power != vhi.Incoming
+		p.Power != vhi.Absent && p.Power != vhi.Incoming && (p.Move == nil || p.Move.ID != r.Move.ID || p.Move.Stage == vhi.MoveTaken)
 }
 
 // decideMoving is decide for a VEE on its way between two hosts. Only two words end it:
 // the destination's that it has it, and the source's that it kept it.
 func decideMoving(r record, from, to view, now time.Time) decision {
 	if to.known && taken(&r, to.report) {
-		var p *vhi.MoveReport
-		if from.report != nil {
-			p = from.report.Move
-		}
-		r.endMove(vmi.MigrationDone, p, now)
+		r.endMove(vmi.MigrationDone, to.report.Move, now)
 		r.Host, r.Epoch, r.Seq, r.HostRestarts = r.Move.To, to.report.Epoch, max(r.Seq, to.report.Seq)+1, 0
 		r.Phase = vee.PhaseRunning
 		return decision{rec: r}

@@ -46,7 +46,7 @@ type MoveReport struct {
 	Total      vee.Bytes `json:"totalBytes,omitempty"` // of the stage
 	Left       vee.Bytes `json:"leftBytes,omitempty"`
 	DirtyRate  vee.Bytes `json:"dirtyBytesPerSecond,omitempty"`
-	DowntimeMS int64     `json:"downtimeMs,omitempty"` // predicted; from given on the hypervisor's measure
+	DowntimeMS int64     `json:"downtimeMs,omitempty"` // predicted; with taken, how long the vCPUs stood still
 	Error      string    `json:"error,omitempty"`
 	Code       string    `json:"code,omitempty"`
 }

@@ -51,7 +51,8 @@ type Migration struct {
 	Total     vee.Bytes `json:"totalBytes,omitempty"`
 	Left      vee.Bytes `json:"leftBytes,omitempty"`
 	DirtyRate vee.Bytes `json:"dirtyBytesPerSecond,omitempty"`
-	// DowntimeMS is predicted while it runs, and the hypervisor's measure when it is done.
+	// DowntimeMS is predicted while it runs; when it is done, how long the vCPUs stood still,
+	// from the source's stop to the destination's go; 0: not known.
 	DowntimeMS int64  `json:"downtimeMs,omitempty"`
 	Error      string `json:"error,omitempty"`
 	Code       string `json:"code,omitempty"`

@@ -38,6 +38,7 @@ type moving struct {
 	opened bool // destination: the ticket was used
 	over   bool // it failed; nothing more is done for it
 	told   time.Time
+	sent   time.Time // source: when all of it was there
 }
 
 // Limits of what one host waits for at another.
@@ -175,15 +176,15 @@ func (v *tracked) sendTo(ctx context.Context, to peer.Host, a vhi.Assignment) er
 	if err != nil {
 		return err
 	}
-	if err := v.commit(ctx, a); err != nil {
+	sent := time.Now()
+	if err := v.commit(ctx, a, sent); err != nil {
 		return errors.Join(err, v.t.cfg.Driver.Resume(context.WithoutCancel(ctx), a.VEE, a.Epoch))
 	}
-	v.stage(m.ID, func(r *vhi.MoveReport) { r.Stage = vhi.MoveGiven })
 	return nil
 }
 
 // commit writes down that the VEE is given away, if that is still wanted.
-func (v *tracked) commit(ctx context.Context, a vhi.Assignment) error {
+func (v *tracked) commit(ctx context.Context, a vhi.Assignment, sent time.Time) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if ctx.Err() != nil || v.want.Epoch != a.Epoch || v.want.Power != a.Power || moveID(v.want) != a.Move.ID {
@@ -192,20 +193,28 @@ func (v *tracked) commit(ctx context.Context, a vhi.Assignment) error {
 	part := v.part.Give(a.Move.ID, a.Epoch)
 	given := v.want
 	given.Epoch = part.Epoch
-	return v.keep(given, part)
+	if err := v.keep(given, part); err != nil {
+		return err
+	}
+	v.move.sent, v.move.report.Stage = sent, vhi.MoveGiven
+	return nil
 }
 
 // give repeats the gift and obeys the answer.
 func (v *tracked) give(ctx context.Context) error {
 	v.mu.Lock()
 	a, part := v.want, v.part
+	gift := peer.Gift{Move: part.Move, VEE: a.VEE, Epoch: part.Asked}
+	if !v.move.sent.IsZero() {
+		gift.DowntimeMS = v.move.report.DowntimeMS + time.Since(v.move.sent).Milliseconds()
+	}
 	v.mu.Unlock()
 	if part.State != handover.Given || a.Move == nil {
 		return nil
 	}
 	call, cancel := context.WithTimeout(ctx, giveTimeout)
 	defer cancel()
-	answer, err := v.t.cfg.Peer(a.Move.To, a.Move.Address).Give(call, peer.Gift{Move: part.Move, VEE: a.VEE, Epoch: part.Asked})
+	answer, err := v.t.cfg.Peer(a.Move.To, a.Move.Address).Give(call, gift)
 	if err != nil {
 		return fmt.Errorf("given to host %s, whose answer is not known: it runs here again, or there, when that host answers: %w", a.Move.To, err)
 	}
@@ -314,6 +323,7 @@ func (t *Tracker) Abandon(ctx context.Context, move string, id vee.ID) error {
 // Give implements peer.Host: the decision is on disk, and the guest runs if it was taken,
 // when it returns.
 func (t *Tracker) Give(ctx context.Context, g peer.Gift) (peer.Answer, error) {
+	came := time.Now()
 	v, err := t.recipient(ctx, g)
 	if err != nil {
 		return peer.Answer{}, err
@@ -342,6 +352,12 @@ func (t *Tracker) Give(ctx context.Context, g peer.Gift) (peer.Answer, error) {
 			t.cfg.Log.Error("run a VEE that was taken", "vee", g.VEE, "err", err)
 		}
 	}
+	v.stage(g.Move, func(r *vhi.MoveReport) {
+		if complete && g.DowntimeMS > 0 {
+			r.DowntimeMS = g.DowntimeMS + time.Since(came).Milliseconds()
+		}
+		r.Stage = vhi.MoveTaken
+	})
 	v.nudge()
 	t.cfg.Changed()
 	return peer.Answer{Taken: true}, nil
@@ -381,8 +397,7 @@ func (v *tracked) decide(g peer.Gift, complete bool) (handover.Word, error) {
 		return handover.Silence, err
 	}
 	if v.move.id == g.Move {
-		v.move.over = true
-		if v.move.report.Stage = vhi.MoveTaken; word == handover.No {
+		if v.move.over = true; word == handover.No {
 			v.move.report.Stage = vhi.MoveFailed
 		}
 	}

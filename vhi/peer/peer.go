@@ -35,6 +35,8 @@ type Gift struct {
 	Move  string    `json:"move"`
 	VEE   vee.ID    `json:"vee"`
 	Epoch vee.Epoch `json:"epoch"`
+	// DowntimeMS that the vCPUs have stood still when it was first sent, ms; 0: not known.
+	DowntimeMS int64 `json:"downtimeMs,omitempty"`
 }
 
 // Answer to a Gift, on disk before it is sent. Not Taken means void: it has not been taken
