@@ -20,12 +20,11 @@ const noteFile = "occi.json"
 const userDataFile = "user-data"
 
 type note struct {
-	Title    string           `json:"title,omitempty"`
-	Summary  string           `json:"summary,omitempty"`
-	Hostname string           `json:"hostname,omitempty"`
-	Size     rendering.TypeID `json:"resource_tpl,omitempty"`
-	SSHKey   string           `json:"ssh_key,omitempty"`
-	UserData bool             `json:"user_data,omitempty"` // the client gave some
+	Title    string `json:"title,omitempty"`
+	Summary  string `json:"summary,omitempty"`
+	Hostname string `json:"hostname,omitempty"`
+	SSHKey   string `json:"ssh_key,omitempty"`
+	UserData bool   `json:"user_data,omitempty"` // the client gave some
 }
 
 // noteOf is zero for a VEE that was not made over OCCI.
@@ -71,6 +70,8 @@ func message(v vmi.VEE) string {
 		return fmt.Sprintf("%s: %s %d of %d %s", v.Phase, v.Progress.What, v.Progress.Done, v.Progress.Total, v.Progress.Unit)
 	case v.State != v.Target:
 		return fmt.Sprintf("%s, on its way to %s", v.Phase, v.Target)
+	case len(v.NextBoot) > 0:
+		return fmt.Sprintf("%s; from the next boot on: %s", v.Phase, strings.Join(v.NextBoot, "; "))
 	}
 	return string(v.Phase)
 }
@@ -127,8 +128,10 @@ func (c *catalogue) compute(v vmi.VEE) rendering.Entity {
 			}
 		}
 	}
-	if s, ok := sizeOf(n.Size); ok && s.cores == d.VCPUs && s.memory == d.Memory {
-		e.Mixins = append(e.Mixins, s.mixin())
+	for _, s := range sizes { // it has the template whose size it has, also after a change
+		if s.cores == d.VCPUs && s.memory == d.Memory {
+			e.Mixins = append(e.Mixins, s.mixin())
+		}
 	}
 	if n.SSHKey != "" {
 		e.Mixins = append(e.Mixins, mixinSSHKey)
@@ -152,6 +155,11 @@ func diskName(v vmi.VEE, d vee.Disk) string { return string(v.ID) + "." + d.Name
 
 // isDisk leaves out an image that has a kernel and no disk.
 func isDisk(d vee.Disk) bool { return d.Size > 0 }
+
+// diskOf a storage: the disk's name.
+func diskOf(storage rendering.Entity) string {
+	return strings.SplitN(strings.TrimPrefix(storage.ID, urn+"storage:"), ".", 3)[2]
+}
 
 func storages(v vmi.VEE) (es []rendering.Entity) {
 	for _, d := range v.Descriptor.Disks {

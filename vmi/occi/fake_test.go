@@ -95,6 +95,33 @@ func (f *fakeVMI) UpdateState(ctx context.Context, u vmi.UpdateState) (outs []vm
 	return outs, nil
 }
 
+func (f *fakeVMI) UpdateVEEs(ctx context.Context, us []vmi.VEEUpdate) (outs []vmi.Outcome, err error) {
+	for _, u := range us {
+		v, err := f.see(ctx, u.ID)
+		if err == nil {
+			d := &v.Descriptor
+			if u.VCPUs != nil {
+				d.VCPUs = *u.VCPUs
+			}
+			if u.Memory != nil {
+				d.Memory = *u.Memory
+			}
+			if u.CPU != nil {
+				d.CPU = *u.CPU
+			}
+			for i := range d.Disks {
+				if size, ok := u.Disks[d.Disks[i].Name]; ok && size < d.Disks[i].Size {
+					err = fault.New(fault.Malformed, "disk %s: it can only grow", d.Disks[i].Name)
+				} else if ok {
+					d.Disks[i].Size = size
+				}
+			}
+		}
+		outs = append(outs, outcome(u.ID, err))
+	}
+	return outs, nil
+}
+
 func (f *fakeVMI) GetVEE(ctx context.Context, id vee.ID) (vmi.VEE, error) {
 	v, err := f.see(ctx, id)
 	if err != nil {
@@ -172,6 +199,8 @@ const (
 	compute = `Category: compute; scheme="http://schemas.ogf.org/occi/infrastructure#"; class="kind"` + "\n"
 	onDisk  = `Category: appliance; scheme="https://github.com/reservoir-cloud/reservoir/occi/os_tpl#"; class="mixin"` + "\n"
 )
+
+const onDisk2 = `Category: team.debian_13; scheme="https://github.com/reservoir-cloud/reservoir/occi/os_tpl#"; class="mixin"` + "\n"
 
 func actionText(term string, attributes ...string) string {
 	s := `Category: ` + term + `; scheme="http://schemas.ogf.org/occi/infrastructure/compute/action#"; class="action"` + "\n"

@@ -5,15 +5,16 @@
 //
 // A compute is a VEE, whoever made it; its storages and links are the disks and NICs of the
 // descriptor, and the networks are the site's. What OCCI knows of a compute and the VMI does
-// not (its title, the template of its size) is kept in a file of the VEE's context, occi.json.
+// not (its title, its key) is kept in a file of the VEE's context, occi.json.
 //
 //	catalogue.go  the categories: kinds, actions, mixins, templates
 //	entity.go     VEEs as entities
 //	order.go      an entity that is to be created, as a descriptor
 //	action.go     actions, deletion
-//	update.go     changes of a compute
+//	update.go     changes of a compute or a storage
 //	selection.go  filters and pages
-//	http.go       the protocol
+//	route.go      what a request is about
+//	http.go       the protocol: who may, media types, errors
 //
 // The renderings are in the package rendering.
 package occi

@@ -3,12 +3,13 @@ package occi
 import (
 	"encoding/json"
 	"flag"
-	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vmi"
@@ -242,6 +243,7 @@ func TestWhatCannotBeMade(t *testing.T) {
 			t.Errorf("%q: %s; want %q and what to do next", c.body, got, c.want)
 		}
 	}
+	b.want(400, "POST", Base+"/compute/", `{"resources": []}`, asJSON)
 	b.want(415, "POST", Base+"/compute/", "<x/>", "Content-Type: text/xml")
 	b.want(400, "POST", Base+"/compute/", "", "Content-Type: application/x-www-form-urlencoded")
 	if len(b.vmi.order) != 0 {
@@ -271,7 +273,7 @@ func TestCollections(t *testing.T) {
 	b.make("Category: tiny; scheme=\"https://github.com/reservoir-cloud/reservoir/occi/resource_tpl#\"; class=\"mixin\"\n")
 	for path, want := range map[string]int{
 		"/compute/": 3, "/compute": 3, "/storage/": 3, "/network/": 1, "/storagelink/": 3, "/networkinterface/": 3, "/": 13, "/resource/": 7, "/link/": 6,
-		"/mixin/os_tpl/": 3, "/mixin/os_tpl/appliance/": 3, "/mixin/resource_tpl/tiny/": 1, "/mixin/resource_tpl/": 1, "/mixin/ipnetwork/": 1,
+		"/mixin/os_tpl/": 3, "/mixin/os_tpl/appliance/": 3, "/mixin/resource_tpl/tiny/": 1, "/mixin/resource_tpl/": 3, "/mixin/ipnetwork/": 1,
 		"/mixin/ipnetworkinterface/": 3, "/mixin/ssh_key/": 0,
 		"/compute/?page=1&number=2": 2, "/compute/?page=2;number=2": 1, "/compute/?page=3&number=2": 0, "/compute/?page=9000000000000000000&number=2": 0,
 	} {
@@ -334,6 +336,24 @@ func TestUpdates(t *testing.T) {
 	}
 	b.want(200, "PUT", at, b.want(200, "GET", at, "", inJSON), asJSON)
 	b.want(200, "POST", at, "X-OCCI-Attribute: occi.compute.cores=1", asText)
+	if got := b.want(200, "POST", at, "X-OCCI-Attribute: occi.compute.cores=3, occi.compute.memory=1.5, occi.compute.share=50", asText); strings.Contains(got, "resource_tpl") ||
+		!strings.Contains(got, "cores=3\n") || !strings.Contains(got, "memory=1.5\n") || !strings.Contains(got, "share=50\n") {
+		t.Errorf("another size:\n%s", got)
+	}
+	if got := b.want(200, "POST", at, `Category: large; scheme="https://github.com/reservoir-cloud/reservoir/occi/resource_tpl#"; class="mixin"`, asText); !strings.Contains(got, "Category: large;") ||
+		!strings.Contains(got, "cores=4\n") {
+		t.Errorf("another template:\n%s", got)
+	}
+	disk := strings.Replace(at, "/compute/", "/storage/", 1) + ".root"
+	if got := b.want(200, "POST", disk, "X-OCCI-Attribute: occi.storage.size=3.5", asText); !strings.Contains(got, "size=3.5\n") {
+		t.Errorf("another size of a disk:\n%s", got)
+	}
+	b.want(200, "PUT", disk, b.want(200, "GET", disk, ""), asText)
+	b.want(400, "POST", disk, "X-OCCI-Attribute: occi.storage.size=1", asText)
+	b.want(400, "POST", disk, `X-OCCI-Attribute: occi.storage.size="1"`, asText)
+	b.want(400, "POST", disk, `X-OCCI-Attribute: occi.storage.state="offline"`, asText)
+	b.want(501, "POST", disk, `X-OCCI-Attribute: occi.core.title="two"`, asText)
+	b.want(501, "POST", at, onDisk2, asText)
 	b.want(400, "POST", at, `X-OCCI-Attribute: occi.compute.state="inactive"`, asText)
 	b.want(400, "POST", at, `X-OCCI-Attribute: occi.core.id="urn:x"`, asText)
 	b.want(400, "PUT", at, "X-OCCI-Attribute: occi.compute.cores=1", asText)
@@ -438,10 +458,13 @@ func TestStates(t *testing.T) {
 	}
 }
 
+// Every error of ours comes in a status that the protocol's clients must understand
+// (GFD.223, "Status Codes").
 func TestStatusesAreThoseOfTheProtocol(t *testing.T) {
-	for _, status := range statuses {
-		if http.StatusText(status) == "" {
-			t.Errorf("status %d", status)
+	known := []int{400, 401, 403, 404, 405, 406, 409, 413, 500, 501, 503}
+	for code := range fault.Codes() {
+		if got := statusOf(fault.New(code, "x")); !slices.Contains(known, got) {
+			t.Errorf("%s: %d", code, got)
 		}
 	}
 }

@@ -57,7 +57,7 @@ func (c *catalogue) wishOf(e rendering.Entity) (wish, error) {
 		}
 	}
 	if w.size != nil { // a template overrides (GFD.224, "Resource Template")
-		w.cores, w.memory, w.Size = w.size.cores, w.size.memory, w.size.mixin()
+		w.cores, w.memory = w.size.cores, w.size.memory
 	}
 	if w.arch != "" && w.template != nil && w.arch != architecture(*w.template) {
 		return wish{}, fault.New(fault.Malformed, "occi.compute.architecture %s: image %s is %s", w.arch, w.template.source(), w.template.Arch)

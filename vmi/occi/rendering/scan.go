@@ -97,11 +97,10 @@ func (p *scanner) value() (any, error) {
 	case t == "true" || t == "false":
 		return t == "true", nil
 	case strings.ContainsRune("0123456789.-+", rune(t[0])):
-		f, err := strconv.ParseFloat(t, 64)
-		if err != nil || math.IsInf(f, 0) || math.IsNaN(f) {
-			return t, nil // "10.0.0.1", "00:80:41:ae:fd:7e"
+		if f, err := strconv.ParseFloat(t, 64); err == nil && !math.IsInf(f, 0) && !math.IsNaN(f) {
+			return f, nil
 		}
-		return f, nil
+		return t, nil // "10.0.0.1", "00:80:41:ae:fd:7e"
 	default:
 		return t, nil
 	}

@@ -152,10 +152,6 @@ func locationFields(locations []string) (fs []field) {
 	return fs
 }
 
-func invocationFields(in Invocation) []field {
-	return append(categoryFields([]Category{{Class: Action, Type: in.Action}}), attributeFields(nil, in.Attributes)...)
-}
-
 // text is what the fields of one message say.
 type text struct {
 	categories []Category
