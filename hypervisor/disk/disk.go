@@ -133,7 +133,7 @@ func (d Disk) Make(ctx context.Context, imageTool, dir string) error {
 		}
 	}
 	if err == nil {
-		err = syncFile(path)
+		err = Sync(path)
 	}
 	if err != nil {
 		return fmt.Errorf("make disk %q: %w", d.Name, err)
@@ -180,7 +180,8 @@ func makeSparse(path string, size vee.Bytes) error {
 	return errors.Join(f.Truncate(int64(size)), f.Close())
 }
 
-func syncFile(path string) error {
+// Sync writes a file through.
+func Sync(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err

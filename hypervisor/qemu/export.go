@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"github.com/reservoir-cloud/reservoir/hypervisor"
+	"github.com/reservoir-cloud/reservoir/hypervisor/disk"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
 
@@ -25,21 +26,21 @@ func (d *Driver) Disks(_ context.Context, id vee.ID) ([]vee.DiskInfo, error) {
 	}
 	rec := g.record()
 	all := []vee.DiskInfo{}
-	for _, k := range planDisks(rec.Guest) {
-		at := slices.IndexFunc(rec.Guest.Descriptor.Disks, func(w vee.Disk) bool { return w.Name == k.name })
+	for _, k := range disk.Plan(rec.Guest) {
+		at := slices.IndexFunc(rec.Guest.Descriptor.Disks, func(w vee.Disk) bool { return w.Name == k.Name })
 		w := rec.Guest.Descriptor.Disks[at]
 		i := vee.DiskInfo{
-			Name: k.name, Image: w.Image, Source: w.Source, Persistent: w.Persistent, CDROM: w.CDROM,
-			Layers: len(rec.Under[k.name]),
+			Name: k.Name, Image: w.Image, Source: w.Source, Persistent: w.Persistent, CDROM: w.CDROM,
+			Layers: len(rec.Under[k.Name]),
 		}
-		file := k.base
-		if k.kind != medium {
+		file := k.Base
+		if k.Kind != disk.Medium {
 			top := rec.topOf(k)
-			file = hypervisor.LocalImage{Disk: filepath.Join(g.dir, top), Format: formatOf(top)}
-			i.Used = g.used(append([]string{top}, rec.Under[k.name]...)...)
+			file = hypervisor.LocalImage{Disk: filepath.Join(g.dir, top), Format: disk.Format(top)}
+			i.Used = g.used(append([]string{top}, rec.Under[k.Name]...)...)
 		}
 		i.Format = file.Format
-		if i.Size, err = virtualSize(file); err != nil {
+		if i.Size, err = disk.VirtualSize(file); err != nil {
 			return nil, fmt.Errorf("list disks of %s: %w", id, err)
 		}
 		all = append(all, i)
@@ -63,7 +64,7 @@ func (d *Driver) Export(ctx context.Context, id vee.ID, name, snapshot string) (
 	}
 	x, err := g.export(ctx, name, snapshot)
 	if err != nil {
-		return nil, noSpace(fmt.Errorf("export disk %q of %s: %w", name, id, err))
+		return nil, disk.NoSpace(fmt.Errorf("export disk %q of %s: %w", name, id, err))
 	}
 	return x, nil
 }
@@ -83,7 +84,7 @@ func (g *guest) export(ctx context.Context, name, from string) (_ *hypervisor.Ex
 			_ = f.Close()
 		}
 	}()
-	if err := run(ctx, g.d.cfg.ImageTool, "convert", "-q", "-f", file.format, "-O", "qcow2", file.path, f.Name()); err != nil {
+	if err := disk.Run(ctx, g.d.cfg.ImageTool, "convert", "-q", "-f", file.format, "-O", "qcow2", file.path, f.Name()); err != nil {
 		return nil, err
 	}
 	sum := sha256.New()
@@ -109,17 +110,17 @@ func (g *guest) exported(name, from string) (underFile, error) {
 		case len(chain) == 0:
 			return underFile{}, fmt.Errorf("snapshot %q has no such disk: %w", from, hypervisor.ErrNotFound)
 		}
-		return underFile{filepath.Join(g.dir, chain[0]), formatOf(chain[0])}, nil
+		return underFile{filepath.Join(g.dir, chain[0]), disk.Format(chain[0])}, nil
 	}
-	for _, k := range planDisks(rec.Guest) {
+	for _, k := range disk.Plan(rec.Guest) {
 		switch {
-		case k.name != name:
-		case k.kind == medium:
+		case k.Name != name:
+		case k.Kind == disk.Medium:
 			return underFile{}, errors.Join(errors.New("a CD-ROM is an image of the site already"), hypervisor.ErrUnsupported)
 		case g.process() != nil:
 			return underFile{}, fmt.Errorf("it is being written by a guest that is %s; take a snapshot and export that: %w", g.condition(), hypervisor.ErrWrongState)
 		default:
-			return underFile{filepath.Join(g.dir, rec.topOf(k)), formatOf(rec.topOf(k))}, nil
+			return underFile{filepath.Join(g.dir, rec.topOf(k)), disk.Format(rec.topOf(k))}, nil
 		}
 	}
 	return underFile{}, hypervisor.ErrNotFound

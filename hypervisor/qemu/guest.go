@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/hypervisor"
+	"github.com/reservoir-cloud/reservoir/hypervisor/console"
+	"github.com/reservoir-cloud/reservoir/hypervisor/disk"
 	"github.com/reservoir-cloud/reservoir/hypervisor/qemu/qmp"
 	"github.com/reservoir-cloud/reservoir/internal/durable"
 	"github.com/reservoir-cloud/reservoir/vee"
@@ -85,7 +87,7 @@ type vm struct {
 
 	// Under g.mu:
 	monitor    *qmp.Client // nil: QEMU does not answer
-	console    *console
+	console    *console.Console
 	stopping   hypervisor.Condition // what the guest becomes at its end; empty: nobody asked for it
 	poweredOff bool                 // by the guest itself
 
@@ -135,7 +137,7 @@ func (g *guest) saveLocked(change func(*record)) error {
 	change(&rec)
 	rec.Since = g.d.cfg.Now()
 	if err := durable.WriteJSON(filepath.Join(g.dir, recordFile), rec, 0o600); err != nil {
-		return noSpace(err)
+		return disk.NoSpace(err)
 	}
 	g.rec = rec
 	return nil
@@ -152,7 +154,7 @@ func (g *guest) observe() hypervisor.Observation {
 	}
 	g.mu.Unlock()
 	if o.Condition != hypervisor.Absent {
-		o.DiskUsed = diskUsed(g.dir)
+		o.DiskUsed = disk.Used(g.dir)
 		trimLog(filepath.Join(g.dir, logFile))
 	}
 	return o
@@ -232,7 +234,7 @@ func (v *vm) connect(ctx context.Context) error {
 		monitor.Close()
 		return err
 	}
-	console, err := openConsole(v.g.dir, conn)
+	console, err := console.Open(v.g.dir, conn)
 	if err != nil {
 		_ = conn.Close()
 		monitor.Close()
@@ -415,7 +417,7 @@ func (v *vm) hangUp() {
 		monitor.Close()
 	}
 	if console != nil {
-		console.close()
+		console.Close()
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -425,7 +427,7 @@ func (v *vm) hangUp() {
 }
 
 // openConsole is the console's hub, nil when QEMU does not answer.
-func (v *vm) openConsole() *console {
+func (v *vm) openConsole() *console.Console {
 	v.g.mu.Lock()
 	defer v.g.mu.Unlock()
 	return v.console
@@ -531,7 +533,7 @@ func (g *guest) adopt(ctx context.Context, p *process) {
 
 // openLog starts the logs anew: a console is one boot's, and the one before is kept.
 func (g *guest) openLog() (*os.File, error) {
-	path := filepath.Join(g.dir, consoleFile)
+	path := filepath.Join(g.dir, console.File)
 	if err := os.Rename(path, path+".1"); err != nil && !os.IsNotExist(err) {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/reservoir-cloud/reservoir/hypervisor"
+	"github.com/reservoir-cloud/reservoir/hypervisor/disk"
 	"github.com/reservoir-cloud/reservoir/hypervisor/qemu/cgroup"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
@@ -75,7 +76,7 @@ func (g *guest) launch(ctx context.Context, incoming *os.File, want hypervisor.C
 	}
 	log, err := g.openLog()
 	if err != nil {
-		return nil, noSpace(err)
+		return nil, disk.NoSpace(err)
 	}
 	defer log.Close()
 
@@ -167,15 +168,15 @@ func (g *guest) machine(rec record, incoming *os.File) (machine, *inherited, err
 			}
 		}
 	}
-	for _, k := range planDisks(rec.Guest) {
+	for _, k := range disk.Plan(rec.Guest) {
 		var err error
-		r := drive{Serial: k.name[:min(len(k.name), 20)]} // virtio's length
-		switch k.kind {
-		case medium:
-			r.Format, r.ReadOnly, r.CDROM = k.base.Format, true, true
-			r.FD, err = in.open(k.base.Disk, os.O_RDONLY)
+		r := drive{Serial: k.Name[:min(len(k.Name), 20)]} // virtio's length
+		switch k.Kind {
+		case disk.Medium:
+			r.Format, r.ReadOnly, r.CDROM = k.Base.Format, true, true
+			r.FD, err = in.open(k.Base.Disk, os.O_RDONLY)
 		default:
-			r.Format = formatOf(rec.topOf(k))
+			r.Format = disk.Format(rec.topOf(k))
 			r.FD, err = in.open(filepath.Join(g.dir, rec.topOf(k)), os.O_RDWR)
 			for _, l := range g.under(rec, k) {
 				if err == nil {
@@ -191,11 +192,11 @@ func (g *guest) machine(rec record, incoming *os.File) (machine, *inherited, err
 		m.Drives = append(m.Drives, r)
 	}
 	if len(desc.Context) > 0 {
-		fd, err := in.open(filepath.Join(g.dir, seedFile), os.O_RDONLY)
+		fd, err := in.open(filepath.Join(g.dir, disk.SeedFile), os.O_RDONLY)
 		if err != nil {
 			return m, in, err
 		}
-		m.Drives = append(m.Drives, drive{Serial: seedLabel, FD: fd, Format: "raw", ReadOnly: true})
+		m.Drives = append(m.Drives, drive{Serial: disk.SeedLabel, FD: fd, Format: "raw", ReadOnly: true})
 	}
 	for _, n := range rec.Guest.NICs {
 		tap, err := openTap(n.Tap)
@@ -210,7 +211,7 @@ func (g *guest) machine(rec record, incoming *os.File) (machine, *inherited, err
 	}{{&m.QMPFD, "qmp.sock"}, {&m.ConsoleFD, "console.sock"}, {&m.GuestFD, "guest.sock"}} {
 		f, err := listenUnix(g.dir, s.name)
 		if err != nil {
-			return m, in, noSpace(err)
+			return m, in, disk.NoSpace(err)
 		}
 		*s.fd = in.add(f)
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/reservoir-cloud/reservoir/hypervisor"
+	"github.com/reservoir-cloud/reservoir/hypervisor/disk"
 	"github.com/reservoir-cloud/reservoir/internal/durable"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
@@ -41,19 +42,19 @@ type snapshot struct {
 }
 
 // topOf is the file that a disk is written in.
-func (l layers) topOf(k disk) string {
-	if f, ok := l.Tops[k.name]; ok {
+func (l layers) topOf(k disk.Disk) string {
+	if f, ok := l.Tops[k.Name]; ok {
 		return f
 	}
-	return k.file
+	return k.File
 }
 
 // kept is l when these are the disks: what one that is gone was written in is not that of a
 // new one by its name.
-func (l layers) kept(disks []disk) layers {
+func (l layers) kept(disks []disk.Disk) layers {
 	c := l.clone()
 	gone := func(name string) bool {
-		return !slices.ContainsFunc(disks, func(k disk) bool { return k.name == name })
+		return !slices.ContainsFunc(disks, func(k disk.Disk) bool { return k.Name == name })
 	}
 	maps.DeleteFunc(c.Tops, func(name, _ string) bool { return gone(name) })
 	maps.DeleteFunc(c.Under, func(name string, _ []string) bool { return gone(name) })
@@ -80,16 +81,16 @@ func (l layers) clone() layers {
 }
 
 // freeze the disks: each top goes under a new one, whose file is named in return by disk.
-func (l layers) freeze(disks []disk) (frozen layers, chains map[string][]string) {
+func (l layers) freeze(disks []disk.Disk) (frozen layers, chains map[string][]string) {
 	frozen, chains = l.clone(), map[string][]string{}
 	frozen.Frozen++
 	for _, k := range disks {
-		if k.kind == medium {
+		if k.Kind == disk.Medium {
 			continue
 		}
-		chains[k.name] = append([]string{l.topOf(k)}, l.Under[k.name]...)
-		frozen.Under[k.name] = chains[k.name]
-		frozen.Tops[k.name] = frozen.newTop(k.name)
+		chains[k.Name] = append([]string{l.topOf(k)}, l.Under[k.Name]...)
+		frozen.Under[k.Name] = chains[k.Name]
+		frozen.Tops[k.Name] = frozen.newTop(k.Name)
 	}
 	return frozen, chains
 }
@@ -111,7 +112,7 @@ func (l layers) restore(chains map[string][]string) layers {
 func (l layers) newTop(name string) string { return fmt.Sprintf("disk-%s@%d.qcow2", name, l.Frozen) }
 
 // files that the disks and snapshots need.
-func (l layers) files(disks []disk) map[string]bool {
+func (l layers) files(disks []disk.Disk) map[string]bool {
 	need := map[string]bool{l.MemoryFrom: true}
 	for _, k := range disks {
 		need[l.topOf(k)] = true
@@ -128,10 +129,10 @@ func (l layers) files(disks []disk) map[string]bool {
 }
 
 // chains of files, from the one that is looked at down to the last frozen one.
-func (l layers) chains(disks []disk) [][]string {
+func (l layers) chains(disks []disk.Disk) [][]string {
 	var all [][]string
 	for _, k := range disks {
-		all = append(all, append([]string{l.topOf(k)}, l.Under[k.name]...))
+		all = append(all, append([]string{l.topOf(k)}, l.Under[k.Name]...))
 	}
 	for _, s := range l.Snapshots {
 		for _, name := range slices.Sorted(maps.Keys(s.Layers)) {
@@ -143,7 +144,7 @@ func (l layers) chains(disks []disk) [][]string {
 
 // merge names a frozen file that nobody looks at by itself and that lies under one other
 // file only, and what the other lies on without it: a frozen file or "".
-func (l layers) merge(disks []disk) (child, doomed, onto string, found bool) {
+func (l layers) merge(disks []disk.Disk) (child, doomed, onto string, found bool) {
 	above, looked := map[string]map[string]bool{}, map[string]bool{}
 	next := map[string]string{}
 	for _, chain := range l.chains(disks) {
@@ -191,13 +192,13 @@ func (l layers) without(doomed string) layers {
 type underFile struct{ path, format string }
 
 // under a disk's top: frozen layers, then the image that it is a clone of.
-func (g *guest) under(rec record, k disk) []underFile {
+func (g *guest) under(rec record, k disk.Disk) []underFile {
 	var all []underFile
-	for _, f := range rec.Under[k.name] {
-		all = append(all, underFile{filepath.Join(g.dir, f), formatOf(f)})
+	for _, f := range rec.Under[k.Name] {
+		all = append(all, underFile{filepath.Join(g.dir, f), disk.Format(f)})
 	}
-	if k.kind == clone {
-		all = append(all, underFile{k.base.Disk, k.base.Format})
+	if k.Kind == disk.Clone {
+		all = append(all, underFile{k.Base.Disk, k.Base.Format})
 	}
 	return all
 }
@@ -210,9 +211,9 @@ func (g *guest) makeTops(ctx context.Context, l layers) error {
 			continue
 		}
 		under := l.Under[name][0]
-		err := run(ctx, g.d.cfg.ImageTool, "create", "-q", "-f", "qcow2", "-F", formatOf(under), "-b", filepath.Join(g.dir, under), path)
+		err := disk.Run(ctx, g.d.cfg.ImageTool, "create", "-q", "-f", "qcow2", "-F", disk.Format(under), "-b", filepath.Join(g.dir, under), path)
 		if err == nil {
-			err = syncFile(path)
+			err = disk.Sync(path)
 		}
 		if err != nil {
 			return fmt.Errorf("make a layer for disk %q: %w", name, err)
@@ -228,7 +229,7 @@ func (g *guest) sweepFiles() {
 	if err != nil || rec.Guest.ID == "" { // a damaged record names nothing
 		return
 	}
-	need := rec.files(planDisks(rec.Guest))
+	need := rec.files(disk.Plan(rec.Guest))
 	for _, e := range entries {
 		name := e.Name()
 		if !need[name] && (strings.Contains(name, "@") || strings.HasPrefix(name, "export-") ||
@@ -245,12 +246,12 @@ func (g *guest) sweepFiles() {
 func (g *guest) tidy(ctx context.Context) error {
 	for {
 		rec := g.record()
-		child, doomed, onto, found := rec.merge(planDisks(rec.Guest))
+		child, doomed, onto, found := rec.merge(disk.Plan(rec.Guest))
 		if !found {
 			return nil
 		}
 		args := []string{"rebase", "-q", "-f", "qcow2"}
-		base := underFile{filepath.Join(g.dir, onto), formatOf(onto)}
+		base := underFile{filepath.Join(g.dir, onto), disk.Format(onto)}
 		if onto == "" {
 			base = g.imageUnder(rec, doomed)
 		}
@@ -258,10 +259,10 @@ func (g *guest) tidy(ctx context.Context) error {
 			args = append(args, "-F", base.format)
 		}
 		args = append(args, "-b", base.path, filepath.Join(g.dir, child))
-		if err := run(ctx, g.d.cfg.ImageTool, args...); err != nil {
+		if err := disk.Run(ctx, g.d.cfg.ImageTool, args...); err != nil {
 			return fmt.Errorf("merge layer %s: %w", doomed, err)
 		}
-		if err := syncFile(filepath.Join(g.dir, child)); err != nil {
+		if err := disk.Sync(filepath.Join(g.dir, child)); err != nil {
 			return err
 		}
 		if err := g.save(func(r *record) { r.layers = r.without(doomed) }); err != nil {
@@ -273,9 +274,9 @@ func (g *guest) tidy(ctx context.Context) error {
 
 // imageUnder is the image that the disk, of which file is a layer, is a clone of; or none.
 func (g *guest) imageUnder(rec record, file string) underFile {
-	for _, k := range planDisks(rec.Guest) {
-		if k.kind == clone && (file == k.file || strings.HasPrefix(file, "disk-"+k.name+"@")) {
-			return underFile{k.base.Disk, k.base.Format}
+	for _, k := range disk.Plan(rec.Guest) {
+		if k.Kind == disk.Clone && (file == k.File || strings.HasPrefix(file, "disk-"+k.Name+"@")) {
+			return underFile{k.Base.Disk, k.Base.Format}
 		}
 	}
 	return underFile{}
@@ -285,7 +286,7 @@ func (g *guest) imageUnder(rec record, file string) underFile {
 func (g *guest) used(files ...string) (sum vee.Bytes) {
 	for _, f := range files {
 		if f != "" {
-			sum += diskUsed(filepath.Join(g.dir, f))
+			sum += disk.Used(filepath.Join(g.dir, f))
 		}
 	}
 	return sum

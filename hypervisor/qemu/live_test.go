@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/hypervisor"
+	"github.com/reservoir-cloud/reservoir/hypervisor/disk"
 	"github.com/reservoir-cloud/reservoir/image/build"
 	"github.com/reservoir-cloud/reservoir/vee"
 	channel "github.com/reservoir-cloud/reservoir/vhi/guest"
@@ -205,13 +206,13 @@ func TestSnapshots(t *testing.T) {
 	if o, err := d.Inspect(t.Context(), g.ID); err != nil || o.Condition != hypervisor.Stopped {
 		t.Fatalf("%+v, %v", o, err)
 	}
-	before := diskUsed(d.guest(g.ID).dir)
+	before := disk.Used(d.guest(g.ID).dir)
 	for _, name := range []string{"one", "two", "two"} {
 		if err := d.DeleteSnapshot(t.Context(), g.ID, g.Epoch, name); err != nil {
 			t.Fatal(err)
 		}
 	}
-	after := diskUsed(d.guest(g.ID).dir)
+	after := disk.Used(d.guest(g.ID).dir)
 	t.Logf("%s before, %s after", before, after)
 	left, err := filepath.Glob(filepath.Join(d.guest(g.ID).dir, "*@*"))
 	if err != nil || len(left) != 1 {
@@ -229,11 +230,11 @@ func TestLayersKeepTheirContent(t *testing.T) {
 	}
 	here := d.guest(g.ID)
 	top := func() string {
-		return filepath.Join(here.dir, here.record().topOf(disk{name: "data", file: "disk-data.raw"}))
+		return filepath.Join(here.dir, here.record().topOf(disk.Disk{Name: "data", File: "disk-data.raw"}))
 	}
 	write := func(pattern, at string) {
 		t.Helper()
-		out, err := exec.Command("qemu-io", "-f", formatOf(top()), "-c", "write -P "+pattern+" "+at+" 64k", top()).CombinedOutput()
+		out, err := exec.Command("qemu-io", "-f", disk.Format(top()), "-c", "write -P "+pattern+" "+at+" 64k", top()).CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}

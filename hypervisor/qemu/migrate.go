@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/reservoir-cloud/reservoir/hypervisor"
+	"github.com/reservoir-cloud/reservoir/hypervisor/disk"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
 
@@ -66,7 +67,7 @@ func (d *Driver) Receive(ctx context.Context, gs hypervisor.Guest, shape []byte)
 		err = g.receive(ctx, gs, shape)
 	}
 	if err != nil {
-		return noSpace(fmt.Errorf("receive %s: %w", gs.ID, err))
+		return disk.NoSpace(fmt.Errorf("receive %s: %w", gs.ID, err))
 	}
 	return nil
 }
@@ -140,9 +141,9 @@ type writableDisk struct {
 
 func (g *guest) writableDisks() (disks []writableDisk) {
 	rec := g.record()
-	for i, k := range planDisks(rec.Guest) {
-		if k.kind != medium {
-			disks = append(disks, writableDisk{fmt.Sprintf("disk%d", i), k.kind == clone && len(rec.Under[k.name]) == 0})
+	for i, k := range disk.Plan(rec.Guest) {
+		if k.Kind != disk.Medium {
+			disks = append(disks, writableDisk{fmt.Sprintf("disk%d", i), k.Kind == disk.Clone && len(rec.Under[k.Name]) == 0})
 		}
 	}
 	return disks

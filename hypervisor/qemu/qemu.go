@@ -186,7 +186,7 @@ func capabilities(ctx context.Context, cfg Config, cgroups *cgroup.Tree) (hyperv
 		Version:     version,
 		Accelerator: cfg.Accelerator,
 		Why:         "as configured",
-		Operations:  []string{"suspend", "console", "guest-channel", hypervisor.OpMigrate,
+		Operations: []string{"suspend", "console", "guest-channel", hypervisor.OpMigrate,
 			hypervisor.OpMemory, hypervisor.OpVCPUs, hypervisor.OpDisks, hypervisor.OpExport, hypervisor.OpSnapshot},
 	}
 	if c.Accelerator == "" {
@@ -281,7 +281,7 @@ func (d *Driver) Console(_ context.Context, id vee.ID) (io.ReadWriteCloser, erro
 	if c == nil {
 		return nil, fmt.Errorf("attach to the console of %s: %w: its QEMU does not answer", id, hypervisor.ErrWrongState)
 	}
-	return c.attach(), nil
+	return c.Attach(), nil
 }
 
 // GuestChannel implements hypervisor.Driver.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/hypervisor"
+	"github.com/reservoir-cloud/reservoir/hypervisor/disk"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
 
@@ -41,7 +42,7 @@ func (d *Driver) Resize(ctx context.Context, id vee.ID, e vee.Epoch, want vee.De
 	} {
 		why, err := change(ctx, g, want)
 		if err != nil {
-			return nil, noSpace(fmt.Errorf("resize %s: %w", id, err))
+			return nil, disk.NoSpace(fmt.Errorf("resize %s: %w", id, err))
 		}
 		if why != "" {
 			waiting = append(waiting, why)
@@ -222,19 +223,19 @@ func (v *vm) reshare(_ context.Context, g *guest, want vee.Descriptor) (string, 
 
 func (v *vm) growDisks(ctx context.Context, g *guest, want vee.Descriptor) (string, error) {
 	rec := g.record()
-	for i, k := range planDisks(rec.Guest) {
-		at := slices.IndexFunc(want.Disks, func(w vee.Disk) bool { return w.Name == k.name })
-		if k.kind == medium || at < 0 || want.Disks[at].Size <= k.size {
+	for i, k := range disk.Plan(rec.Guest) {
+		at := slices.IndexFunc(want.Disks, func(w vee.Disk) bool { return w.Name == k.Name })
+		if k.Kind == disk.Medium || at < 0 || want.Disks[at].Size <= k.Size {
 			continue
 		}
 		size := want.Disks[at].Size
 		err := v.do(ctx, "block_resize", object{"node-name": fmt.Sprintf("disk%d", i), "size": int64(size)}, nil)
 		if err != nil {
-			return fmt.Sprintf("disk %q of %s: %v", k.name, size, err), nil
+			return fmt.Sprintf("disk %q of %s: %v", k.Name, size, err), nil
 		}
 		if err := g.note(func(d *vee.Descriptor) {
 			for j := range d.Disks {
-				if d.Disks[j].Name == k.name {
+				if d.Disks[j].Name == k.Name {
 					d.Disks[j].Size = size
 				}
 			}

@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/reservoir-cloud/reservoir/hypervisor"
+	"github.com/reservoir-cloud/reservoir/hypervisor/disk"
 	"github.com/reservoir-cloud/reservoir/internal/durable"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
@@ -29,7 +30,7 @@ func (d *Driver) Snapshot(ctx context.Context, gs hypervisor.Guest, name string,
 	defer done()
 	s, err := g.snapshot(ctx, gs, name, memory)
 	if err != nil {
-		return vee.Snapshot{}, noSpace(fmt.Errorf("snapshot %s: %w", gs.ID, err))
+		return vee.Snapshot{}, disk.NoSpace(fmt.Errorf("snapshot %s: %w", gs.ID, err))
 	}
 	return g.told(s), nil
 }
@@ -70,7 +71,7 @@ func (g *guest) snapshot(ctx context.Context, gs hypervisor.Guest, name string, 
 // freeze a guest at rest. The commit point is the record.
 func (g *guest) freeze(ctx context.Context, name string, memory bool) (s snapshot, err error) {
 	rec := g.record()
-	next, chains := rec.freeze(planDisks(rec.Guest))
+	next, chains := rec.freeze(disk.Plan(rec.Guest))
 	s = snapshot{
 		Snapshot: vee.Snapshot{
 			Name: name, Memory: memory, Created: g.d.cfg.Now(), Disks: slices.Sorted(maps.Keys(chains)),
@@ -142,7 +143,7 @@ func (d *Driver) Restore(ctx context.Context, id vee.ID, e vee.Epoch, name strin
 	}
 	defer done()
 	if err := g.restore(ctx, name); err != nil {
-		return noSpace(fmt.Errorf("restore %s: %w", id, err))
+		return disk.NoSpace(fmt.Errorf("restore %s: %w", id, err))
 	}
 	return nil
 }
@@ -205,7 +206,7 @@ func (d *Driver) DeleteSnapshot(ctx context.Context, id vee.ID, e vee.Epoch, nam
 		}
 	}
 	if err != nil {
-		return noSpace(fmt.Errorf("delete snapshot %q of %s: %w", name, id, err))
+		return disk.NoSpace(fmt.Errorf("delete snapshot %q of %s: %w", name, id, err))
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/hypervisor"
+	"github.com/reservoir-cloud/reservoir/hypervisor/disk"
 	"github.com/reservoir-cloud/reservoir/internal/durable"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
@@ -39,14 +40,14 @@ func (d *Driver) Suspend(ctx context.Context, id vee.ID, e vee.Epoch, progress f
 		progress = func(vee.Progress) {}
 	}
 	if err := g.suspend(ctx, v, c, progress); err != nil {
-		return noSpace(fmt.Errorf("suspend %s: %w", id, err))
+		return disk.NoSpace(fmt.Errorf("suspend %s: %w", id, err))
 	}
 	return nil
 }
 
 func (g *guest) suspend(ctx context.Context, v *vm, before hypervisor.Condition, progress func(vee.Progress)) (err error) {
 	// What the process holds now is the most that is written: pages of zeros are not.
-	free, err := diskFree(g.dir)
+	free, err := disk.Free(g.dir)
 	if err != nil {
 		return err
 	}
@@ -172,7 +173,7 @@ func (d *Driver) Wake(ctx context.Context, gs hypervisor.Guest) error {
 		return g.wrongState("wake")
 	}
 	if err := g.wake(ctx, gs, hypervisor.Running); err != nil {
-		return noSpace(fmt.Errorf("wake %s: %w", gs.ID, err))
+		return disk.NoSpace(fmt.Errorf("wake %s: %w", gs.ID, err))
 	}
 	return nil
 }
