@@ -36,6 +36,7 @@ type moving struct {
 	id     string
 	report vhi.MoveReport
 	opened bool // destination: the ticket was used
+	plugs  bool // destination: TAPs may be there, also when no guest is
 	over   bool // it failed; nothing more is done for it
 	told   time.Time
 	sent   time.Time // source: when all of it was there
@@ -61,6 +62,8 @@ func nextOf(a vhi.Assignment, part handover.State, m moving, now hypervisor.Cond
 	switch {
 	case part == handover.Given:
 		return give
+	case m.plugs && now == hypervisor.Absent && (a.Power == vhi.Absent || a.Power == vhi.Incoming && (m.over || !m.opened)):
+		return destroy
 	case a.Power == vhi.Incoming:
 		if now != hypervisor.Absent && (!m.opened || m.over || now == hypervisor.Crashed) {
 			return destroy // what is left of an attempt
@@ -88,7 +91,7 @@ func (v *tracked) resume(k kept) {
 	if k.Move == nil {
 		return
 	}
-	v.move = moving{id: k.Move.ID, over: true, report: vhi.MoveReport{ID: k.Move.ID, Stage: vhi.MoveFailed, Error: "the host's agent was restarted", Code: string(fault.Unavailable)}}
+	v.move = moving{id: k.Move.ID, over: true, plugs: k.Power == vhi.Incoming, report: vhi.MoveReport{ID: k.Move.ID, Stage: vhi.MoveFailed, Error: "the host's agent was restarted", Code: string(fault.Unavailable)}}
 	switch {
 	case v.part.State == handover.Given:
 		v.move.report = vhi.MoveReport{ID: k.Move.ID, Stage: vhi.MoveGiven}
@@ -273,7 +276,7 @@ func (t *Tracker) Open(ctx context.Context, o peer.Offer) error {
 	}
 	v.mu.Lock()
 	used := v.move.opened || v.move.over || v.move.id != o.Move
-	v.move.opened = true
+	v.move.opened, v.move.plugs = true, true
 	v.mu.Unlock()
 	if used {
 		return fault.New(fault.Conflict, "VEE %s: the ticket of move %s was used", o.VEE, o.Move)

@@ -26,9 +26,10 @@ type machine struct {
 	net  map[string]*machine
 	cut  func(call string) error // consulted before and after each call of a peer
 
-	tr   *Tracker
-	d    *sim.Driver
-	stop func()
+	tr     *Tracker
+	d      *sim.Driver
+	bridge *host
+	stop   func()
 }
 
 func (m *machine) start() {
@@ -39,6 +40,10 @@ func (m *machine) start() {
 	}
 	m.d = d
 	h := newHost() // its images and bridge
+	if m.bridge == nil {
+		m.bridge = h
+	}
+	h = m.bridge
 	m.tr, err = Open(m.t.Context(), Config{Dir: m.dir, Driver: d, Images: h, Plugs: h, Changed: func() {},
 		Peer: func(host, _ string) peer.Host { return wire{from: m, to: m.net[host]} }, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
@@ -101,7 +106,7 @@ func (w wire) Abandon(ctx context.Context, move string, id vee.ID) error {
 
 func mover(seq uint64, p vhi.Power) vhi.Assignment {
 	a := assignment(seq, p)
-	a.Descriptor = vee.Descriptor{Name: "web-1", VCPUs: 1, Memory: 64 * vee.MiB}
+	a.Descriptor = vee.Descriptor{Name: "web-1", VCPUs: 1, Memory: 64 * vee.MiB, NICs: []vee.NIC{{Network: "n", MAC: "52:54:00:00:00:01"}}}
 	return a
 }
 
@@ -149,6 +154,9 @@ func atOnePlace(t *testing.T, a, b *machine) *machine {
 	}
 	if c := other.condition(); c != hypervisor.Absent {
 		t.Errorf("it runs on %s, and is %s on %s", at.name, c, other.name)
+	}
+	if len(at.bridge.taps) != 1 || len(other.bridge.taps) != 0 {
+		t.Errorf("TAPs %v where it is, %v at the other host", at.bridge.taps, other.bridge.taps)
 	}
 	if r := report(t, at.tr); r.Restarts != 0 {
 		t.Errorf("%d restarts", r.Restarts)

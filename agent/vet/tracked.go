@@ -80,7 +80,7 @@ func (v *tracked) assign(a vhi.Assignment) error {
 		v.cancel() // what is being done is not wanted any more
 	}
 	if id := moveID(a); id != "" && id != v.move.id {
-		v.move = moving{id: id, report: vhi.MoveReport{ID: id, Stage: vhi.MoveWaiting}}
+		v.move = moving{id: id, plugs: v.move.plugs, report: vhi.MoveReport{ID: id, Stage: vhi.MoveWaiting}}
 	}
 	v.err = nil
 	v.nudge()
@@ -366,7 +366,12 @@ func (v *tracked) perform(ctx context.Context, s step, a vhi.Assignment) error {
 		v.mu.Lock()
 		v.freed = o.DiskUsed
 		v.mu.Unlock()
-		return v.t.cfg.Plugs.Unplug(a.VEE)
+		if err := v.t.cfg.Plugs.Unplug(a.VEE); err != nil {
+			return err
+		}
+		v.mu.Lock()
+		v.move.plugs = false
+		v.mu.Unlock()
 	}
 	return nil
 }

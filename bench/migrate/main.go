@@ -138,7 +138,7 @@ networks:
 // product migrates the VEE to the other host.
 func product(ctx context.Context) (result, error) {
 	for _, work := range []string{"burn-cpu amount=1", fmt.Sprintf("burn-memory amount=%d", burnMemory)} {
-		if _, err := reservoir(ctx, append([]string{"vee", "tell", "web-1", fmt.Sprintf("seconds=%d", burnSeconds)}, strings.Fields(work)...)...); err != nil {
+		if _, err := reservoir(ctx, append([]string{"vee", "tell", "web-1"}, append(strings.Fields(work), fmt.Sprintf("seconds=%d", burnSeconds))...)...); err != nil {
 			return result{}, err
 		}
 	}
