@@ -36,7 +36,7 @@ import (
 var (
 	binary = flag.String("reservoir", "build/reservoir", "the binary under test")
 	number = flag.Int("vees", 10_000, "how many VEEs")
-	hosts  = flag.Int("hosts", 4, "how many hosts with simulated guests")
+	hosts  = flag.Int("hosts", 6, "how many hosts with simulated guests")
 	rounds = flag.Int("rounds", 50, "lists and watches of each kind")
 	limit  = flag.Duration("timeout", 15*time.Minute, "for everything")
 )
@@ -190,7 +190,7 @@ func (b *bench) up(ctx context.Context, endpoint string) error {
 			return err
 		}
 		if _, err := b.start(name, nil, "host", "--dir", filepath.Join(b.dir, name), "--name", name, "--site", "https://"+address, "--listen", listen,
-			"--driver", "sim", "--cpu-overbook", "1000000", "--memory", "64TiB", "--disk", "64TiB", "--join", invite.Token); err != nil {
+			"--driver", "sim", "--cpu-overbook", "1000", "--join", invite.Token); err != nil {
 			return err
 		}
 	}
@@ -254,8 +254,8 @@ func (b *bench) create(ctx context.Context) ([]vee.ID, error) {
 	var mu sync.Mutex
 	var ids []vee.ID
 	calls, took, err := parallel(ctx, (*number+size-1)/size, 4, func(i int) error {
-		d := vee.Descriptor{Name: fmt.Sprintf("web-%d", i), Customer: fmt.Sprintf("c%d", i%10), GroupID: fmt.Sprintf("g%d", i), Hypervisor: "sim", VCPUs: 1, Memory: 128 * vee.MiB,
-			FQNPrefix: vee.FQN("alpha", "acme", "shop", "web", i), Disks: []vee.Disk{{Name: "root", Size: vee.GiB}}, NICs: []vee.NIC{{Network: "site"}}, Tags: []string{"web"}}
+		d := vee.Descriptor{Name: fmt.Sprintf("web-%d", i), Customer: fmt.Sprintf("c%d", i%10), GroupID: fmt.Sprintf("g%d", i), Hypervisor: "sim", VCPUs: 1, Memory: 8 * vee.MiB,
+			FQNPrefix: vee.FQN("alpha", "acme", "shop", "web", i), Disks: []vee.Disk{{Name: "root", Size: 8 * vee.MiB}}, NICs: []vee.NIC{{Network: "site"}}, Tags: []string{"web"}}
 		out, err := b.vmi.InitializeVEEs(ctx, vmi.Initialize{Model: vmi.TwoPhase, VEEs: []vmi.InitializeVEE{{Descriptor: d, Count: min(size, *number-i*size)}}})
 		mu.Lock()
 		defer mu.Unlock()
