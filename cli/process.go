@@ -76,7 +76,7 @@ one-time token (on the site: reservoir host invite) and needs none when it start
 	fl.StringVar(&c.Listen, "listen", "0.0.0.0:8441", "address and port to listen on")
 	fl.StringVar(&c.Advertise, "advertise", "", "address and port that the site reaches it by (as --listen)")
 	fl.StringVar(&c.Bridge, "bridge", "rsv0", "bridge that VEEs are plugged into; made if it is not there")
-	fl.StringVar(&c.Driver, "driver", "qemu", "qemu or sim")
+	fl.StringVar(&c.Driver, "driver", "qemu", "qemu, libvirt, libvirt:URI (of a libvirtd on this host) or sim")
 	fl.Float64Var(&c.Offer.CPUOverbook, "cpu-overbook", 0, "virtual to physical CPUs (4)")
 	fl.StringVar(&memory, "memory", "", "memory for VEEs (all but a reserve)")
 	fl.StringVar(&disk, "disk", "", "disk for VEEs (all but a reserve)")

@@ -108,9 +108,35 @@ func (l *line) hangUp() {
 	l.conn.Close()
 	<-l.Disconnected()
 	if l.events != nil {
-		for range l.events {
-		}
+		l.drain()
 	}
+}
+
+// drain what libvirtd tells, to the line's end: somebody has to read it.
+func (l *line) drain() {
+	for range l.events {
+	}
+}
+
+// mock tells libvirt's mock hypervisor from one that runs guests.
+func (c *connection) mock() bool { return strings.HasPrefix(string(c.uri), "test:") }
+
+// version of libvirt and its hypervisor.
+func (c *connection) version(ctx context.Context) (string, error) {
+	var hypervisor, library uint64
+	if err := c.call(ctx, func(l *rpc.Libvirt) (err error) {
+		if library, err = l.ConnectGetLibVersion(); err == nil {
+			hypervisor, err = l.ConnectGetVersion()
+		}
+		return err
+	}); err != nil {
+		return "", fmt.Errorf("ask libvirt for its hypervisor: %w", err)
+	}
+	dotted := func(n uint64) string { return fmt.Sprintf("%d.%d.%d", n/1e6, n/1e3%1e3, n%1e3) }
+	if c.mock() {
+		return "libvirt " + dotted(library), nil
+	}
+	return "QEMU " + dotted(hypervisor) + ", libvirt " + dotted(library), nil
 }
 
 // lost says that line has broken.

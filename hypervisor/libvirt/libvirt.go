@@ -190,25 +190,18 @@ func open(ctx context.Context, cfg Config) (_ *Driver, err error) {
 
 // findOut what libvirt can do here.
 func (d *Driver) findOut(ctx context.Context) error {
-	var hypervisorVersion, library uint64
-	if err := d.con.call(ctx, func(l *rpc.Libvirt) (err error) {
-		if library, err = l.ConnectGetLibVersion(); err == nil {
-			hypervisorVersion, err = l.ConnectGetVersion()
-		}
+	version, err := d.con.version(ctx)
+	if err != nil {
 		return err
-	}); err != nil {
-		return fmt.Errorf("ask libvirt for its hypervisor: %w", err)
 	}
-	d.caps = hypervisor.Capabilities{Driver: Name}
-	version := func(n uint64) string { return fmt.Sprintf("%d.%d.%d", n/1e6, n/1e3%1e3, n%1e3) }
-	if strings.HasPrefix(string(d.con.uri), "test:") {
+	d.caps = hypervisor.Capabilities{Driver: Name, Version: version}
+	if d.con.mock() {
 		d.kind = kindMock
-		d.caps.Version, d.caps.Simulated = "libvirt "+version(library), true
+		d.caps.Simulated = true
 		d.caps.Why = "libvirt's mock hypervisor: guests are names with a state"
 		d.caps.Operations = []string{hypervisor.OpSuspend}
 		return nil
 	}
-	d.caps.Version = "QEMU " + version(hypervisorVersion) + ", libvirt " + version(library)
 	d.caps.Operations = []string{hypervisor.OpSuspend, hypervisor.OpConsole, hypervisor.OpGuestChannel}
 	d.caps.Accelerator, d.caps.Why = d.cfg.Accelerator, "as configured"
 	if d.caps.Accelerator == "" {
@@ -223,6 +216,23 @@ func (d *Driver) findOut(ctx context.Context) error {
 		d.kind = kindKVM
 	}
 	return nil
+}
+
+// Version of libvirt and its hypervisor at a URI as in Config, "QEMU 7.2.22, libvirt 9.0.0".
+func Version(ctx context.Context, uri string) (string, error) {
+	c, err := newConnection(cmp.Or(uri, DefaultURI))
+	if err != nil {
+		return "", err
+	}
+	defer c.close()
+	l, err := c.dial(ctx)
+	if err != nil {
+		return "", err
+	}
+	var drained sync.WaitGroup
+	drained.Go(l.drain)
+	defer func() { c.close(); drained.Wait() }()
+	return c.version(ctx)
 }
 
 // passable says which folder on the way to dir a guest's user could not pass.
