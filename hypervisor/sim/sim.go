@@ -96,7 +96,9 @@ type state struct {
 	Typed  int                `json:"typed"`  // on its console since then: its memory
 	Ready  *bool              `json:"ready,omitempty"`
 	KPIs   map[string]float64 `json:"kpis,omitempty"`
-	Loaded bool               `json:"loaded,omitempty"` // of an incoming one: its memory is here
+
+	Snapshots []frozen `json:"snapshots,omitempty"`
+	Loaded    bool     `json:"loaded,omitempty"` // of an incoming one: its memory is here
 }
 
 // guest is a state with its lines.
@@ -178,7 +180,8 @@ func (d *Driver) Close() error {
 func (d *Driver) Capabilities(context.Context) (hypervisor.Capabilities, error) {
 	return hypervisor.Capabilities{
 		Driver: Name, Version: "1", Why: "its guests are simulated: nothing runs", Simulated: true,
-		Operations: []string{"suspend", "console", "guest-channel", hypervisor.OpMigrate},
+		Operations: []string{"suspend", "console", "guest-channel", hypervisor.OpMigrate,
+			hypervisor.OpMemory, hypervisor.OpVCPUs, hypervisor.OpDisks, hypervisor.OpExport, hypervisor.OpSnapshot},
 	}, nil
 }
 
