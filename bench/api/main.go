@@ -324,7 +324,10 @@ func (b *bench) lists(ctx context.Context) (median time.Duration, err error) {
 		return 0, err
 	}
 	row("list a page of 100", *rounds*100, took, pages)
-	one, took, err := parallel(ctx, *rounds, 1, func(i int) error { _, err := b.vmi.ListVEEs(ctx, vmi.Filter{GroupID: fmt.Sprintf("g%d", i)}); return err })
+	one, took, err := parallel(ctx, *rounds, 1, func(i int) error {
+		_, err := b.vmi.ListVEEs(ctx, vmi.Filter{GroupID: fmt.Sprintf("g%d", i)})
+		return err
+	})
 	if err != nil {
 		return 0, err
 	}
