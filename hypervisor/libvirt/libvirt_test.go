@@ -2,6 +2,7 @@ package libvirt
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -139,4 +140,43 @@ func TestConformanceOnTheMock(t *testing.T) {
 		},
 	})
 	r.Check(t, "libvirt-mock", *update)
+}
+
+// TestGuestsSurviveLibvirtd restarts it under a running guest.
+func TestGuestsSurviveLibvirtd(t *testing.T) {
+	dir := shortDir(t)
+	first, err := libvirtd.Start(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := first
+	t.Cleanup(func() { last.Stop() }) // after the driver's own cleanup
+	d := newDriver(t, first.URI(), shortDir(t), filepath.Join(shortDir(t), "host"))
+	g := conformance.SectorGuest(conformance.SectorImage(t, shortDir(t)))
+	if err := errors.Join(d.Prepare(t.Context(), g), d.Start(t.Context(), g)); err != nil {
+		t.Fatal(err)
+	}
+	before, err := d.Inspect(t.Context(), g.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Pause(t.Context(), g.ID, g.Epoch); !errors.Is(err, errAway) {
+		t.Errorf("pause without libvirtd: %v", err)
+	}
+	if last, err = libvirtd.Start(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	for err = errAway; errors.Is(err, errAway); { // until the driver has found it
+		err = d.Pause(t.Context(), g.ID, g.Epoch)
+	}
+	after, inspected := d.Inspect(t.Context(), g.ID)
+	if err := errors.Join(err, inspected); err != nil || after.Condition != hypervisor.Paused || after.PID != before.PID {
+		t.Errorf("%+v (%v), want it paused as process %d", after, err, before.PID)
+	}
+	if err := errors.Join(d.Destroy(t.Context(), g.ID, g.Epoch), d.Close()); err != nil {
+		t.Error(err)
+	}
 }
