@@ -83,9 +83,10 @@ func kill(t testing.TB, pid int) {
 func TestConformance(t *testing.T) {
 	needsRoot(t)
 	image := sectorImage(t, t.TempDir())
-	conformance.Run(t, conformance.Factory{
+	r := conformance.Run(t, conformance.Factory{
 		New:   func(t *testing.T, dir string) hypervisor.Driver { return newDriver(t, dir) },
 		Guest: func(*testing.T) hypervisor.Guest { return sectorGuestOn(image) },
 		Crash: func(t *testing.T, _ hypervisor.Driver, o hypervisor.Observation) { kill(t, o.PID) },
 	})
+	r.Check(t, "qemu", *update)
 }
