@@ -101,6 +101,7 @@ func decideMoving(r record, from, to view, now time.Time) decision {
 	case from.known && p == nil:
 		// The source has no such VEE, the destination has not taken it.
 		r.endMove(vmi.MigrationFailed, nil, now)
+		r.Seq++
 		return decision{rec: r}
 	case from.known && kept(&r, p, behind):
 		state := vmi.MigrationFailed
