@@ -357,7 +357,7 @@ func (v *tracked) perform(ctx context.Context, s step, a vhi.Assignment) error {
 		}
 	case destroy:
 		o, err := d.Inspect(ctx, a.VEE)
-		if err == nil {
+		if err == nil || errors.Is(err, hypervisor.ErrNotFound) { // then its TAPs may be left
 			err = d.Destroy(ctx, a.VEE, a.Epoch)
 		}
 		if err != nil {
