@@ -90,8 +90,9 @@ func (g *guest) create(ctx context.Context, gs hypervisor.Guest) (err error) {
 	if err := durable.SyncDir(filepath.Dir(g.dir)); err != nil {
 		return err
 	}
+	uid := g.d.pickUID(g.id) // not under this guest's lock: it looks at the others
 	if err := g.save(func(r *record) {
-		*r = record{Guest: gs, UID: g.d.pickUID(g.id), Want: hypervisor.Stopped}
+		*r = record{Guest: gs, UID: uid, Want: hypervisor.Stopped}
 	}); err != nil {
 		return err
 	}
