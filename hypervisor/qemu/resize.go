@@ -16,7 +16,7 @@ import (
 var _ hypervisor.Resizer = (*Driver)(nil)
 
 // Memory is changed with the balloon alone: a guest boots with the upper end of its range
-// and a balloon that holds the rest (docs/adr/0030-live-changes.md).
+// and a balloon that holds the rest (docs/adr/0010-live-changes.md).
 const (
 	balloonPoll = 50 * time.Millisecond
 	// balloonPatience is how long the balloon may stand still on its way: a guest that has

@@ -21,7 +21,7 @@ var _ hypervisor.Snapshotter = (*Driver)(nil)
 // Snapshot implements hypervisor.Snapshotter. It is always taken at rest: a guest that runs
 // is suspended for it and woken again, so that a crash at any instruction leaves a guest
 // that is suspended at the worst, and which is woken as any other (layers.go names the
-// commit point; docs/adr/0031-snapshots.md says why).
+// commit point; docs/adr/0011-snapshots.md says why).
 func (d *Driver) Snapshot(ctx context.Context, gs hypervisor.Guest, name string, memory bool) (vee.Snapshot, error) {
 	g, ctx, done, err := d.command(ctx, gs.ID, gs.Epoch)
 	if err != nil {
