@@ -13,11 +13,11 @@ import (
 	"github.com/reservoir-cloud/reservoir/vee"
 )
 
-// kpi that a guest's page tells, 0 where it does not.
+// kpi that a guest tells, 0 where it does not.
 func kpi(v string, name string) float64 {
 	for line := range strings.Lines(ask("http://" + v + "/kpis")) {
-		if key, value, ok := strings.Cut(strings.Trim(strings.TrimSpace(line), `{},`), ":"); ok && strings.Trim(key, `" `) == name {
-			n, _ := strconv.ParseFloat(strings.Trim(strings.TrimSpace(value), ","), 64)
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), name+" "); ok {
+			n, _ := strconv.ParseFloat(value, 64) // 0 is no value that is waited for
 			return n
 		}
 	}
@@ -35,7 +35,6 @@ components:
     image: appliance
     memory: {size: 128MiB, max: 256MiB}
     disks:
-      - {name: root, image: appliance}
       - {name: data, size: 16MiB}
     networks: [public]
     ports: [http:80]
