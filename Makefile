@@ -11,7 +11,7 @@ BENCHES := $(patsubst bench/%/main.go,bench-%,$(wildcard bench/*/main.go))
 
 # Packages whose tests need root, network namespaces or QEMU. They fail, and do not skip,
 # where those are missing: `make test` runs everything, `make check` everything but these.
-NEED_ROOT := cli/doctor dev hypervisor/qemu image/build test van
+NEED_ROOT := cli/doctor dev hypervisor/libvirt hypervisor/qemu image/build test van
 
 ##@ See it run
 

@@ -31,6 +31,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vhi/guest"
+	"github.com/reservoir-cloud/reservoir/vhi/peer"
 )
 
 // Config of a host's agent.
@@ -42,7 +43,7 @@ type Config struct {
 	Listen    string // where the VHI listens, host:port
 	Advertise string // the address that the site calls; empty: Listen
 	Bridge    string // that VEEs are plugged into; made if it is not there
-	Driver    string // "qemu" or "sim"
+	Driver    string // "qemu", "libvirt", "libvirt:URI" or "sim"
 	Offer     lrt.Offer
 	HAScale   float64 // scales every timing together; 0: 1
 	Version   string
@@ -78,6 +79,9 @@ type agent struct {
 	seq         atomic.Uint64
 	generation  atomic.Uint64
 	renewer     renewer
+
+	peersMu sync.Mutex
+	peers   map[string]peer.Host // by name and address
 }
 
 // Run joins if need be, and then serves until ctx is done. Guests go on.
@@ -94,7 +98,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	a := &agent{cfg: cfg, keys: keys, incarnation: rand.Text()[:12]}
+	a := &agent{cfg: cfg, keys: keys, incarnation: rand.Text()[:12], peers: map[string]peer.Host{}}
 	seen, err := readGeneration(cfg.Dir)
 	if err != nil {
 		return err
@@ -140,7 +144,7 @@ func (a *agent) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.tracker, err = vet.Open(ctx, vet.Config{Dir: a.cfg.Dir, Driver: driver, Images: images, Plugs: plugs, Changed: a.renewer.poke, Log: a.cfg.Log})
+	a.tracker, err = vet.Open(ctx, vet.Config{Dir: a.cfg.Dir, Driver: driver, Images: images, Plugs: plugs, Changed: a.renewer.poke, Peer: a.peer, Log: a.cfg.Log})
 	if err != nil {
 		return err
 	}
@@ -154,6 +158,7 @@ func (a *agent) run(ctx context.Context) error {
 	}
 	api := httpapi.NewServer("Reservoir VHI of host "+a.cfg.Name, a.cfg.Version, a.cfg.Log)
 	vhi.RegisterHost(api, a)
+	peer.Register(api, a.tracker)
 	auth := &identity.Authenticator{Site: a.keys.Site()}
 	server := &httpapi.Listener{Handler: api.Handler(auth.Caller), TLS: a.keys.ServerTLS(), Log: a.cfg.Log}
 
@@ -234,6 +239,26 @@ func (a *agent) Console(ctx context.Context, id vee.ID) (io.ReadWriteCloser, err
 // Tell implements vhi.Host.
 func (a *agent) Tell(ctx context.Context, id vee.ID, c guest.Command) (guest.Reply, error) {
 	return a.tracker.Tell(ctx, id, c)
+}
+
+// peer is the client of another host of the site: of the one with that name, and nobody
+// else who answers at its address.
+func (a *agent) peer(host, address string) peer.Host {
+	a.peersMu.Lock()
+	defer a.peersMu.Unlock()
+	if c := a.peers[host+" "+address]; c != nil {
+		return c
+	}
+	t := &http.Transport{ForceAttemptHTTP2: true, IdleConnTimeout: time.Minute, DialContext: (&net.Dialer{Timeout: 10 * time.Second}).DialContext}
+	id, err := identity.HostID(a.keys.Site(), host)
+	if err != nil {
+		t.DialTLSContext = func(context.Context, string, string) (net.Conn, error) { return nil, err }
+	} else {
+		t.TLSClientConfig = a.keys.ClientTLS(id)
+	}
+	c := peer.NewClient(&httpapi.Client{Base: "https://" + address, HTTP: &http.Client{Transport: t}})
+	a.peers[host+" "+address] = c
+	return c
 }
 
 func (a *agent) report() vhi.HostReport {

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/reservoir-cloud/reservoir/hypervisor"
+	"github.com/reservoir-cloud/reservoir/hypervisor/libvirt"
 	"github.com/reservoir-cloud/reservoir/hypervisor/qemu"
 	"github.com/reservoir-cloud/reservoir/hypervisor/sim"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
@@ -28,7 +30,13 @@ func openDriver(ctx context.Context, cfg Config) (hypervisor.Driver, error) {
 	case "sim":
 		return sim.New(sim.Config{Dir: filepath.Join(cfg.Dir, "sim")})
 	}
-	return nil, fault.New(fault.Malformed, "hypervisor driver %q: want qemu or sim", cfg.Driver).Try("reservoir host --driver qemu")
+	if name, uri, _ := strings.Cut(cfg.Driver, ":"); name == libvirt.Name {
+		if err := os.MkdirAll(filepath.Dir(accelerator), 0o755); err != nil {
+			return nil, fmt.Errorf("remember the accelerator: %w", err)
+		}
+		return libvirt.New(ctx, libvirt.Config{Dir: filepath.Join(cfg.Dir, "libvirt"), URI: uri, ProbeCache: accelerator, Log: cfg.Log})
+	}
+	return nil, fault.New(fault.Malformed, "hypervisor driver %q: want qemu, libvirt, libvirt:URI or sim", cfg.Driver).Try("reservoir host --driver qemu")
 }
 
 // plugs of a host: its bridge, or none where guests are simulated.

@@ -49,6 +49,7 @@ func (r *renewer) run(ctx context.Context) {
 		case <-timer.C:
 		case <-r.changed:
 		}
+		began := time.Now()
 		c, cancel := context.WithTimeout(ctx, r.scaled(renewTimeout))
 		reply, err := r.site.Renew(c, vhi.Renewal{Report: r.report(), Nonce: nonce})
 		cancel()
@@ -69,6 +70,19 @@ func (r *renewer) run(ctx context.Context) {
 		}
 		nonce = reply.Nonce
 		r.heed(reply)
+		r.rest(ctx, min(4*time.Since(began), every/5))
 		timer.Reset(every)
+	}
+}
+
+// rest between two renewals in proportion to what one takes: with thousands of VEEs that
+// change all the time, whole reports would keep the site and this host busy with nothing
+// else. What changes meanwhile goes with the next.
+func (r *renewer) rest(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
 	}
 }

@@ -46,7 +46,7 @@ everything away again; with --detach, "reservoir dev down" does.`,
 	fl.IntVar(&c.Hosts, "hosts", 3, "number of hosts of each site")
 	fl.BoolVar(&detach, "detach", false, "go on in the background once everything is up")
 	fl.BoolVar(&keep, "keep", false, "keep state and logs after Ctrl-C")
-	fl.StringVar(&c.Hypervisor, "hypervisor", "qemu", "driver of the hosts: qemu or sim")
+	fl.StringVar(&c.Hypervisor, "hypervisor", "qemu", "driver of the hosts: qemu, libvirt (a libvirtd for each) or sim")
 	fl.StringVar(&memory, "memory", "", "memory that each host offers (a share of what is free)")
 	fl.StringVar(&disk, "disk", "", "disk that each host offers (a share of what is free)")
 	fl.Float64Var(&haScale, "ha-scale", 1, "scale every timing of the sites by this")

@@ -3,10 +3,12 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/reservoir-cloud/reservoir/cli/doctor"
+	"github.com/reservoir-cloud/reservoir/hypervisor/libvirt"
 	"github.com/reservoir-cloud/reservoir/hypervisor/qemu"
 	"github.com/reservoir-cloud/reservoir/hypervisor/qemu/cgroup"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
@@ -28,12 +30,17 @@ func (a *app) doctorCmd() *cobra.Command {
 accelerator that boots a guest, ports, disk, memory. Each lack comes with the command
 that mends it. The exit code is 1 when something needed is missing.`}
 	dir := cmd.Flags().String("dir", "/var/lib/reservoir", "where guests' disks will be")
+	driver := cmd.Flags().String("driver", "qemu", "what the host's --driver will be")
 	f := outputFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		machine := doctor.Machine{Dir: *dir, Accelerator: probe,
+			CgroupMissing: func() []string { return cgroup.Find(cgroup.Root, "reservoir").Missing() }}
+		if name, uri, _ := strings.Cut(*driver, ":"); name == libvirt.Name {
+			machine.Libvirt = func(ctx context.Context) (string, error) { return libvirt.Version(ctx, uri) }
+		}
 		screen := newScreen(a.err)
 		screen.show([]line{{key: "doctor", text: "looking at this machine; the test boot of a guest takes some seconds"}})
-		facts, err := doctor.Gather(cmd.Context(), doctor.Machine{Dir: *dir, Accelerator: probe,
-			CgroupMissing: func() []string { return cgroup.Find(cgroup.Root, "reservoir").Missing() }})
+		facts, err := doctor.Gather(cmd.Context(), machine)
 		if err != nil {
 			return err
 		}

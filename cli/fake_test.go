@@ -45,6 +45,7 @@ type fake struct {
 	images   *image.Store
 	born     time.Time
 	version  uint64
+	quotas   map[string]vmi.Quota
 }
 
 func startFake(e *testscript.Env) (*fake, error) {
@@ -79,7 +80,7 @@ func startFake(e *testscript.Env) (*fake, error) {
 	f.furnish()
 	s := httpapi.NewServer("fake", "0", nil)
 	smi.Register(s, fakeSM{f})
-	vmi.Register(s, fakeVEEM{f})
+	vmi.Register(s, fakeVEEM{fake: f})
 	admin.Register(s, fakeAdmin{f})
 	s.Handle("/v2/", f.images.Handler(image.Allow))
 	ts := httptest.NewUnstartedServer(s.Handler(func(r *http.Request) (identity.Caller, error) {
@@ -347,7 +348,10 @@ func (f fakeSM) WatchEvents(ctx context.Context, q smi.EventFilter) (<-chan smi.
 	return ch, err
 }
 
-type fakeVEEM struct{ *fake }
+type fakeVEEM struct {
+	*fake
+	vmi.Storage // nil: no test comes here
+}
 
 func (f fakeVEEM) unused() error { return errors.New("the command line does not call this") }
 

@@ -115,14 +115,25 @@ func (a *app) imagePush() *cobra.Command {
 		Long: `Push an image to the site. SOURCE is a directory that "image build" made (an OCI layout),
 or a disk in a qcow2 or raw file. What the site has already is not sent again.`,
 		Example: `  reservoir image push .cache/images/appliance
-  reservoir image push disk.qcow2 shop/db:2024-06`}
+  reservoir image push disk.qcow2 shop/db:2024-06
+  reservoir image push --from-vee db-1 root shop/db:patched`}
 	var files image.Files
 	cmd.Flags().StringVar(&files.Kernel, "kernel", "", "with a disk: boot this kernel directly")
 	cmd.Flags().StringVar(&files.Initrd, "initrd", "", "with --kernel: its initial RAM file system")
 	cmd.Flags().StringVar(&files.Config.Cmdline, "cmdline", "", "with --kernel: its command line")
+	fromVEE := cmd.Flags().String("from-vee", "", "push a disk of this VEE, which must be stopped; SOURCE is the disk's name")
+	snapshot := cmd.Flags().String("snapshot", "", "with --from-vee: the disk as this snapshot has it")
 	f := outputFlag(cmd)
 	cmd.RunE = a.onSite(func(ctx context.Context, r *remote, args []string) error {
 		files.Disk = args[0]
+		if *fromVEE != "" {
+			file, drop, err := r.borrowDisk(ctx, *fromVEE, args[0], *snapshot)
+			if err != nil {
+				return err
+			}
+			defer drop()
+			files.Disk = file
+		}
 		src, err := openSource(ctx, files)
 		if err != nil {
 			return err

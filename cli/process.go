@@ -38,6 +38,7 @@ and ca.pem into its directory, for: reservoir context add.`
 	fl.StringVar(&access, "access-address", "", "address of access points (as --advertise)")
 	fl.StringVar(&ports, "access-points", "20000-29999", "ports of access points")
 	fl.StringSliceVar(&c.EtcdEndpoints, "etcd-endpoints", nil, "an etcd cluster instead of the embedded store")
+	fl.StringArrayVar(&c.AccountingListeners, "accounting-listener", nil, "`URL` that accounting information may be sent to (repeatable)")
 	fl.StringVar(&c.Placement, "placement", "balance", "balance or pack")
 	fl.Float64Var(&c.HAScale, "ha-scale", 1, "scale every timing by this")
 	onProcess(cmd, func(cmd *cobra.Command) (err error) {
@@ -75,7 +76,7 @@ one-time token (on the site: reservoir host invite) and needs none when it start
 	fl.StringVar(&c.Listen, "listen", "0.0.0.0:8441", "address and port to listen on")
 	fl.StringVar(&c.Advertise, "advertise", "", "address and port that the site reaches it by (as --listen)")
 	fl.StringVar(&c.Bridge, "bridge", "rsv0", "bridge that VEEs are plugged into; made if it is not there")
-	fl.StringVar(&c.Driver, "driver", "qemu", "qemu or sim")
+	fl.StringVar(&c.Driver, "driver", "qemu", "qemu, libvirt, libvirt:URI (of a libvirtd on this host) or sim")
 	fl.Float64Var(&c.Offer.CPUOverbook, "cpu-overbook", 0, "virtual to physical CPUs (4)")
 	fl.StringVar(&memory, "memory", "", "memory for VEEs (all but a reserve)")
 	fl.StringVar(&disk, "disk", "", "disk for VEEs (all but a reserve)")

@@ -23,6 +23,7 @@ import (
 
 	"github.com/reservoir-cloud/reservoir/internal/durable"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/internal/libvirtd"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
 
@@ -33,7 +34,7 @@ type Config struct {
 	Binary     string    // of reservoir
 	Sites      int       // at most 8
 	Hosts      int       // of each site, at most 99
-	Hypervisor string    // "qemu" or "sim"
+	Hypervisor string    // "qemu", "libvirt" or "sim"
 	Memory     vee.Bytes // that each host offers
 	Disk       vee.Bytes
 	Prefix     string // of namespaces: "rsv"; at most 3 characters, the kernel's bound on link names
@@ -65,8 +66,8 @@ func (c Config) check() error {
 		return bad("%d sites: want 1 to %d", c.Sites, maxSites)
 	case c.Hosts < 1 || c.Hosts > maxHosts:
 		return bad("%d hosts: want 1 to %d", c.Hosts, maxHosts)
-	case c.Hypervisor != "qemu" && c.Hypervisor != "sim":
-		return bad("hypervisor %q: want qemu or sim", c.Hypervisor)
+	case !slices.Contains([]string{"qemu", "libvirt", "sim"}, c.Hypervisor):
+		return bad("hypervisor %q: want qemu, libvirt or sim", c.Hypervisor)
 	case len(c.Prefix) < 1 || len(c.Prefix) > 3:
 		return bad("prefix %q: want 1 to 3 characters", c.Prefix)
 	case c.Subnet < 1 || c.Subnet+c.Sites > 255:
@@ -129,7 +130,19 @@ func (l layout) serve(ctx context.Context, client Client, say func(string, ...an
 		if n.host == "" {
 			wg, ctx = &sites, siteCtx
 		}
-		wg.Go(func() { l.supervise(ctx, n, say) })
+		wg.Go(func() {
+			if n.libvirtd == "" {
+				l.supervise(ctx, n, say)
+				return
+			}
+			if err := libvirtd.Prepare(n.libvirtd); err != nil {
+				say("%s: %s", n.name(), err)
+			}
+			var daemon sync.WaitGroup
+			daemon.Go(func() { l.supervise(ctx, n.daemon(), say) })
+			l.supervise(ctx, n, say)
+			daemon.Wait()
+		})
 	}
 	if err := l.bringUp(ctx, client, start, say); err != nil {
 		stop(err)

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/reservoir-cloud/reservoir/internal/libvirtd"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
 
@@ -44,6 +45,16 @@ type node struct {
 	address string // without prefix length
 	dir     string // state
 	args    []string
+
+	libvirtd string // state of the libvirtd beside a host's agent; empty: there is none
+	program  string // that runs; empty: reservoir
+}
+
+// daemon is the libvirtd beside a host's agent, as a process of its own.
+func (n node) daemon() node {
+	args := libvirtd.Args(n.libvirtd)
+	n.host, n.program, n.args, n.libvirtd = n.host+"-libvirtd", args[0], args[1:], ""
+	return n
 }
 
 // name of the process, for people, logs and pid files: "alpha", "alpha-h1".
@@ -73,10 +84,15 @@ func (c Config) layout() layout {
 		for k := 1; k <= c.Hosts; k++ {
 			h := node{site: name, host: "h" + strconv.Itoa(k), address: c.address(i, 10+k)}
 			h.netns, h.dir = site.netns+"-"+h.host, filepath.Join(c.Dir, name, h.host)
+			driver := c.Hypervisor
+			if driver == "libvirt" {
+				h.libvirtd = filepath.Join(h.dir, "libvirtd")
+				driver += ":" + libvirtd.URI(h.libvirtd)
+			}
 			h.args = []string{"host", "--dir", h.dir, "--name", h.host, "--site", "https://" + site.address + ":" + strconv.Itoa(sitePort),
 				"--join-file", filepath.Join(c.Dir, name, h.host+".token"),
 				"--listen", "0.0.0.0:" + strconv.Itoa(hostPort), "--advertise", h.address + ":" + strconv.Itoa(hostPort),
-				"--bridge", Bridge, "--driver", c.Hypervisor,
+				"--bridge", Bridge, "--driver", driver,
 				"--memory", strconv.FormatInt(int64(c.Memory/vee.MiB), 10) + "MiB", "--disk", strconv.FormatInt(int64(c.Disk/vee.MiB), 10) + "MiB"}
 			h.args = append(h.args, c.HostArgs...)
 			l.nodes = append(l.nodes, h)

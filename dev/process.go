@@ -2,6 +2,7 @@ package dev
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -120,7 +121,7 @@ func how(err error) string {
 
 // run a node's process once, in its namespace, with its output appended to its log.
 func (l layout) run(ctx context.Context, n node, restarts int) error {
-	if err := os.MkdirAll(n.dir, 0o700); err != nil {
+	if err := l.cfg.makeDir(n.dir); err != nil {
 		return fmt.Errorf("directory of %s: %w", n.name(), err)
 	}
 	log, err := os.OpenFile(l.log(n), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
@@ -128,7 +129,7 @@ func (l layout) run(ctx context.Context, n node, restarts int) error {
 		return fmt.Errorf("log of %s: %w", n.name(), err)
 	}
 	defer log.Close()
-	cmd := exec.CommandContext(ctx, l.cfg.Binary, n.args...)
+	cmd := exec.CommandContext(ctx, cmp.Or(n.program, l.cfg.Binary), n.args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = stopGrace
@@ -145,6 +146,20 @@ func (l layout) run(ctx context.Context, n node, restarts int) error {
 		return err
 	}
 	return cmd.Wait()
+}
+
+// makeDir of a process. Guests of libvirt's open their disks by name, as users of their
+// own: they must be let through.
+func (c Config) makeDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil || c.Hypervisor != "libvirt" {
+		return err
+	}
+	for ; strings.HasPrefix(dir, c.Dir); dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o711); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // file identifies a file, and so a namespace; zero when there is none.

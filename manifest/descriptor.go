@@ -34,9 +34,10 @@ func (s *Service) Descriptor(c *Component, n int, by Owner) vee.Descriptor {
 			LimitMHz:       int(c.CPU.Limit),
 			Weight:         c.CPU.Weight,
 		},
-		Memory:  c.Memory.Size,
-		Restart: c.Restart,
-		Tags:    []string{c.Name},
+		Memory:    c.Memory.Size,
+		MemoryMax: c.Memory.Max,
+		Restart:   c.Restart,
+		Tags:      []string{c.Name},
 	}
 	for _, k := range c.Disks {
 		source := k.Image

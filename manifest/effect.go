@@ -63,7 +63,6 @@ func (c *Component) notInEffect() []string {
 		}
 	}
 	say(c.Hypervisor != "" && c.driver() == "", "hypervisor %s", c.Hypervisor)
-	say(c.Memory.Max != 0, "memory that grows to %s", formatSize(c.Memory.Max))
 	for _, n := range c.NICs {
 		say(n.MAC != "", "MAC address %s", n.MAC)
 		say(n.Alias != "", "alias %s on network %s", n.Alias, n.Network)

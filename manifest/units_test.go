@@ -160,7 +160,7 @@ func TestDescriptor(t *testing.T) {
 	want := vee.Descriptor{
 		Name: "db-3", Customer: "acme", GroupID: "alpha.grid", FQNPrefix: by.FQNPrefix,
 		Hypervisor: "qemu", VCPUs: 2, CPU: vee.CPUShare{ReservationMHz: 1000, LimitMHz: 4000, Weight: 200},
-		Memory: vee.GiB,
+		Memory: vee.GiB, MemoryMax: 2 * vee.GiB,
 		Disks: []vee.Disk{
 			{Name: "root", Source: "debian.qcow2"},
 			{Name: "data", Size: 20 * vee.GiB, Target: "vdb", Persistent: true},

@@ -1,8 +1,9 @@
 #!/bin/sh
-# Install the Debian packages that building, running and testing need, and only those
-# that are missing. Without root: say which are missing, and fail.
+# packages.sh [test]: install the Debian packages that building and running need, with
+# "test" what only the tests need too, and only those that are missing. Without root: say which are missing, and fail.
 set -eu
 need="qemu-system-x86 qemu-utils mmdebstrap e2fsprogs dpkg-dev cpio zstd iproute2 genisoimage curl"
+[ "${1:-}" != test ] || need="$need libvirt-daemon-system libvirt-daemon-driver-qemu"
 missing=
 for p in $need; do
 	dpkg-query -W -f '${db:Status-Abbrev}' "$p" 2>/dev/null | grep -q '^ii' || missing="$missing $p"

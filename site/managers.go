@@ -16,6 +16,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/veem"
 	"github.com/reservoir-cloud/reservoir/vhi"
+	"github.com/reservoir-cloud/reservoir/vmi/occi"
 )
 
 // openVEEM gives the VEE Manager its surroundings.
@@ -25,7 +26,7 @@ func (s *site) openVEEM(ctx context.Context) (*veem.Manager, error) {
 		Site: c.Name, Store: veem.OnStore(s.store), Dial: s.dial, Placer: placement.Policy(c.Placement),
 		Images: sizes{s}, Balancer: s.balancer, Recorder: recorder{s},
 		Networks: map[string]veem.Network{flat: network(c)},
-		Timing:   scaled(c.HAScale), Log: c.Log,
+		Listener: s.listener(), Timing: scaled(c.HAScale), Log: c.Log,
 	})
 }
 
@@ -49,6 +50,16 @@ func last(p netip.Prefix) netip.Addr {
 	}
 	a, _ := netip.AddrFromSlice(b)
 	return a
+}
+
+// registerOCCI serves the VEE Manager's second face.
+func (s *site) registerOCCI(api *httpapi.Server) {
+	n := network(s.cfg)
+	h := occi.Handler(occi.Config{Service: s.veem, Images: s.images, Version: s.cfg.Version, Log: s.cfg.Log,
+		Networks: []occi.Network{{Name: flat, Subnet: n.Subnet, Gateway: n.Gateway}}})
+	for _, path := range []string{occi.Base + "/", occi.QueryPath, occi.WellKnown} {
+		api.HandleStock(path, h)
+	}
 }
 
 // scaled shortens every timing of the VEE Manager together.

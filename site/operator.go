@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/reservoir-cloud/reservoir/internal/audit"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/site/admin"
@@ -100,6 +101,11 @@ func (s *site) InviteHost(ctx context.Context, r admin.NewInvite) (admin.Invite,
 		return admin.Invite{}, err
 	}
 	return admin.Invite{Token: token.Reveal(), Host: r.Host, Address: s.cfg.Advertise, Expires: time.Now().Add(d)}, nil
+}
+
+// Audit implements admin.Service.
+func (s *site) Audit(_ context.Context, f audit.Filter) ([]audit.Entry, error) {
+	return s.audit.List(f), nil
 }
 
 // Compact implements admin.Service.

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/image"
+	"github.com/reservoir-cloud/reservoir/internal/audit"
 	"github.com/reservoir-cloud/reservoir/internal/durable"
 	"github.com/reservoir-cloud/reservoir/internal/event"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
@@ -46,6 +47,9 @@ type Config struct {
 
 	AccessAddress           netip.Addr // that access points listen on; zero: Advertise's
 	AccessFirst, AccessLast uint16     // ports for them; 0: 20000 to 29999
+
+	// AccountingListeners are the only URLs that accounting information may be sent to.
+	AccountingListeners []string
 
 	EtcdEndpoints []string
 	EtcdTLS       *tls.Config
@@ -96,6 +100,11 @@ func (c *Config) check() error {
 	default:
 		return fault.New(fault.Malformed, "placement %q: want balance or pack", c.Placement)
 	}
+	for _, u := range c.AccountingListeners {
+		if err := checkListener(u); err != nil {
+			return err
+		}
+	}
 	if c.HAScale == 0 {
 		c.HAScale = 1
 	}
@@ -112,6 +121,7 @@ type site struct {
 	invitations *identity.Invitations
 	images      *image.Store
 	events      *event.Log
+	audit       *audit.Log
 	balancer    *van.Balancer
 	veem        *veem.Manager
 	sm          *sm.Manager
@@ -161,6 +171,9 @@ func (s *site) open(ctx context.Context) (err error) {
 	if s.events, err = event.Open(ctx, event.Config{Sink: store.NewCollection[smi.Event](s.store, "event"), Now: time.Now, Logger: c.Log}); err != nil {
 		return err
 	}
+	if s.audit, err = audit.Open(ctx, store.NewCollection[audit.Entry](s.store, "audit"), time.Now, c.Log); err != nil {
+		return err
+	}
 	if s.images, err = image.OpenStore(filepath.Join(c.Dir, "images"), image.Options{InUse: s.imagesInUse, KeepFree: imagesKeepFree}); err != nil {
 		return err
 	}
@@ -183,6 +196,9 @@ func (s *site) close() {
 	if s.events != nil {
 		s.events.Close()
 	}
+	if s.audit != nil {
+		s.audit.Close()
+	}
 	if s.store != nil {
 		if err := s.store.Close(); err != nil {
 			s.cfg.Log.Warn("close the store", "err", err)
@@ -192,11 +208,14 @@ func (s *site) close() {
 
 func (s *site) serve(ctx context.Context, ln net.Listener) error {
 	api := httpapi.NewServer("Reservoir site "+s.cfg.Name, s.cfg.Version, s.cfg.Log)
+	api.Audit(s.audit)
 	vmi.Register(api, s.veem)
+	vmi.RegisterMonitoringReceiver(api, s.sm)
 	smi.Register(api, s.sm)
 	admin.Register(api, s)
 	vhi.RegisterManager(api, hosts{s.veem, s})
-	api.Handle("/v2/", s.images.Handler(image.Allow))
+	api.HandleStock("/v2/", s.images.Handler(image.Allow))
+	s.registerOCCI(api)
 	auth := &identity.Authenticator{Site: s.cfg.Name, Tokens: s.tokens, Admit: s.admit}
 	listener := &httpapi.Listener{Handler: api.Handler(auth.Caller, vhi.JoinPath), TLS: s.keys.ServerTLS(), Log: s.cfg.Log}
 

@@ -463,3 +463,10 @@ components:
     startup: {order: 2}
 `, name, image, replicas)
 }
+
+// WatchMonitoring tells nothing until ctx ends.
+func (f *fakeVMI) WatchMonitoring(ctx context.Context, _ vmi.EventFilter) (<-chan vmi.MonitoringEvent, error) {
+	ch := make(chan vmi.MonitoringEvent)
+	context.AfterFunc(ctx, func() { close(ch) })
+	return ch, nil
+}

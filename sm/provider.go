@@ -220,7 +220,8 @@ func (m *Manager) Get(ctx context.Context, customer, name string) (smi.Service, 
 	if err != nil {
 		return smi.Service{}, err
 	}
-	return m.showNow(ctx, rec, version)
+	s, err := m.showNow(ctx, rec, version)
+	return m.measured(s), err
 }
 
 // showNow is a service as its worker sees it or, where that has not come to this version of

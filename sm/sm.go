@@ -62,6 +62,8 @@ type Manager struct {
 	world   world
 	workers map[string]*worker // by the record's key
 	views   *views
+
+	measurements measurements
 }
 
 var _ smi.Manager = (*Manager)(nil)
@@ -75,6 +77,8 @@ func New(cfg Config) *Manager {
 		world:     newWorld(),
 		workers:   map[string]*worker{},
 		views:     newViews(),
+
+		measurements: newMeasurements(),
 	}
 }
 
@@ -88,6 +92,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	defer running.Wait()
 	defer cancel()
 	running.Go(func() { m.followVEEs(ctx) })
+	running.Go(func() { m.followMonitoring(ctx) })
 	for c := range m.records.Watch(ctx, "") {
 		switch c.Kind {
 		case store.Changed:

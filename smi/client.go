@@ -29,6 +29,9 @@ func query(pairs ...string) url.Values {
 
 func (f EventFilter) query() url.Values {
 	q := query("customer", f.Customer, "object", f.Object, "service", f.Service)
+	if f.Before > 0 {
+		q.Set("before", strconv.FormatUint(f.Before, 10))
+	}
 	if f.Since > 0 {
 		q.Set("since", strconv.FormatUint(f.Since, 10))
 	}

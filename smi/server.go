@@ -1,7 +1,10 @@
 package smi
 
 import (
+	"cmp"
 	"context"
+	"slices"
+	"strings"
 
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
@@ -51,14 +54,20 @@ func registerServices(s *httpapi.Server, m Manager) {
 			Body           Deploy
 		}) (Service, error) {
 			in.Body.IdempotencyKey = in.IdempotencyKey
-			return m.Deploy(ctx, in.Body)
+			out, err := m.Deploy(ctx, in.Body)
+			if name := cmp.Or(out.Name, in.Body.Name); name != "" {
+				httpapi.Concerns(ctx, "service/"+name)
+			}
+			return out, err
 		})
 	httpapi.Register(s, httpapi.Op{Method: "GET", Path: "/smi/v1/services", Summary: "The services of a customer", Roles: readers},
 		func(ctx context.Context, in *struct {
 			Customer string `query:"customer" doc:"empty: the caller's own, or all for who may see all"`
+			Limit    int    `query:"limit" minimum:"0" doc:"at most so many; 0: all"`
+			Continue string `query:"continue" doc:"CUSTOMER/NAME of the last service of the page before"`
 		}) ([]Service, error) {
 			list, err := m.List(ctx, in.Customer)
-			return orEmpty(list), err
+			return orEmpty(pageOf(list, in.Continue, in.Limit)), err
 		})
 	httpapi.Register(s, httpapi.Op{Method: "GET", Path: "/smi/v1/services/{name}", Summary: "One service, desired and observed", Roles: readers},
 		func(ctx context.Context, in *named) (Service, error) { return m.Get(ctx, in.Customer, in.Name) })
@@ -90,6 +99,24 @@ func registerWatches(s *httpapi.Server, m Manager) {
 		})
 	httpapi.RegisterStream(s, httpapi.Op{Method: "GET", Path: "/smi/v1/watch/events", Summary: "Events as a list gives them, then each new one", Roles: readers},
 		func(ctx context.Context, in *EventFilter) (<-chan Event, error) { return m.WatchEvents(ctx, *in) })
+}
+
+// pageOf a list of services, in the order of customers and names: at most limit (0: all)
+// after the service CUSTOMER/NAME, whether that is still there or not.
+func pageOf(list []Service, after string, limit int) []Service {
+	key := func(s Service) string { return s.Customer + "/" + s.Name }
+	slices.SortFunc(list, func(a, b Service) int { return strings.Compare(key(a), key(b)) })
+	if after != "" {
+		i, found := slices.BinarySearchFunc(list, after, func(s Service, after string) int { return strings.Compare(key(s), after) })
+		if found {
+			i++
+		}
+		list = list[i:]
+	}
+	if limit > 0 && len(list) > limit {
+		list = list[:limit]
+	}
+	return list
 }
 
 // orEmpty makes [] of a nil list, which JSON would call null.

@@ -80,6 +80,8 @@ type Replica struct {
 	Host     string        `json:"host,omitempty"`
 	Error    string        `json:"error,omitempty"`
 	Revision int           `json:"revision"`
+	// KPIs that its agent has measured last, by name; only Get tells them.
+	KPIs map[string]float64 `json:"kpis,omitempty"`
 }
 
 // URL where the service answers.
@@ -128,6 +130,7 @@ type EventFilter struct {
 	Object   string `query:"object" doc:"exact object, or a kind such as \"host\""`
 	Service  string `query:"service"`
 	Since    uint64 `query:"since" doc:"only events with a larger seq"`
+	Before   uint64 `query:"before" doc:"only events with a smaller seq: with the first one's, the page before"`
 	Limit    int    `query:"limit" minimum:"0" maximum:"10000" doc:"the newest so many; 0: 1000"`
 }
 

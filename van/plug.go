@@ -59,6 +59,11 @@ func EnsureBridge(name string) (Bridge, error) {
 	if l.Type() != "bridge" {
 		return Bridge{}, fmt.Errorf("bridge %s: there is a %s of that name", name, l.Type())
 	}
+	// An address that nobody has set is the lowest of the ports': it would change with each
+	// TAP that comes or goes, and this host would be lost to its neighbours for seconds.
+	if err := netlink.LinkSetHardwareAddr(l, l.Attrs().HardwareAddr); err != nil {
+		return Bridge{}, fmt.Errorf("bridge %s: keep its address: %w", name, err)
+	}
 	if err := netlink.LinkSetUp(l); err != nil {
 		return Bridge{}, fmt.Errorf("bridge %s: bring up: %w", name, err)
 	}

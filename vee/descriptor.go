@@ -15,6 +15,7 @@ type Descriptor struct {
 	CPU        CPUShare `json:"cpu,omitzero"`
 	Memory     Bytes    `json:"memoryBytes"`
 	MemoryMax  Bytes    `json:"memoryMaxBytes,omitempty"` // upper end of the declared range; 0: Memory
+	VCPUsMax   int      `json:"vcpusMax,omitempty"`       // that may be plugged in while it runs; 0: VCPUs
 
 	Disks []Disk   `json:"disks,omitempty"`
 	NICs  []NIC    `json:"nics,omitempty"`

@@ -152,7 +152,7 @@ func (m *Manager) UpdateState(ctx context.Context, u vmi.UpdateState) ([]vmi.Out
 	}
 	var all []vmi.Outcome
 	for part := range slices.Chunk(u.IDs, step) {
-		outs, seqs, err := m.order(ctx, caller, part, u.Action, key, hash)
+		outs, seqs, err := m.order(ctx, caller, part, u, key, hash)
 		if err != nil {
 			return nil, fmt.Errorf("%s %d VEEs: %w", u.Action, len(part), err)
 		}
@@ -166,7 +166,7 @@ func (m *Manager) UpdateState(ctx context.Context, u vmi.UpdateState) ([]vmi.Out
 
 // order one action for some VEEs in one write, together with its receipt. seqs are those of
 // the assignments that it led to.
-func (m *Manager) order(ctx context.Context, caller identity.Caller, ids []vee.ID, a vee.Action, key string, hash []byte) (outs []vmi.Outcome, seqs []uint64, err error) {
+func (m *Manager) order(ctx context.Context, caller identity.Caller, ids []vee.ID, u vmi.UpdateState, key string, hash []byte) (outs []vmi.Outcome, seqs []uint64, err error) {
 	err = m.ledger.do(ctx, func(t *tx) error {
 		outs, seqs = nil, nil
 		old, err := t.receipts.get(key).of(hash)
@@ -179,7 +179,7 @@ func (m *Manager) order(ctx context.Context, caller identity.Caller, ids []vee.I
 		}
 		for _, id := range ids {
 			if _, done := kept.Outcomes[id]; !done {
-				seq, err := m.apply(caller, t, id, a)
+				seq, err := m.applyTo(caller, t, id, u)
 				kept.Outcomes[id], kept.Seqs[id] = outcome(id, "", err), seq
 			}
 			outs, seqs = append(outs, kept.Outcomes[id]), append(seqs, kept.Seqs[id])
@@ -190,6 +190,20 @@ func (m *Manager) order(ctx context.Context, caller identity.Caller, ids []vee.I
 		return nil
 	})
 	return outs, seqs, err
+}
+
+// applyTo one VEE what u asks for, if it still has the version that u names.
+func (m *Manager) applyTo(caller identity.Caller, t *tx, id vee.ID, u vmi.UpdateState) (seq uint64, err error) {
+	if want, named := u.Versions[id]; named {
+		r, err := find(caller, t, id)
+		if err != nil {
+			return 0, err
+		}
+		if r.Version != want {
+			return 0, fault.New(fault.Conflict, "VEE %s has version %d and not %d", id, r.Version, want)
+		}
+	}
+	return m.apply(caller, t, id, u.Action)
 }
 
 // apply an action to one VEE. What is possible depends on what was asked for last: an
@@ -246,6 +260,8 @@ func (m *Manager) await(ctx context.Context, id vee.ID, seq uint64) vmi.Outcome 
 	for {
 		r, ok := m.ledger.vee(id)
 		switch {
+		case ok && r.State == vee.Destroyed && r.Freed > 0:
+			return outcome(id, fmt.Sprintf("%s, %s of disk reclaimed", vee.Destroyed, r.Freed), nil)
 		case !ok || r.State == vee.Destroyed:
 			return outcome(id, string(vee.Destroyed), nil)
 		case r.Seq > seq && r.Failure != "":

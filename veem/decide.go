@@ -27,6 +27,8 @@ type view struct {
 	// settled: the report was made a while after the assignment, so that an error in it is
 	// the outcome and not what stood there before.
 	settled bool
+	// progress that the phase which has ended had made; nil: nothing is known.
+	progress *vee.Progress
 }
 
 // act is the one thing to do next about a VEE.
@@ -37,9 +39,10 @@ const (
 	place       // find a host
 	assign      // tell the host
 	purge       // drop the record
+	invite      // tell the host that it is to migrate to
 )
 
-func (a act) String() string { return [...]string{"nothing", "place", "assign", "purge"}[a] }
+func (a act) String() string { return [...]string{"nothing", "place", "assign", "purge", "invite"}[a] }
 
 // decision of the core.
 type decision struct {
@@ -71,6 +74,7 @@ func decide(r record, v view, now time.Time, keep time.Duration) decision {
 	case v.report == nil:
 		return decideGone(r)
 	}
+	r.Progress = v.progress
 	return decideReported(r, *v.report, v.settled)
 }
 
@@ -146,6 +150,7 @@ func decideReported(r record, p vhi.Report, settled bool) decision {
 	}
 	if r.Target == vee.Destroyed && p.Power == vhi.Absent {
 		r.finish()
+		r.Freed = p.Freed
 		return decision{rec: r}
 	}
 	if p.Power == vhi.Absent {

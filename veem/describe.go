@@ -125,6 +125,8 @@ func checkHardware(where string, d *vee.Descriptor) error {
 		return malformed(where+"memoryBytes", "%v: want %v to %v", d.Memory, minMemory, maxMemory)
 	case d.MemoryMax != 0 && (d.MemoryMax < d.Memory || d.MemoryMax > maxMemory):
 		return malformed(where+"memoryMaxBytes", "%v: want 0, or %v to %v", d.MemoryMax, d.Memory, maxMemory)
+	case d.VCPUsMax != 0 && (d.VCPUsMax < d.VCPUs || d.VCPUsMax > maxVCPUs):
+		return malformed(where+"vcpusMax", "%d: want 0, or %d to %d", d.VCPUsMax, d.VCPUs, maxVCPUs)
 	case c.ReservationMHz < 0 || c.ReservationMHz > maxMHz:
 		return malformed(where+"cpu.reservationMHz", "%d: want 0 to %d", c.ReservationMHz, maxMHz)
 	case c.LimitMHz < 0 || c.LimitMHz > maxMHz || c.LimitMHz != 0 && c.LimitMHz < c.ReservationMHz:

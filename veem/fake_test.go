@@ -92,10 +92,12 @@ type fakeGuest struct {
 	err      string
 	restarts int
 	ready    bool
+	kpis     map[string]float64
 }
 
 // fakeHost converges as an agent does, in virtual time, and can be made to misbehave.
 type fakeHost struct {
+	vhi.Storage // nil: no test comes here
 	s        *fakeSite
 	name     string
 	capacity vee.Resources
@@ -172,7 +174,7 @@ func (h *fakeHost) nudge() {
 
 func (g *fakeGuest) report() vhi.Report {
 	p := vhi.Report{VEE: g.want.VEE, Epoch: g.want.Epoch, Seq: g.want.Seq, Power: g.now, Phase: g.phase, Error: g.err, Restarts: g.restarts,
-		GuestSeen: g.ready, GuestReady: g.ready}
+		GuestSeen: g.ready, GuestReady: g.ready, KPIs: g.kpis}
 	if g.now == vhi.Absent && g.want.Power != vhi.Absent {
 		p.Power = vhi.Unprepared
 	}
@@ -355,6 +357,9 @@ type fakeSite struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 	broken []string // invariants
+
+	attached vmi.AccountingListener // of the caller clerk
+	more     map[identity.Caller]vmi.AccountingListener
 }
 
 type eventLog struct {
@@ -456,6 +461,12 @@ func (s *fakeSite) start() {
 	m, err := New(context.Background(), s.cfg)
 	if err != nil {
 		s.t.Fatal(err)
+	}
+	if s.attached != nil {
+		m.Attach(clerk, s.attached)
+	}
+	for c, l := range s.more {
+		m.Attach(c, l)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

@@ -3,7 +3,9 @@ package veem
 import (
 	"context"
 	"encoding/hex"
+	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -54,6 +56,18 @@ type word struct {
 	at      uint64      // tick when it came
 	told    uint64      // tick of the last assignment that the host has acknowledged
 	settled bool        // it came some time after that, by a report of the whole
+	// progress that the present phase has made, also when a later report has none any more.
+	progress *vee.Progress
+}
+
+// take notes the progress in a report that is about to become the word's.
+func (w *word) take(p *vhi.Report) {
+	switch {
+	case p.Progress != nil:
+		w.progress = p.Progress
+	case w.report != nil && w.report.Phase == p.Phase:
+		w.progress = nil // the phase goes on without any
+	}
 }
 
 func (h *hosts) get(name string) *hostView {
@@ -115,7 +129,7 @@ func (h *hosts) view(name string, id vee.ID) view {
 	if w == nil {
 		return view{host: alive}
 	}
-	return view{host: alive, known: true, report: w.report, settled: w.settled}
+	return view{host: alive, known: true, report: w.report, settled: w.settled, progress: w.progress}
 }
 
 // older reports whether a is about an older assignment than b.
@@ -129,6 +143,7 @@ type news struct {
 	dropped bool // late: overtaken by a newer one
 	back    bool // the host was not alive before
 	changed []vee.ID
+	kpis    []vhi.Report // those whose guest's measurements differ from before
 	doubt   bool
 }
 
@@ -171,6 +186,10 @@ func (h *hosts) learn(r vhi.HostReport, mine map[vee.ID]bool, asked uint64, now 
 		if w.report == nil || !w.settled || !sameReport(*w.report, *p) {
 			n.changed = append(n.changed, p.VEE)
 		}
+		if len(p.KPIs) > 0 && (w.report == nil || !maps.Equal(w.report.KPIs, p.KPIs)) {
+			n.kpis = append(n.kpis, *p)
+		}
+		w.take(p)
 		w.report, w.at, w.settled = p, h.tick, true
 	}
 	for id, w := range v.vees {
@@ -207,7 +226,8 @@ func sameReport(a, b vhi.Report) bool {
 	a.DiskUsed, b.DiskUsed = 0, 0
 	return a.VEE == b.VEE && a.Epoch == b.Epoch && a.Seq == b.Seq && a.Power == b.Power && a.Phase == b.Phase &&
 		a.GuestReady == b.GuestReady && a.GuestSeen == b.GuestSeen && a.GuestIdle == b.GuestIdle &&
-		a.Restarts == b.Restarts && a.Error == b.Error && a.Code == b.Code
+		a.Restarts == b.Restarts && a.Error == b.Error && a.Code == b.Code &&
+		a.Fitted == b.Fitted && slices.Equal(a.NextBoot, b.NextBoot)
 }
 
 // now is the present tick.
@@ -317,7 +337,7 @@ func (m *Manager) learn(r vhi.HostReport, asked uint64) bool {
 	var rec hostRecord
 	m.ledger.read(func(s *state) {
 		for _, v := range s.vees.rows {
-			if v.Host == r.Host && v.Assigned {
+			if v.at(r.Host) && v.Assigned {
 				mine[v.ID] = true
 			}
 		}
@@ -347,6 +367,7 @@ func (m *Manager) learn(r vhi.HostReport, asked uint64) bool {
 		m.queue.add(job{veeJob, string(id)}, lane)
 		m.hub.changed(id)
 	}
+	m.measured(n.kpis)
 	for _, p := range r.VEEs {
 		if p.Power != vhi.Absent && !mine[p.VEE] {
 			m.queue.add(job{reapJob, r.Host + "/" + string(p.VEE)}, lane)
@@ -432,7 +453,7 @@ func (m *Manager) checkAlive(h hostRecord) time.Duration {
 		m.record(Event{Warning: true, Reason: "HostLost", Object: "host/" + name, Message: "host " + name + " has not renewed for " + limit.String() + ": its VEEs are unknown"})
 		m.ledger.read(func(s *state) {
 			for id, r := range s.vees.rows {
-				if r.Host == name {
+				if r.at(name) {
 					m.queue.add(job{veeJob, id}, "lost")
 				}
 			}
@@ -449,7 +470,7 @@ func (m *Manager) checkAlive(h hostRecord) time.Duration {
 // or that is somewhere else.
 func (m *Manager) reap(ctx context.Context, host string, id vee.ID) result {
 	rec, exists := m.ledger.vee(id)
-	if exists && rec.Host == host && rec.Assigned && rec.State != vee.Destroyed {
+	if exists && rec.at(host) && rec.Assigned && rec.State != vee.Destroyed {
 		return result{}
 	}
 	m.hosts.mu.Lock()
@@ -462,7 +483,14 @@ func (m *Manager) reap(ctx context.Context, host string, id vee.ID) result {
 	under, begun := v.reaped[id]
 	m.hosts.mu.Unlock()
 	switch {
-	case p == nil || p.Power == vhi.Absent || !current || begun && p.Epoch == under:
+	case p == nil || p.Power == vhi.Absent || !current:
+		return result{}
+	case exists && rec.Assigned && p.Epoch.Generation == m.gen && p.Epoch.Compare(rec.Epoch) <= 0:
+		// What a migration has left: it went on from here, or never came. The epoch is not
+		// raised, so that it may come again.
+		a := vhi.Assignment{VEE: id, Epoch: rec.Epoch, Seq: rec.Seq + 1, Power: vhi.Absent}
+		return m.attempt(fmt.Sprintf("remove what a migration of VEE %s has left on host %s", id, host), hostLane(host), m.tell(ctx, host, a))
+	case begun && p.Epoch == under:
 		return result{}
 	case p.Epoch.Generation != m.gen:
 		// Assigned before this record was restored from a backup that does not have it: it is

@@ -109,7 +109,11 @@ func (m *Manager) Plan(ctx context.Context, in vmi.Initialize) ([]vmi.Placement,
 	var out []vmi.Placement
 	err = m.ledger.do(ctx, func(t *tx) error {
 		out = nil
-		for i, c := range m.choose(t, m.scoped(in, wanted, "plan")) {
+		rs := m.scoped(in, wanted, "plan")
+		if err := admit(t, grown(rs)); err != nil {
+			return err
+		}
+		for i, c := range m.choose(t, rs) {
 			out = append(out, vmi.Placement{Name: wanted[i].Name, Host: c.Host, Why: c.Why})
 		}
 		return nil
@@ -141,6 +145,9 @@ func (m *Manager) initialize(t *tx, in vmi.Initialize, wanted []vee.Descriptor) 
 	}
 	rs := m.scoped(in, wanted, string(first))
 	if err := unique(t, rs); err != nil {
+		return nil, err
+	}
+	if err := admit(t, grown(rs)); err != nil {
 		return nil, err
 	}
 	pools := m.pools(t)

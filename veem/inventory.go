@@ -134,7 +134,7 @@ func (m *Manager) removeHost(t *tx, name string) (more bool, err error) {
 	gone := !m.hosts.alive(name)
 	for _, r := range t.vees.all() {
 		switch {
-		case r.Host != name || r.State == vee.Destroyed:
+		case !r.at(name) || r.State == vee.Destroyed:
 		case gone && r.Target == vee.Destroyed:
 			doomed = append(doomed, *r)
 		default:

@@ -48,6 +48,8 @@ type state struct {
 	hosts    shelf[hostRecord]
 	points   shelf[pointRecord]
 	receipts shelf[receipt]
+	accounts shelf[registration]
+	quotas   shelf[quotaRecord]
 }
 
 // change of a VEE, or of anything else (both nil). before is nil for a new one, after for
@@ -66,13 +68,16 @@ func newLedger(s Records, gen uint64, now func() time.Time, log *slog.Logger, ch
 	l := &ledger{store: s, gen: gen, now: now, log: log, changed: changed,
 		queue: make(chan *request), done: make(chan struct{})}
 	l.vees.kind, l.hosts.kind, l.points.kind, l.receipts.kind = kindVEE, kindHost, kindPoint, kindReceipt
+	l.accounts.kind, l.quotas.kind = kindAccount, kindQuota
 	for _, s := range l.shelves() {
 		s.clear()
 	}
 	return l
 }
 
-func (s *state) shelves() []anyShelf { return []anyShelf{&s.vees, &s.hosts, &s.points, &s.receipts} }
+func (s *state) shelves() []anyShelf {
+	return []anyShelf{&s.vees, &s.hosts, &s.points, &s.receipts, &s.accounts, &s.quotas}
+}
 
 // read lets f look at the records as they are in the store. f must not keep the maps, and
 // not wait for anything.

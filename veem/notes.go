@@ -31,11 +31,16 @@ func notes(before, after *record) (es []Event) {
 	if a.Host == "" && b.Host != "" && a.State != vee.Destroyed {
 		add(true, "ReservationExpired", "it was not submitted in time and gave up its place on host %s", b.Host)
 	}
+	migrationNotes(&a, &b, add)
 	if a.Submitted && !b.Submitted {
 		add(false, "Submitted", "it will be active")
 	}
 	if a.State != b.State && before != nil {
-		add(false, stateReason(a), "%s", a.State)
+		freed := ""
+		if a.Freed > 0 {
+			freed = fmt.Sprintf(", %s of disk reclaimed", a.Freed)
+		}
+		add(false, stateReason(a), "%s%s", a.State, freed)
 	}
 	if a.GuestReady && !b.GuestReady {
 		add(false, "Ready", "the guest says that it is ready")

@@ -59,10 +59,11 @@ func (m *Manager) changedVEE(c change) {
 		m.record(e)
 	}
 	m.hub.changed(vee.ID(c.key))
+	m.events.publish(hardwareEvents(c.before, c.after)...)
 	if c.after != nil {
 		m.queue.add(job{veeJob, c.key}, hostLane(c.after.Host))
 	}
-	if b := c.before; b != nil && (c.after == nil || !b.usage().Fits(c.after.usage())) {
+	if b := c.before; b != nil && (c.after == nil || b.moving() && !c.after.moving() || !b.usage().Fits(c.after.usage())) {
 		m.queue.add(job{placeJob, ""}, placeLane) // it takes less than before
 	}
 	if serving(c.before) != serving(c.after) {
@@ -74,6 +75,9 @@ func (m *Manager) record(e Event) { m.cfg.Recorder.Record(e) }
 
 // decide about r as of now.
 func (m *Manager) decide(r record) decision {
+	if r.moving() && r.State != vee.Destroyed {
+		return decideMoving(r, m.hosts.view(r.Host, r.ID), m.hosts.view(r.Move.To, r.ID), m.cfg.Now())
+	}
 	return decide(r, m.hosts.view(r.Host, r.ID), m.cfg.Now(), m.cfg.Timing.KeepDestroyed)
 }
 
@@ -99,9 +103,16 @@ func (m *Manager) lookAtVEE(ctx context.Context, id vee.ID) result {
 		m.queue.add(job{placeJob, ""}, placeLane)
 	case assign:
 		return m.assign(ctx, r)
+	case invite:
+		err := m.tell(ctx, r.Move.To, r.invitation())
+		if err == nil {
+			m.queue.add(job{veeJob, string(id)}, lane)
+		}
+		return m.attempt(fmt.Sprintf("tell host %s of VEE %s, which is to migrate there", r.Move.To, id), lane, err)
 	case purge:
 		return m.attempt("drop the record of VEE "+string(id), lane, m.ledger.do(ctx, func(t *tx) error {
 			if r, ok := t.vee(id); ok && m.decide(r).do == purge {
+				endAccounts(t, r)
 				put(t, &t.vees, string(id), nil)
 			}
 			return nil
@@ -199,7 +210,10 @@ func (m *Manager) placeSome(t *tx) (more bool) {
 }
 
 // choose places for rs, beside everything that has one.
-func (m *Manager) choose(t *tx, rs []record) []placement.Choice {
+func (m *Manager) choose(t *tx, rs []record) []placement.Choice { return m.chooseOn(t, rs, m.board(t)) }
+
+// chooseOn is choose among these hosts.
+func (m *Manager) chooseOn(t *tx, rs []record, board []placement.Host) []placement.Choice {
 	requests := make([]placement.Request, len(rs))
 	scopes := map[string][]vmi.PlacementRule{}
 	for i := range rs {
@@ -222,7 +236,7 @@ func (m *Manager) choose(t *tx, rs []record) []placement.Choice {
 			}
 		}
 	}
-	return m.cfg.Placer.Place(m.board(t), requests, rules)
+	return m.cfg.Placer.Place(board, requests, rules)
 }
 
 // board is the hosts as the placement sees them, by name.
@@ -248,6 +262,12 @@ func (m *Manager) board(t *tx) []placement.Host {
 			hosts[i].Used = hosts[i].Used.Plus(r.usage())
 			hosts[i].VEEs = append(hosts[i].VEEs, r.label())
 		}
+		if r.moving() {
+			if i, known := at[r.Move.To]; known {
+				hosts[i].Used = hosts[i].Used.Plus(r.usage())
+				hosts[i].VEEs = append(hosts[i].VEEs, r.label())
+			}
+		}
 	}
 	return hosts
 }
@@ -265,7 +285,7 @@ func (m *Manager) sweep(ctx context.Context) result {
 					n++
 				}
 			}
-			more = n == MaxOps
+			more = dropAccounts(t) || n == MaxOps
 			return nil
 		})
 		if err != nil {

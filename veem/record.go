@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/reservoir-cloud/reservoir/account"
 	"github.com/reservoir-cloud/reservoir/placement"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
@@ -33,6 +34,10 @@ type record struct {
 	FailureCode string `json:"failureCode,omitempty"`
 	// HostRestarts as the host counted them last; Restarts is the sum.
 	HostRestarts int `json:"hostRestarts,omitempty"`
+	// Move is the last live migration.
+	Move *migration `json:"move,omitempty"`
+	// Meter of what it has used, read at the last change.
+	Meter account.Meter `json:"meter"`
 }
 
 // retarget is a new wish: the old one's failure is forgotten.
@@ -83,7 +88,11 @@ var powers = map[vee.State]vhi.Power{
 }
 
 func (r *record) assignment(grace time.Duration) vhi.Assignment {
-	return vhi.Assignment{VEE: r.ID, Epoch: r.Epoch, Seq: r.Seq, Power: powers[r.Target], Descriptor: r.Descriptor, GraceMS: grace.Milliseconds()}
+	a := vhi.Assignment{VEE: r.ID, Epoch: r.Epoch, Seq: r.Seq, Power: powers[r.Target], Descriptor: r.Descriptor, GraceMS: grace.Milliseconds()}
+	if r.moving() && !r.Move.Cancelling {
+		a.Move = r.Move.move()
+	}
+	return a
 }
 
 // same reports whether writing o over r would change nothing.
@@ -92,7 +101,7 @@ func (r *record) same(o *record) bool {
 		r.Error == o.Error && r.Host == o.Host && r.Epoch == o.Epoch && r.GuestReady == o.GuestReady &&
 		r.GuestSeen == o.GuestSeen && r.Restarts == o.Restarts && r.Seq == o.Seq && r.Assigned == o.Assigned && r.Settled == o.Settled && r.Holds == o.Holds &&
 		r.Failure == o.Failure && r.FailureCode == o.FailureCode && r.HostRestarts == o.HostRestarts &&
-		(r.ReservedUntil == nil) == (o.ReservedUntil == nil)
+		r.Move.same(o.Move) && (r.ReservedUntil == nil) == (o.ReservedUntil == nil)
 }
 
 // hostRecord is what the store has of a host: what was wanted of it, and what it said last,

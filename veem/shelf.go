@@ -152,6 +152,7 @@ func (t *tx) putVEE(r record) {
 	} else {
 		r.Version, r.Created = 1, t.now
 	}
+	r.live(old, t.now)
 	if old == nil || old.State != r.State || old.Phase != r.Phase {
 		r.Changed = t.now
 	}

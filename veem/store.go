@@ -42,6 +42,8 @@ const (
 	kindPoint   = "access-point"
 	kindReceipt = "vee-call"
 	kindIntent  = "vee-intent"
+	kindAccount = "accounting-listener"
+	kindQuota   = "quota"
 )
 
 // OnStore keeps the records in the site's store.
@@ -54,7 +56,7 @@ func (s siteRecords) of(kind string) store.Collection[json.RawMessage] {
 }
 
 func (s siteRecords) Load(ctx context.Context) (rows []Row, err error) {
-	for _, kind := range []string{kindVEE, kindHost, kindPoint, kindReceipt, kindIntent} {
+	for _, kind := range []string{kindVEE, kindHost, kindPoint, kindReceipt, kindIntent, kindAccount, kindQuota} {
 		objects, err := s.of(kind).List(ctx, "")
 		if err != nil {
 			return nil, fmt.Errorf("list each %s: %w", kind, err)

@@ -31,6 +31,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/placement"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
+	"github.com/reservoir-cloud/reservoir/vmi"
 )
 
 // Placer decides where VEEs go; placement.Policy is one. It is called with every host of
@@ -117,10 +118,13 @@ type Config struct {
 	Networks map[string]Network
 	// RawDrivers lists the drivers that descriptors may hand raw data to; nil: none.
 	RawDrivers []string
-	Timing     Timing
-	Log        *slog.Logger
-	Now        func() time.Time // nil: time.Now
-	Random     io.Reader        // nil: crypto/rand
+	// Listener makes the client of a URL that accounting information may be sent to, without
+	// connecting; an error for any other URL. nil: none may.
+	Listener func(url string) (vmi.AccountingListener, error)
+	Timing   Timing
+	Log      *slog.Logger
+	Now      func() time.Time // nil: time.Now
+	Random   io.Reader        // nil: crypto/rand
 }
 
 // Manager is a site's VEE Manager. It implements vmi.Service and the renewals of
@@ -132,9 +136,13 @@ type Manager struct {
 	queue  *queue
 	hub    hub
 	access access
-	start  time.Time
-	gen    uint64
-	asked  chan struct{} // closed when every host has been asked once
+	events eventHub
+	// accountant sends out what VEEs have used.
+	accountant accountant
+
+	start time.Time
+	gen   uint64
+	asked chan struct{} // closed when every host has been asked once
 
 	randomMu sync.Mutex // cfg.Random may not be safe for concurrent use
 }
@@ -161,6 +169,8 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 	m.hosts.known = map[string]*hostView{}
 	m.hub.watchers, m.hub.closed = map[*watcher]struct{}{}, make(chan struct{})
 	m.access.set = map[string]string{}
+	m.events.readers = map[*eventReader]struct{}{}
+	m.accountant = newAccountant()
 	m.ledger = newLedger(cfg.Store, m.gen, cfg.Now, cfg.Log, m.changed)
 	if err := m.ledger.load(ctx); err != nil {
 		return nil, fmt.Errorf("read the VEE Manager's records: %w", err)
@@ -174,6 +184,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { m.ledger.run(ctx) })
 	wg.Go(func() { m.askAll(ctx) })
+	wg.Go(func() { m.account(ctx) })
 	m.wakeAll()
 	m.queue.run(ctx)
 	m.hub.close()

@@ -77,25 +77,31 @@ func (h *hub) close() {
 	h.wg.Wait()
 }
 
-// show r as a caller sees it: with what its host said last and is not stored.
-func (m *Manager) show(r record) vmi.VEE {
-	v := r.VEE
-	if !r.Assigned {
-		return v
-	}
+// show r as a caller sees it: with what its host said last and is not stored, and without
+// its history.
+func (m *Manager) show(r record) vmi.VEE { return m.showAll([]*record{&r})[0] }
+
+func (m *Manager) showAll(rs []*record) []vmi.VEE {
+	list := make([]vmi.VEE, len(rs))
 	m.hosts.mu.Lock()
 	defer m.hosts.mu.Unlock()
-	h := m.hosts.known[r.Host]
-	if h == nil {
-		return v
+	for i, r := range rs {
+		v := &list[i]
+		*v = r.VEE
+		v.History = nil
+		h := m.hosts.known[r.Host]
+		if !r.Assigned || h == nil {
+			continue
+		}
+		if w := h.vees[r.ID]; w != nil && w.report != nil {
+			v.Progress, v.GuestIdle, v.DiskUsed = w.report.Progress, w.report.GuestIdle, w.report.DiskUsed
+			v.NextBoot = w.report.NextBoot
+		}
+		if v.Error == "" {
+			v.Error = h.troubles[r.ID]
+		}
 	}
-	if w := h.vees[r.ID]; w != nil && w.report != nil {
-		v.Progress, v.GuestIdle, v.DiskUsed = w.report.Progress, w.report.GuestIdle, w.report.DiskUsed
-	}
-	if v.Error == "" {
-		v.Error = h.troubles[r.ID]
-	}
-	return v
+	return list
 }
 
 // GetVEE: vmi.Service.
@@ -104,7 +110,9 @@ func (m *Manager) GetVEE(ctx context.Context, id vee.ID) (vmi.VEE, error) {
 	if err := visible(identity.From(ctx), id, r, ok); err != nil {
 		return vmi.VEE{}, err
 	}
-	return m.show(r), nil
+	v := m.show(r)
+	v.History = r.History
+	return v, nil
 }
 
 func matches(f vmi.Filter, c identity.Caller, r *record) bool {
@@ -130,23 +138,31 @@ func (m *Manager) ListVEEs(ctx context.Context, f vmi.Filter) ([]vmi.VEE, error)
 	if err := mayRead(c); err != nil {
 		return nil, err
 	}
-	var found []record
+	var found []*record
+	var after *record
 	m.ledger.read(func(s *state) {
-		for _, r := range s.vees.rows {
-			if matches(f, c, r) {
-				found = append(found, *r)
+		after = s.vees.rows[string(f.Continue)]
+		found = make([]*record, 0, len(s.vees.rows))
+		for _, r := range s.vees.rows { // which are never changed in place
+			if matches(f, c, r) && (after == nil || inOrder(after, r) < 0) {
+				found = append(found, r)
 			}
 		}
 	})
-	list := make([]vmi.VEE, len(found))
-	for i, r := range found {
-		list[i] = m.show(r)
+	if f.Continue != "" && (after == nil || !c.Sees(after.Descriptor.Customer)) {
+		return nil, fault.New(fault.NotFound, "continue the list after VEE %s: it is not remembered any more", f.Continue).Try("list again from the beginning")
 	}
-	slices.SortFunc(list, func(a, b vmi.VEE) int {
-		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Descriptor.GroupID, b.Descriptor.GroupID),
-			cmp.Compare(len(a.Descriptor.Name), len(b.Descriptor.Name)), cmp.Compare(a.Descriptor.Name, b.Descriptor.Name), cmp.Compare(a.ID, b.ID))
-	})
-	return list, nil
+	slices.SortFunc(found, inOrder)
+	if f.Limit > 0 && len(found) > f.Limit {
+		found = found[:f.Limit]
+	}
+	return m.showAll(found), nil
+}
+
+// inOrder is the order of lists.
+func inOrder(a, b *record) int {
+	return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Descriptor.GroupID, b.Descriptor.GroupID),
+		cmp.Compare(len(a.Descriptor.Name), len(b.Descriptor.Name)), cmp.Compare(a.Descriptor.Name, b.Descriptor.Name), cmp.Compare(a.ID, b.ID))
 }
 
 // WatchVEEs: vmi.Service. A VEE that no longer matches is sent a last time.

@@ -40,6 +40,8 @@ type Assignment struct {
 	Descriptor vee.Descriptor `json:"descriptor"`
 	// GraceMS a guest has to shut down by itself before its process is ended, ms.
 	GraceMS int64 `json:"graceMs,omitempty"`
+	// Move is the live migration that the VEE is part of, nil for none.
+	Move *Move `json:"move,omitempty"`
 }
 
 // Report of one VEE by its host.
@@ -59,6 +61,13 @@ type Report struct {
 	Code       string             `json:"code,omitempty"`     // fault.Code of Error
 	Since      time.Time          `json:"since"`              // of Power, host's clock
 	DiskUsed   vee.Bytes          `json:"diskUsedBytes,omitempty"`
+	// Fitted: the guest that runs is as the assignment's descriptor says, but for NextBoot,
+	// which says in words what waits for its next boot.
+	Fitted   bool     `json:"fitted,omitempty"`
+	NextBoot []string `json:"nextBoot,omitempty"`
+	// Freed on the host's disk, by the removal of a VEE that is gone.
+	Freed vee.Bytes   `json:"freedBytes,omitempty"`
+	Move  *MoveReport `json:"move,omitempty"` // of the newest Move
 }
 
 // HostReport is all that a host says of itself.
@@ -88,6 +97,7 @@ type DriverInfo struct {
 
 // Host is one host's agent, as the VEE Manager sees it.
 type Host interface {
+	Storage
 	// Assign is durable when it returns. It answers with the VEE's report as of now, not
 	// with the result, which comes by Renew. Errors: fault.StaleEpoch.
 	Assign(ctx context.Context, a Assignment) (Report, error)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/vee"
@@ -26,13 +27,16 @@ func pointURL(group, name string) string {
 
 func (f Filter) query() url.Values {
 	q := url.Values{}
-	for k, v := range map[string]string{"customer": f.Customer, "group": f.GroupID, "host": f.Host, "state": string(f.State)} {
+	for k, v := range map[string]string{"customer": f.Customer, "group": f.GroupID, "host": f.Host, "state": string(f.State), "continue": string(f.Continue)} {
 		if v != "" {
 			q.Set(k, v)
 		}
 	}
 	if f.Destroyed {
 		q.Set("destroyed", "true")
+	}
+	if f.Limit > 0 {
+		q.Set("limit", strconv.Itoa(f.Limit))
 	}
 	return q
 }

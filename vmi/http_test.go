@@ -27,6 +27,7 @@ const id = vee.ID("alpha.aaaaaaaaaa")
 // recorder is a Service that keeps what it was called with and answers with something of
 // its own for each method.
 type recorder struct {
+	vmi.Storage
 	calls []any
 	err   error
 }

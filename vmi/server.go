@@ -51,12 +51,24 @@ type stateBody struct {
 	State HostState `json:"state" enum:"on,draining"`
 }
 
+// concerns notes the VEEs of a call for the audit.
+func concerns(ctx context.Context, ids []vee.ID) {
+	for _, id := range ids {
+		httpapi.Concerns(ctx, string(id))
+	}
+}
+
 // Register serves svc under /vmi/v1/.
 func Register(s *httpapi.Server, svc Service) {
+	registerStorage(s, svc)
 	registerCollections(s, svc)
 	registerVEEs(s, svc)
 	registerAccessPoints(s, svc)
 	registerHosts(s, svc)
+	registerAccounting(s, svc)
+	registerMonitoring(s, svc)
+	registerQuotas(s, svc)
+	registerMigrations(s, svc)
 }
 
 func registerCollections(s *httpapi.Server, svc Service) {
@@ -66,7 +78,11 @@ func registerCollections(s *httpapi.Server, svc Service) {
 			Body Initialize
 		}) (Initialized, error) {
 			in.Body.IdempotencyKey = in.Key
-			return svc.InitializeVEEs(ctx, in.Body)
+			out, err := svc.InitializeVEEs(ctx, in.Body)
+			for _, v := range out.VEEs {
+				httpapi.Concerns(ctx, string(v.ID))
+			}
+			return out, err
 		})
 	httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/vmi/v1/plan", Summary: "Where InitializeVEEs would place, without doing it", Roles: readers},
 		func(ctx context.Context, in *struct{ Body Initialize }) ([]Placement, error) {
@@ -74,6 +90,7 @@ func registerCollections(s *httpapi.Server, svc Service) {
 		})
 	httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/vmi/v1/submit", Summary: "SubmitVEEs: deploy and activate", Roles: writers},
 		func(ctx context.Context, in *struct{ Body idsBody }) ([]Outcome, error) {
+			concerns(ctx, in.Body.IDs)
 			return svc.SubmitVEEs(ctx, in.Body.IDs)
 		})
 	httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/vmi/v1/state", Summary: "UpdateState: one action on a list or a set of VEEs", Roles: writers},
@@ -82,6 +99,8 @@ func registerCollections(s *httpapi.Server, svc Service) {
 			Body UpdateState
 		}) ([]Outcome, error) {
 			in.Body.IdempotencyKey = in.Key
+			httpapi.Concerns(ctx, string(in.Body.Action))
+			concerns(ctx, in.Body.IDs)
 			return svc.UpdateState(ctx, in.Body)
 		})
 }

@@ -86,6 +86,23 @@ type VEE struct {
 	Created       time.Time  `json:"created"`
 	Changed       time.Time  `json:"changed"` // of State or Phase
 	DiskUsed      vee.Bytes  `json:"diskUsedBytes,omitempty"`
+	// NextBoot says what of the descriptor the guest that runs has not got yet, and why.
+	NextBoot []string `json:"nextBoot,omitempty"`
+	// Freed on the host's disk, by the removal of a VEE that is gone.
+	Freed vee.Bytes `json:"freedBytes,omitempty"`
+	// History of its states and phases, oldest first; only GetVEE tells it.
+	History []Step `json:"history,omitempty"`
+}
+
+// Step of a VEE's life: from At until the next step.
+type Step struct {
+	At    time.Time `json:"at"`
+	State vee.State `json:"state"`
+	Phase vee.Phase `json:"phase"`
+	Host  string    `json:"host,omitempty"`
+	// Progress that the step had made when it ended, such as the bytes that were fetched.
+	Progress *vee.Progress `json:"progress,omitempty"`
+	Note     string        `json:"note,omitempty"` // what went wrong
 }
 
 // Outcome of a collection method for one VEE.
@@ -109,8 +126,11 @@ type UpdateState struct {
 	Action vee.Action `json:"action" enum:"ACTIVATE,PAUSE,SUSPEND,SHUTDOWN,DESTROY"`
 	// Wait until each VEE has reached its state or failed before answering. An ordered
 	// collection always waits between its members.
-	Wait           bool   `json:"wait,omitempty"`
-	IdempotencyKey string `json:"-"`
+	Wait bool `json:"wait,omitempty"`
+	// Versions that VEEs must still have; for those that are named and have changed, the
+	// outcome is a version-conflict.
+	Versions       map[vee.ID]uint64 `json:"versions,omitempty"`
+	IdempotencyKey string            `json:"-"`
 }
 
 // Filter of a list or a watch; empty fields do not restrict.
@@ -121,6 +141,10 @@ type Filter struct {
 	State    vee.State `json:"state,omitempty" query:"state"`
 	// Destroyed ones are left out unless asked for.
 	Destroyed bool `json:"destroyed,omitempty" query:"destroyed"`
+	// Limit and Continue are for lists alone: at most so many, after the VEE that was the
+	// last one of the page before. A page that is not full is the last one.
+	Limit    int    `json:"limit,omitempty" query:"limit" minimum:"0" doc:"at most so many; 0: all"`
+	Continue vee.ID `json:"continue,omitempty" query:"continue" doc:"identifier of the last VEE of the page before"`
 }
 
 // Change is one message of a watch. A watch first sends every VEE that there is, then one
@@ -179,6 +203,11 @@ type Placement struct {
 
 // Service is the VMI. Errors are *fault.Error; methods on collections fail VEE by VEE.
 type Service interface {
+	Accounting
+	Monitoring
+	Quotas
+	Storage
+	Migrations
 	// InitializeVEEs makes never-used identifiers known. Errors: Malformed (field and
 	// reason), NoResources (TWOPHASE), Denied.
 	InitializeVEEs(ctx context.Context, r Initialize) (Initialized, error)

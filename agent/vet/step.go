@@ -21,6 +21,9 @@ const (
 	wake    step = "wake"
 	stop    step = "stop"
 	destroy step = "destroy"
+	send    step = "send" // the steps of a live migration: see move.go
+	give    step = "give"
+	take    step = "take"
 	failed  step = "failed" // ended by itself, and its policy is not to start it again
 )
 
@@ -37,25 +40,29 @@ func next(want vhi.Power, now hypervisor.Condition, policy vee.RestartPolicy) st
 		vhi.Running: {
 			hypervisor.Absent: prepare, hypervisor.Stopped: start, hypervisor.Paused: resume,
 			hypervisor.Suspended: wake, hypervisor.Halted: resume, hypervisor.Crashed: crashed,
+			hypervisor.Incoming: take, hypervisor.Sent: resume,
 		},
 		// A halted guest's vCPUs do not run, which is what was asked for.
 		vhi.Paused: {
 			hypervisor.Absent: prepare, hypervisor.Stopped: start, hypervisor.Running: pause,
 			hypervisor.Suspended: wake, hypervisor.Crashed: crashed,
+			hypervisor.Incoming: take, hypervisor.Sent: resume,
 		},
 		// A guest that has no memory any more cannot be suspended: it is reported as it is.
 		vhi.Suspended: {
 			hypervisor.Running: suspend, hypervisor.Paused: suspend, hypervisor.Halted: suspend,
-			hypervisor.Crashed: failed,
+			hypervisor.Crashed: failed, hypervisor.Incoming: take, hypervisor.Sent: resume,
 		},
 		// Absent has no disks to keep and is as good as stopped.
 		vhi.Stopped: {
 			hypervisor.Running: stop, hypervisor.Paused: stop, hypervisor.Halted: stop,
 			hypervisor.Suspended: stop, hypervisor.Crashed: stop,
+			hypervisor.Incoming: take, hypervisor.Sent: resume,
 		},
 		vhi.Absent: {
 			hypervisor.Stopped: destroy, hypervisor.Running: destroy, hypervisor.Paused: destroy,
 			hypervisor.Suspended: destroy, hypervisor.Halted: destroy, hypervisor.Crashed: destroy,
+			hypervisor.Incoming: destroy, hypervisor.Sent: destroy,
 		},
 	}[want][now]
 }
@@ -67,8 +74,10 @@ func power(want vhi.Power, now hypervisor.Condition, s step) vhi.Power {
 		return vhi.Failed
 	case now == hypervisor.Running:
 		return vhi.Running
-	case now == hypervisor.Paused, now == hypervisor.Halted:
+	case now == hypervisor.Paused, now == hypervisor.Halted, now == hypervisor.Sent:
 		return vhi.Paused
+	case want == vhi.Incoming, now == hypervisor.Incoming:
+		return vhi.Incoming
 	case now == hypervisor.Suspended:
 		return vhi.Suspended
 	case now == hypervisor.Absent && want == vhi.Absent:
@@ -87,14 +96,21 @@ func phase(want vhi.Power, o hypervisor.Observation, doing, next step, guestSeen
 	switch doing {
 	case prepare:
 		return vee.PhaseProlog
-	case start, wake:
+	case start, wake, restore:
 		return vee.PhaseBoot
-	case suspend:
+	case suspend, snapshot:
 		return vee.PhaseSave
 	case stop, destroy:
 		return vee.PhaseEpilog
+	case send, give, take:
+		return vee.PhaseMigrate
+	}
+	if want == vhi.Incoming {
+		return vee.PhaseMigrate
 	}
 	switch o.Condition {
+	case hypervisor.Sent, hypervisor.Incoming:
+		return vee.PhaseMigrate
 	case hypervisor.Running:
 		if !guestSeen && now.Sub(o.Since) < bootPatience {
 			return vee.PhaseBoot

@@ -8,8 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/reservoir-cloud/reservoir/agent/handover"
 	"github.com/reservoir-cloud/reservoir/hypervisor"
-	"github.com/reservoir-cloud/reservoir/internal/durable"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
@@ -18,13 +18,16 @@ import (
 // tracked is one VEE: what is assigned, what is observed, and the loop that brings the
 // second to the first.
 type tracked struct {
-	t    *Tracker
-	line channel
-	wake chan struct{} // of size one: something may have changed
-	over chan struct{} // closed by end
+	t      *Tracker
+	line   channel
+	wake   chan struct{} // of size one: something may have changed
+	over   chan struct{} // closed by end
+	orders chan order    // to the loop, see live.go
 
 	mu       sync.Mutex
 	want     vhi.Assignment
+	part     handover.Part // in the newest handover
+	move     moving
 	seen     hypervisor.Observation
 	doing    step
 	progress *vee.Progress
@@ -33,10 +36,12 @@ type tracked struct {
 	restarts int                // since it was assigned
 	crashes  int                // without a calm time in between
 	began    time.Time          // of the last start
+	fit      fit                // of the guest to its assignment
+	freed    vee.Bytes          // by its removal
 }
 
 func newTracked(t *Tracker, a vhi.Assignment) *tracked {
-	return &tracked{t: t, want: a, wake: make(chan struct{}, 1), over: make(chan struct{}),
+	return &tracked{t: t, want: a, wake: make(chan struct{}, 1), over: make(chan struct{}), orders: make(chan order),
 		seen: hypervisor.Observation{ID: a.VEE, Condition: hypervisor.Absent}}
 }
 
@@ -60,14 +65,24 @@ func (v *tracked) assign(a vhi.Assignment) error {
 		return fault.New(fault.StaleEpoch, "VEE %s: assignment %d of epoch %s is older than %d, which is obeyed here", a.VEE, a.Seq, a.Epoch, v.want.Seq)
 	case c == 0 && a.Seq == v.want.Seq && v.want.Power != "":
 		return nil // the same again
+	case c == 0 && v.part.Undecided() && a.Power != vhi.Absent:
+		return fault.New(fault.Conflict, "VEE %s was given to host %s, whose answer is not known yet", a.VEE, v.want.Move.To)
 	}
-	if err := durable.WriteJSON(v.t.file(a.VEE), a, 0o600); err != nil {
-		return coded(fmt.Errorf("keep the assignment of VEE %s: %w", a.VEE, err))
+	part := v.part
+	if part.Undecided() {
+		part.State = handover.Gone // the site knows who has it
 	}
-	if v.cancel != nil && a.Power != v.want.Power {
+	obsolete := a.Power != v.want.Power || moveID(a) != moveID(v.want)
+	if err := v.keep(a, part); err != nil {
+		return err
+	}
+	if v.cancel != nil && obsolete {
 		v.cancel() // what is being done is not wanted any more
 	}
-	v.want, v.err = a, nil
+	if id := moveID(a); id != "" && id != v.move.id {
+		v.move = moving{id: id, plugs: v.move.plugs, report: vhi.MoveReport{ID: id, Stage: vhi.MoveWaiting}}
+	}
+	v.err = nil
 	v.nudge()
 	return nil
 }
@@ -131,7 +146,13 @@ func (v *tracked) loop(ctx context.Context) {
 		a := v.assigned()
 		s := rest
 		if err == nil && a.Power != "" {
-			s = next(a.Power, o.Condition, a.Descriptor.Restart)
+			v.mu.Lock()
+			a = v.want
+			s = nextOf(a, v.part.State, v.move, o.Condition)
+			v.mu.Unlock()
+		}
+		if s == rest && err == nil && v.misfit(a, o.Condition) {
+			s = resize
 		}
 		var pause time.Duration
 		switch {
@@ -179,6 +200,9 @@ func (v *tracked) loop(ctx context.Context) {
 			timer.Stop()
 			return
 		case <-v.wake:
+		case q := <-v.orders:
+			line.hangUp() // what is read afterwards may come from another time
+			v.obey(q)
 		case <-timer.C:
 		}
 		timer.Stop()
@@ -264,7 +288,7 @@ func (v *tracked) do(ctx context.Context, s step, a vhi.Assignment) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	v.mu.Lock()
-	if v.want.Power != a.Power {
+	if v.want.Power != a.Power || moveID(v.want) != moveID(a) {
 		v.mu.Unlock()
 		return nil // overtaken between the decision and now
 	}
@@ -274,6 +298,9 @@ func (v *tracked) do(ctx context.Context, s step, a vhi.Assignment) error {
 	err := v.perform(ctx, s, a)
 	v.mu.Lock()
 	v.doing, v.progress, v.cancel = rest, nil, nil
+	if s != resize {
+		v.fit = fit{} // whatever became of it
+	}
 	if err == nil {
 		if s != prepare {
 			v.err = nil
@@ -310,6 +337,8 @@ func (v *tracked) perform(ctx context.Context, s step, a vhi.Assignment) error {
 			return err
 		}
 		return d.Wake(ctx, g)
+	case resize:
+		return v.resize(ctx, a)
 	case pause:
 		return d.Pause(ctx, a.VEE, a.Epoch)
 	case resume:
@@ -318,11 +347,31 @@ func (v *tracked) perform(ctx context.Context, s step, a vhi.Assignment) error {
 		return d.Suspend(ctx, a.VEE, a.Epoch, v.setProgress)
 	case stop:
 		return d.Stop(ctx, a.VEE, a.Epoch, time.Duration(a.GraceMS)*time.Millisecond)
+	case send:
+		return v.send(ctx, a)
+	case give:
+		return v.give(ctx)
+	case take:
+		if m, ok := d.(hypervisor.Migrator); ok {
+			return m.Take(ctx, a.VEE, a.Epoch)
+		}
 	case destroy:
-		if err := d.Destroy(ctx, a.VEE, a.Epoch); err != nil {
+		o, err := d.Inspect(ctx, a.VEE)
+		if err == nil || errors.Is(err, hypervisor.ErrNotFound) { // then its TAPs may be left
+			err = d.Destroy(ctx, a.VEE, a.Epoch)
+		}
+		if err != nil {
 			return err
 		}
-		return v.t.cfg.Plugs.Unplug(a.VEE)
+		v.mu.Lock()
+		v.freed = o.DiskUsed
+		v.mu.Unlock()
+		if err := v.t.cfg.Plugs.Unplug(a.VEE); err != nil {
+			return err
+		}
+		v.mu.Lock()
+		v.move.plugs = false
+		v.mu.Unlock()
 	}
 	return nil
 }
@@ -374,13 +423,18 @@ func (v *tracked) report() vhi.Report {
 	seen, status := v.line.now()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	s := next(v.want.Power, v.seen.Condition, v.want.Descriptor.Restart)
+	s := nextOf(v.want, v.part.State, v.move, v.seen.Condition)
 	r := vhi.Report{
 		VEE: v.want.VEE, Epoch: v.want.Epoch, Seq: v.want.Seq,
 		Power:    power(v.want.Power, v.seen.Condition, s),
 		Phase:    phase(v.want.Power, v.seen, v.doing, s, seen, time.Now()),
 		Progress: v.progress, GuestSeen: seen, GuestReady: status.Ready, GuestIdle: status.Idle, KPIs: status.KPIs,
 		Restarts: v.restarts, Since: v.seen.Since, DiskUsed: v.seen.DiskUsed,
+		Fitted: v.fit.epoch == v.want.Epoch && v.fit.seq == v.want.Seq, NextBoot: v.fit.waiting, Freed: v.freed,
+	}
+	if v.move.id != "" {
+		m := v.move.report
+		r.Move = &m
 	}
 	if v.err != nil {
 		f := fault.From(v.err)
@@ -393,7 +447,7 @@ func (v *tracked) report() vhi.Report {
 func coded(err error) error {
 	for sentinel, code := range map[error]fault.Code{
 		hypervisor.ErrStaleEpoch: fault.StaleEpoch, hypervisor.ErrNotFound: fault.NotFound, hypervisor.ErrWrongState: fault.WrongState,
-		hypervisor.ErrUnsupported: fault.Unsupported, hypervisor.ErrNoSpace: fault.DiskFull,
+		hypervisor.ErrUnsupported: fault.Unsupported, hypervisor.ErrNoSpace: fault.DiskFull, hypervisor.ErrExists: fault.Exists,
 	} {
 		if errors.Is(err, sentinel) {
 			return fault.New(code, "%w", err)

@@ -26,6 +26,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vhi/guest"
+	"github.com/reservoir-cloud/reservoir/vhi/peer"
 )
 
 // Images fetches what a VEE's disks are made of.
@@ -46,7 +47,9 @@ type Config struct {
 	Images  Images
 	Plugs   Plugs
 	Changed func() // a report has changed; must not block
-	Log     *slog.Logger
+	// Peer is the client of another host's agent; it does not connect.
+	Peer func(host, address string) peer.Host
+	Log  *slog.Logger
 }
 
 // keepTombstone is how long the assignment of a VEE that is gone goes on refusing late
@@ -79,12 +82,14 @@ func Open(ctx context.Context, cfg Config) (*Tracker, error) {
 			_ = os.Remove(filepath.Join(t.dir, n.Name())) // a write that a crash cut off
 			continue
 		}
-		var a vhi.Assignment
+		var a kept
 		if err := durable.ReadJSON(filepath.Join(t.dir, n.Name()), &a); err != nil {
 			return nil, fault.New(fault.Internal, "assignment %s is damaged: %w", n.Name(), err).
 				Try("remove that file: the site will assign the VEE again")
 		}
-		t.vees[a.VEE] = newTracked(t, a)
+		v := newTracked(t, a.Assignment)
+		v.resume(a)
+		t.vees[a.VEE] = v
 	}
 	seen, err := cfg.Driver.Observe(ctx)
 	if err != nil {
@@ -176,7 +181,9 @@ func (t *Tracker) Assign(_ context.Context, a vhi.Assignment) (vhi.Report, error
 	return v.report(), nil
 }
 
-var orders = map[vhi.Power]struct{}{vhi.Running: {}, vhi.Paused: {}, vhi.Suspended: {}, vhi.Stopped: {}, vhi.Absent: {}}
+var _ peer.Host = (*Tracker)(nil)
+
+var orders = map[vhi.Power]struct{}{vhi.Running: {}, vhi.Paused: {}, vhi.Suspended: {}, vhi.Stopped: {}, vhi.Absent: {}, vhi.Incoming: {}}
 
 // Reports of all VEEs, ordered by identifier.
 func (t *Tracker) Reports() []vhi.Report {

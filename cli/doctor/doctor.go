@@ -41,6 +41,9 @@ type Facts struct {
 	Dir                              string
 	DiskFree, MemoryFree             vee.Bytes
 	CgroupMissing                    []string // controllers that are not to be had
+	// Libvirt is what it and its hypervisor call themselves, LibvirtErr why it does not
+	// answer; both are empty where nobody asked for it.
+	Libvirt, LibvirtErr string
 }
 
 // program that is needed, and Debian's package of it.
@@ -115,6 +118,12 @@ func Judge(f Facts) []Finding {
 		add("accelerator", Warning, "tcg: "+f.Why, "guests run, slowly; for speed give this machine a working /dev/kvm")
 	case f.Accelerator != "":
 		add("accelerator", OK, f.Accelerator+": "+f.Why, "")
+	}
+	switch {
+	case f.LibvirtErr != "":
+		add("libvirt", Problem, f.LibvirtErr, "apt-get update && apt-get install -y --no-install-recommends libvirt-daemon-system libvirt-daemon-driver-qemu, then: systemctl start virtlogd libvirtd")
+	case f.Libvirt != "":
+		add("libvirt", OK, f.Libvirt, "")
 	}
 	for _, p := range Ports {
 		if slices.Contains(f.PortsTaken, p) {

@@ -37,6 +37,7 @@ func TestJudge(t *testing.T) {
 		{"port taken", func(f *Facts) { f.PortsTaken = []int{8440} }, "port 8440", Warning, "--listen"},
 		{"disk full", func(f *Facts) { f.DiskFree = vee.GiB }, "disk", Problem, "/var/lib"},
 		{"little memory", func(f *Facts) { f.MemoryFree = vee.GiB + vee.MiB }, "memory", Warning, "--memory"},
+		{"no libvirtd", func(f *Facts) { f.LibvirtErr = "does not answer" }, "libvirt", Problem, "libvirt-daemon-system"},
 		{"no control groups", func(f *Facts) { f.CgroupMissing = []string{"cpu", "memory"} }, "control groups", Warning, "cgroup"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -27,6 +27,7 @@ type Machine struct {
 	Accelerator func(context.Context) (name, why string, err error)
 	// CgroupMissing names the controllers that guests cannot be bounded by.
 	CgroupMissing func() []string
+	Libvirt       func(context.Context) (version string, err error) // nil: not asked for
 }
 
 // Gather looks at this machine. As root it tries the kernel's features in a network
@@ -55,6 +56,11 @@ func Gather(ctx context.Context, m Machine) (Facts, error) {
 	}
 	f.CgroupMissing = m.CgroupMissing()
 	var err error
+	if m.Libvirt != nil {
+		if f.Libvirt, err = m.Libvirt(ctx); err != nil {
+			f.LibvirtErr = err.Error()
+		}
+	}
 	if f.DiskFree, err = DiskFree(m.Dir); err != nil {
 		return f, err
 	}

@@ -93,10 +93,10 @@ func appliance(ctx context.Context) error {
 		Hostname: hostname, Uptime: uptime, FreeMemory: freeMemory,
 		Shutdown: func() error { shutdown(); return nil },
 		KPIs: func() map[string]float64 {
-			return map[string]float64{
-				"requests_total":         float64(web.Requests()),
-				"memory_available_bytes": float64(availableMemory()),
-			}
+			kpis := hardware()
+			kpis["requests_total"] = float64(web.Requests())
+			kpis["memory_available_bytes"] = float64(availableMemory())
+			return kpis
 		},
 		Idle: func() bool { return web.Quiet() >= set.idleAfter },
 	}, version, logf)
@@ -134,6 +134,11 @@ func appliance(ctx context.Context) error {
 	parts.Go(func() { a.Serve(ctx, agent.OpenPort) })
 	parts.Go(func() {
 		if err := boot.PowerButton(ctx, shutdown); err != nil && ctx.Err() == nil {
+			logf("%s", err)
+		}
+	})
+	parts.Go(func() {
+		if err := boot.OnlineVCPUs(ctx); err != nil && ctx.Err() == nil {
 			logf("%s", err)
 		}
 	})

@@ -34,12 +34,15 @@ func freeMemory() int64 {
 }
 
 // availableMemory as the kernel estimates it, in bytes.
-func availableMemory() int64 {
+func availableMemory() int64 { return meminfo("MemAvailable:") }
+
+// meminfo is a line of /proc/meminfo in bytes; 0 where it is not there.
+func meminfo(name string) int64 {
 	text, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
 		return 0
 	}
-	_, rest, _ := strings.Cut(string(text), "MemAvailable:")
+	_, rest, _ := strings.Cut(string(text), name)
 	var kib int64
 	for _, c := range strings.TrimLeft(rest, " ") {
 		if c < '0' || c > '9' {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/cmd/reservoir-guest/agent"
+	"github.com/reservoir-cloud/reservoir/cmd/reservoir-guest/boot"
 	"github.com/reservoir-cloud/reservoir/vhi/guest"
 )
 
@@ -62,6 +63,11 @@ func resident(ctx context.Context, args []string) error {
 			}
 		}
 		a.SetReady(true, "")
+	})
+	parts.Go(func() {
+		if err := boot.OnlineVCPUs(ctx); err != nil && ctx.Err() == nil {
+			logf("%s", err)
+		}
 	})
 	a.Serve(ctx, agent.OpenPort)
 	parts.Wait()

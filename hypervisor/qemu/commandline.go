@@ -19,6 +19,9 @@ const DefaultCPU = "qemu64,+rdrand"
 // as large as the guest's memory.
 const tbSize = 16
 
+// diskQueues is how many queues a disk has at most: one for each vCPU.
+const diskQueues = 8
+
 // machine is all that a QEMU is started with. Numbers called FD are those of files that it
 // inherits; 0 is none.
 type machine struct {
@@ -27,20 +30,22 @@ type machine struct {
 	CPU         string
 	Accelerator string
 	VCPUs       int
-	Memory      vee.Bytes
+	VCPUsMax    int       // that can be plugged in later
+	Memory      vee.Bytes // the most that the balloon may leave it
 
 	KernelFD, InitrdFD int
 	Cmdline            string
 	Drives             []drive // in the order of their devices
 	NICs               []nic
 
-	QMPFD, ConsoleFD, GuestFD int // listening sockets
-	IncomingFD                int // saved memory to start from
+	QMPFD, ConsoleFD, GuestFD int  // listening sockets
+	IncomingFD                int  // saved memory to start from
+	Deferred                  bool // memory comes later, over a stream
 
 	Raw []string
 }
 
-// drive is one disk, with the image that it is a clone of.
+// drive is one disk, with what it is a clone of.
 type drive struct {
 	Serial   string // in the guest /dev/disk/by-id/virtio-<serial>
 	FD       int
@@ -48,8 +53,13 @@ type drive struct {
 	ReadOnly bool
 	CDROM    bool
 
-	BaseFD     int
-	BaseFormat string
+	Under []layerFile // what it is written over, next first
+}
+
+// layerFile is a frozen layer or an image under a drive.
+type layerFile struct {
+	FD     int
+	Format string
 }
 
 type nic struct {
@@ -68,12 +78,16 @@ func (m machine) args() []string {
 	if accel == "tcg" {
 		accel = fmt.Sprintf("tcg,tb-size=%d", tbSize)
 	}
+	smp := strconv.Itoa(m.VCPUs)
+	if m.VCPUsMax > m.VCPUs {
+		smp += fmt.Sprintf(",maxcpus=%d", m.VCPUsMax)
+	}
 	args := []string{
 		"-name", m.Name,
 		"-machine", m.Type + ",usb=off,vmport=off,dump-guest-core=off",
 		"-accel", accel,
 		"-cpu", m.CPU,
-		"-smp", strconv.Itoa(m.VCPUs),
+		"-smp", smp,
 		"-m", fmt.Sprintf("%dM", (m.Memory+vee.MiB-1)/vee.MiB),
 		"-nodefaults", "-no-user-config", "-display", "none",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
@@ -97,7 +111,8 @@ func (m machine) args() []string {
 	json("-device", object{"driver": "virtserialport", "chardev": "guest", "name": channel.PortName})
 	args = append(args, "-object", "rng-random,id=rng,filename=/dev/urandom")
 	json("-device", object{"driver": "virtio-rng-pci", "rng": "rng"})
-	json("-device", object{"driver": "virtio-balloon-pci", "free-page-reporting": true, "deflate-on-oom": true})
+	// It holds what the guest has not got of its range (resize.go), so it never gives way.
+	json("-device", object{"driver": "virtio-balloon-pci", "free-page-reporting": true})
 
 	if m.KernelFD != 0 {
 		args = append(args, "-kernel", fdPath(m.KernelFD), "-append", m.Cmdline)
@@ -106,7 +121,7 @@ func (m machine) args() []string {
 		}
 	}
 	for i, d := range m.Drives {
-		args = append(args, d.args(i, m.KernelFD == 0)...)
+		args = append(args, d.args(i, m.KernelFD == 0, min(max(m.VCPUs, m.VCPUsMax), diskQueues))...)
 	}
 	for i, n := range m.NICs {
 		id := fmt.Sprintf("net%d", i)
@@ -117,10 +132,13 @@ func (m machine) args() []string {
 	if m.IncomingFD != 0 {
 		args = append(args, "-incoming", fmt.Sprintf("fd:%d", m.IncomingFD))
 	}
+	if m.Deferred {
+		args = append(args, "-incoming", "defer")
+	}
 	return append(args, m.Raw...)
 }
 
-func (d drive) args(i int, bootable bool) []string {
+func (d drive) args(i int, bootable bool, queues int) []string {
 	var args []string
 	node := func(name string, fd int, format string, readOnly bool, backing any) {
 		file := object{
@@ -140,13 +158,19 @@ func (d drive) args(i int, bootable bool) []string {
 	}
 	name := fmt.Sprintf("disk%d", i)
 	var backing any
-	if d.BaseFD != 0 {
-		backing = name + "-base"
-		node(name+"-base", d.BaseFD, d.BaseFormat, true, nil)
+	for n := len(d.Under) - 1; n >= 0; n-- { // the lowest first, called base
+		under := name + "-base"
+		if n < len(d.Under)-1 {
+			under = fmt.Sprintf("%s-layer%d", name, len(d.Under)-1-n)
+		}
+		node(under, d.Under[n].FD, d.Under[n].Format, true, backing)
+		backing = under
 	}
 	node(name, d.FD, d.Format, d.ReadOnly, backing)
 
-	device := object{"driver": "virtio-blk-pci", "drive": name, "serial": d.Serial}
+	// QEMU's own default, the number of vCPUs, would be another after one was plugged in, and
+	// saved memory could not be loaded.
+	device := object{"driver": "virtio-blk-pci", "drive": name, "serial": d.Serial, "num-queues": queues}
 	if d.CDROM {
 		device = object{"driver": "ide-cd", "drive": name, "serial": d.Serial}
 	} else if !d.ReadOnly {

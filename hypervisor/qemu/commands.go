@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/hypervisor"
+	"github.com/reservoir-cloud/reservoir/hypervisor/disk"
 	"github.com/reservoir-cloud/reservoir/internal/durable"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
@@ -44,7 +45,7 @@ func (d *Driver) Prepare(ctx context.Context, gs hypervisor.Guest) error {
 		}
 	}
 	if err != nil {
-		return noSpace(fmt.Errorf("prepare %s: %w", gs.ID, err))
+		return disk.NoSpace(fmt.Errorf("prepare %s: %w", gs.ID, err))
 	}
 	return nil
 }
@@ -75,13 +76,13 @@ func (g *guest) create(ctx context.Context, gs hypervisor.Guest) (err error) {
 	if err := os.Mkdir(g.dir, 0o700); err != nil {
 		return err
 	}
-	for _, k := range planDisks(gs) {
-		if err := k.make(ctx, g.d.cfg.ImageTool, g.dir); err != nil {
+	for _, k := range disk.Plan(gs) {
+		if err := k.Make(ctx, g.d.cfg.ImageTool, g.dir); err != nil {
 			return err
 		}
 	}
 	if len(gs.Descriptor.Context) > 0 {
-		if err := makeSeed(filepath.Join(g.dir, seedFile), gs.Descriptor.Context); err != nil {
+		if err := disk.MakeSeed(filepath.Join(g.dir, disk.SeedFile), gs.Descriptor.Context); err != nil {
 			return err
 		}
 	}
@@ -112,36 +113,39 @@ func (g *guest) update(ctx context.Context, gs hypervisor.Guest) error {
 	if err := g.d.check(gs); err != nil {
 		return err
 	}
-	had := map[string]disk{}
-	for _, k := range planDisks(old) {
-		had[k.file] = k
+	had := map[string]disk.Disk{}
+	for _, k := range disk.Plan(old) {
+		had[k.File] = k
 	}
-	for _, k := range planDisks(gs) {
-		was, there := had[k.file]
+	for _, k := range disk.Plan(gs) {
+		was, there := had[k.File]
 		switch {
-		case k.kind == medium:
-		case there && was.image != k.image:
+		case k.Kind == disk.Medium:
+		case there && was.Image != k.Image:
 			return fmt.Errorf("disk %q is made from %s and cannot become %s: %w; destroy the VEE and submit it again",
-				k.name, was.image, k.image, hypervisor.ErrWrongState)
-		case there && k.size > was.size:
-			if err := k.grow(ctx, g.d.cfg.ImageTool, g.dir); err != nil {
+				k.Name, was.Image, k.Image, hypervisor.ErrWrongState)
+		case there && k.Size > was.Size:
+			if err := k.Grow(ctx, g.d.cfg.ImageTool, filepath.Join(g.dir, g.record().topOf(k))); err != nil {
 				return err
 			}
 		case !there:
-			if err := os.Remove(filepath.Join(g.dir, k.file)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := os.Remove(filepath.Join(g.dir, k.File)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
-			if err := k.make(ctx, g.d.cfg.ImageTool, g.dir); err != nil {
+			if err := k.Make(ctx, g.d.cfg.ImageTool, g.dir); err != nil {
 				return err
 			}
 		}
 	}
 	if len(gs.Descriptor.Context) > 0 && !reflect.DeepEqual(old.Descriptor.Context, gs.Descriptor.Context) {
-		if err := makeSeed(filepath.Join(g.dir, seedFile), gs.Descriptor.Context); err != nil {
+		if err := disk.MakeSeed(filepath.Join(g.dir, disk.SeedFile), gs.Descriptor.Context); err != nil {
 			return err
 		}
 	}
-	return g.save(func(r *record) { r.Guest = gs })
+	return g.save(func(r *record) {
+		r.Guest = gs
+		r.layers = r.kept(disk.Plan(gs))
+	})
 }
 
 // Start implements hypervisor.Driver. Its commit point is the record that names the
@@ -160,7 +164,7 @@ func (d *Driver) Start(ctx context.Context, gs hypervisor.Guest) error {
 		return g.wrongState("start")
 	}
 	if err := g.start(ctx, gs); err != nil {
-		return noSpace(fmt.Errorf("start %s: %w", gs.ID, err))
+		return disk.NoSpace(fmt.Errorf("start %s: %w", gs.ID, err))
 	}
 	return nil
 }
@@ -169,8 +173,14 @@ func (g *guest) start(ctx context.Context, gs hypervisor.Guest) error {
 	if err := g.update(ctx, gs); err != nil {
 		return err
 	}
+	if err := g.tidy(ctx); err != nil { // it costs space only
+		g.d.cfg.Log.Warn("cannot merge the layers of disks", "vee", g.id, "error", err)
+	}
 	before := g.record().Want
 	v, err := g.launch(ctx, nil, hypervisor.Running)
+	if err == nil && gs.Descriptor.MemoryMax > gs.Descriptor.Memory {
+		err = v.setBalloon(ctx, gs.Descriptor.Memory) // the guest's driver fills it when it comes up
+	}
 	if err == nil {
 		err = v.cont(ctx)
 	}
@@ -197,8 +207,11 @@ func (d *Driver) Pause(ctx context.Context, id vee.ID, e vee.Epoch) error {
 	return d.steer(ctx, id, e, "pause", "stop", hypervisor.Paused, hypervisor.Running)
 }
 
-// Resume implements hypervisor.Driver.
+// Resume implements hypervisor.Driver. A guest that was sent and not taken runs here again.
 func (d *Driver) Resume(ctx context.Context, id vee.ID, e vee.Epoch) error {
+	if d.guest(id).condition() == hypervisor.Sent {
+		return d.takeBack(ctx, id, e)
+	}
 	return d.steer(ctx, id, e, "resume", "cont", hypervisor.Running, hypervisor.Paused, hypervisor.Halted)
 }
 

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/hypervisor"
+	"github.com/reservoir-cloud/reservoir/hypervisor/console"
+	"github.com/reservoir-cloud/reservoir/hypervisor/disk"
 	"github.com/reservoir-cloud/reservoir/hypervisor/qemu/qmp"
 	"github.com/reservoir-cloud/reservoir/internal/durable"
 	"github.com/reservoir-cloud/reservoir/vee"
@@ -45,6 +47,8 @@ type record struct {
 	CPU         string `json:"cpu,omitempty"`
 	Accelerator string `json:"accelerator,omitempty"`
 
+	layers // of its disks, and its snapshots
+
 	Reason string    `json:"reason,omitempty"` // of its last end
 	Since  time.Time `json:"since"`
 }
@@ -76,13 +80,14 @@ type guest struct {
 // vm is a guest's process and the lines to it.
 type vm struct {
 	*process
-	g     *guest
-	poke  chan struct{} // something happened: look at its state
-	ended chan struct{} // closed when it has ended and the guest says so
+	g       *guest
+	poke    chan struct{} // something happened: look at its state
+	stirred chan struct{} // a job or a migration went on
+	ended   chan struct{} // closed when it has ended and the guest says so
 
 	// Under g.mu:
 	monitor    *qmp.Client // nil: QEMU does not answer
-	console    *console
+	console    *console.Console
 	stopping   hypervisor.Condition // what the guest becomes at its end; empty: nobody asked for it
 	poweredOff bool                 // by the guest itself
 
@@ -132,7 +137,7 @@ func (g *guest) saveLocked(change func(*record)) error {
 	change(&rec)
 	rec.Since = g.d.cfg.Now()
 	if err := durable.WriteJSON(filepath.Join(g.dir, recordFile), rec, 0o600); err != nil {
-		return noSpace(err)
+		return disk.NoSpace(err)
 	}
 	g.rec = rec
 	return nil
@@ -149,7 +154,7 @@ func (g *guest) observe() hypervisor.Observation {
 	}
 	g.mu.Unlock()
 	if o.Condition != hypervisor.Absent {
-		o.DiskUsed = diskUsed(g.dir)
+		o.DiskUsed = disk.Used(g.dir)
 		trimLog(filepath.Join(g.dir, logFile))
 	}
 	return o
@@ -182,7 +187,7 @@ func (g *guest) lastWords() string {
 func (g *guest) attach(p *process, stopping hypervisor.Condition) *vm {
 	v := &vm{
 		process: p, g: g, stopping: stopping,
-		poke: make(chan struct{}, 1), ended: make(chan struct{}),
+		poke: make(chan struct{}, 1), stirred: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
 	g.mu.Lock()
 	g.vm = v
@@ -229,7 +234,7 @@ func (v *vm) connect(ctx context.Context) error {
 		monitor.Close()
 		return err
 	}
-	console, err := openConsole(v.g.dir, conn)
+	console, err := console.Open(v.g.dir, conn)
 	if err != nil {
 		_ = conn.Close()
 		monitor.Close()
@@ -248,6 +253,11 @@ func (v *vm) onEvent(e qmp.Event) {
 	case "STOP", "RESUME", "SHUTDOWN", "BLOCK_IO_ERROR", "GUEST_PANICKED":
 		select {
 		case v.poke <- struct{}{}:
+		default:
+		}
+	case "MIGRATION", "JOB_STATUS_CHANGE":
+		select {
+		case v.stirred <- struct{}{}:
 		default:
 		}
 	}
@@ -303,9 +313,26 @@ func (v *vm) refresh(ctx context.Context) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.vm == v && v.stopping == "" {
+		if cond == hypervisor.Paused {
+			cond = g.standing(status)
+		}
 		g.set(cond, reason)
 	}
 	return nil
+}
+
+// standing is what it means that vCPUs do not run: a pause, or a step of a live migration.
+// g.mu is held.
+func (g *guest) standing(status string) hypervisor.Condition {
+	switch {
+	case g.rec.Want == hypervisor.Incoming:
+		return hypervisor.Incoming
+	case g.rec.Want == hypervisor.Sent && status == "postmigrate":
+		return hypervisor.Sent
+	case g.rec.Want == hypervisor.Sent:
+		return g.cond // for the moment of the switchover
+	}
+	return hypervisor.Paused
 }
 
 // conditionOf a run state.
@@ -390,7 +417,7 @@ func (v *vm) hangUp() {
 		monitor.Close()
 	}
 	if console != nil {
-		console.close()
+		console.Close()
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -400,7 +427,7 @@ func (v *vm) hangUp() {
 }
 
 // openConsole is the console's hub, nil when QEMU does not answer.
-func (v *vm) openConsole() *console {
+func (v *vm) openConsole() *console.Console {
 	v.g.mu.Lock()
 	defer v.g.mu.Unlock()
 	return v.console
@@ -481,6 +508,10 @@ func (g *guest) adopt(ctx context.Context, p *process) {
 	if err == nil {
 		status, err = v.status(ctx)
 	}
+	if err == nil && (want == hypervisor.Incoming || want == hypervisor.Sent) {
+		g.setCondition(hypervisor.Running, "") // until it is known better
+		err = v.adoptMigration(ctx, want)
+	}
 	// Start before its last step, or a Suspend that did not get to its commit point.
 	if err == nil && want == hypervisor.Running && (status == "prelaunch" || status == "paused" || status == "postmigrate" || status == "finish-migrate") {
 		err = v.abandonSave(ctx)
@@ -502,7 +533,7 @@ func (g *guest) adopt(ctx context.Context, p *process) {
 
 // openLog starts the logs anew: a console is one boot's, and the one before is kept.
 func (g *guest) openLog() (*os.File, error) {
-	path := filepath.Join(g.dir, consoleFile)
+	path := filepath.Join(g.dir, console.File)
 	if err := os.Rename(path, path+".1"); err != nil && !os.IsNotExist(err) {
 		return nil, err
 	}

@@ -15,12 +15,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/diskfs/go-diskfs/backend/file"
-	"github.com/diskfs/go-diskfs/filesystem/iso9660"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/reservoir-cloud/reservoir/hypervisor"
+	"github.com/reservoir-cloud/reservoir/hypervisor/disk"
 	"github.com/reservoir-cloud/reservoir/hypervisor/qemu/cgroup"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
@@ -201,7 +200,7 @@ func TestAFullDiskHaltsTheGuest(t *testing.T) {
 	}
 	// A disk that has not been written to, and no room to write.
 	os.Remove(filepath.Join(dir, "vees", string(g.ID), "disk-root.qcow2"))
-	if err := planDisks(g)[0].make(t.Context(), "qemu-img", filepath.Join(dir, "vees", string(g.ID))); err != nil {
+	if err := disk.Plan(g)[0].Make(t.Context(), "qemu-img", filepath.Join(dir, "vees", string(g.ID))); err != nil {
 		t.Fatal(err)
 	}
 	var filler string
@@ -272,44 +271,6 @@ func TestStopOfADeafProcess(t *testing.T) {
 	}
 	if _, err := identify(o.PID); err != errEnded {
 		t.Errorf("process %d is left: %v", o.PID, err)
-	}
-}
-
-func TestSeedMedium(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "seed.iso")
-	want := map[string]string{"meta-data": "instance-id: x\n", "user-data": "#cloud-config\n", "ovf-env.xml": "<x/>", "empty": ""}
-	for range 2 { // the second time in the first one's place
-		if err := makeSeed(path, want); err != nil {
-			t.Fatal(err)
-		}
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	iso, err := iso9660.Read(file.New(f, true), 0, 0, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if label := strings.TrimRight(iso.Label(), "\x00 "); label != seedLabel {
-		t.Errorf("label %q, want %q", label, seedLabel)
-	}
-	for name, content := range want {
-		r, err := iso.OpenFile("/"+name, os.O_RDONLY)
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
-			continue
-		}
-		if got, err := io.ReadAll(r); err != nil || string(got) != content {
-			t.Errorf("%s holds %q (%v), want %q", name, got, err, content)
-		}
-	}
-	if rest, _ := os.ReadDir(filepath.Dir(path)); len(rest) != 1 {
-		t.Errorf("%v beside the image, want nothing", rest)
-	}
-	if err := makeSeed(path, map[string]string{"../evil": ""}); err == nil {
-		t.Error("a name with a path was taken")
 	}
 }
 
@@ -487,33 +448,6 @@ func TestDamagedRecord(t *testing.T) {
 	}
 	if _, err := os.Stat(folder); !os.IsNotExist(err) {
 		t.Errorf("after destroy its folder is left: %v", err)
-	}
-}
-
-func TestConsoleIsBounded(t *testing.T) {
-	dir := t.TempDir()
-	host, inside := net.Pipe()
-	c, err := openConsole(dir, host)
-	if err != nil {
-		t.Fatal(err)
-	}
-	slow := c.attach()
-	line := bytes.Repeat([]byte("x"), 1<<16)
-	for range 3 * consoleKept >> 16 {
-		if _, err := inside.Write(line); err != nil {
-			t.Fatal(err)
-		}
-	}
-	inside.Close()
-	c.close()
-	if used := diskUsed(dir); used > consoleKept+64*vee.KiB {
-		t.Errorf("the console's log takes %s, want at most about %d", used, consoleKept)
-	}
-	if got, err := io.ReadAll(slow); err != nil || len(got) != consoleBehind {
-		t.Errorf("a slow reader got %d bytes (%v), want the last %d", len(got), err, consoleBehind)
-	}
-	if got, err := io.ReadAll(c.attach()); err != nil || len(got) != 0 {
-		t.Errorf("a console that ended gave %d bytes, %v", len(got), err)
 	}
 }
 

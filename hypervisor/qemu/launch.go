@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/reservoir-cloud/reservoir/hypervisor"
+	"github.com/reservoir-cloud/reservoir/hypervisor/disk"
 	"github.com/reservoir-cloud/reservoir/hypervisor/qemu/cgroup"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
@@ -75,7 +77,7 @@ func (g *guest) launch(ctx context.Context, incoming *os.File, want hypervisor.C
 	}
 	log, err := g.openLog()
 	if err != nil {
-		return nil, noSpace(err)
+		return nil, disk.NoSpace(err)
 	}
 	defer log.Close()
 
@@ -138,9 +140,11 @@ func (g *guest) machine(rec record, incoming *os.File) (machine, *inherited, err
 		CPU:         d.cfg.CPU,
 		Accelerator: d.caps.Accelerator,
 		VCPUs:       max(desc.VCPUs, 1),
+		VCPUsMax:    max(desc.VCPUs, desc.VCPUsMax),
 		Memory:      max(desc.Memory, desc.MemoryMax),
 	}
-	if incoming != nil { // saved memory fits only what it came from
+	m.Deferred = rec.Want == hypervisor.Incoming
+	if incoming != nil || m.Deferred { // memory fits only what it came from
 		m.Type, m.CPU, m.Accelerator = rec.Machine, rec.CPU, rec.Accelerator
 	}
 	if d.cfg.AllowRaw {
@@ -154,7 +158,7 @@ func (g *guest) machine(rec record, incoming *os.File) (machine, *inherited, err
 				continue
 			}
 			var err error
-			m.Cmdline = i.Cmdline
+			m.Cmdline = kernelOptions(i.Cmdline, m.VCPUsMax)
 			if m.KernelFD, err = in.openShared(i.Kernel); err != nil {
 				return m, in, err
 			}
@@ -165,25 +169,23 @@ func (g *guest) machine(rec record, incoming *os.File) (machine, *inherited, err
 			}
 		}
 	}
-	for _, k := range planDisks(rec.Guest) {
+	for _, k := range disk.Plan(rec.Guest) {
 		var err error
-		r := drive{Serial: k.name[:min(len(k.name), 20)]} // virtio's length
-		switch k.kind {
-		case medium:
-			r.Format, r.ReadOnly, r.CDROM = k.base.Format, true, true
-			r.FD, err = in.open(k.base.Disk, os.O_RDONLY)
-		case blank:
-			r.Format = "raw"
-			r.FD, err = in.open(filepath.Join(g.dir, k.file), os.O_RDWR)
-		case clone:
-			r.BaseFormat = k.base.Format
-			if r.BaseFD, err = in.open(k.base.Disk, os.O_RDONLY); err != nil {
-				return m, in, err
+		r := drive{Serial: k.Name[:min(len(k.Name), 20)]} // virtio's length
+		switch k.Kind {
+		case disk.Medium:
+			r.Format, r.ReadOnly, r.CDROM = k.Base.Format, true, true
+			r.FD, err = in.open(k.Base.Disk, os.O_RDONLY)
+		default:
+			r.Format = disk.Format(rec.topOf(k))
+			r.FD, err = in.open(filepath.Join(g.dir, rec.topOf(k)), os.O_RDWR)
+			for _, l := range g.under(rec, k) {
+				if err == nil {
+					var fd int
+					fd, err = in.open(l.path, os.O_RDONLY)
+					r.Under = append(r.Under, layerFile{fd, l.format})
+				}
 			}
-			fallthrough
-		case copied:
-			r.Format = "qcow2"
-			r.FD, err = in.open(filepath.Join(g.dir, k.file), os.O_RDWR)
 		}
 		if err != nil {
 			return m, in, err
@@ -191,11 +193,11 @@ func (g *guest) machine(rec record, incoming *os.File) (machine, *inherited, err
 		m.Drives = append(m.Drives, r)
 	}
 	if len(desc.Context) > 0 {
-		fd, err := in.open(filepath.Join(g.dir, seedFile), os.O_RDONLY)
+		fd, err := in.open(filepath.Join(g.dir, disk.SeedFile), os.O_RDONLY)
 		if err != nil {
 			return m, in, err
 		}
-		m.Drives = append(m.Drives, drive{Serial: seedLabel, FD: fd, Format: "raw", ReadOnly: true})
+		m.Drives = append(m.Drives, drive{Serial: disk.SeedLabel, FD: fd, Format: "raw", ReadOnly: true})
 	}
 	for _, n := range rec.Guest.NICs {
 		tap, err := openTap(n.Tap)
@@ -210,7 +212,7 @@ func (g *guest) machine(rec record, incoming *os.File) (machine, *inherited, err
 	}{{&m.QMPFD, "qmp.sock"}, {&m.ConsoleFD, "console.sock"}, {&m.GuestFD, "guest.sock"}} {
 		f, err := listenUnix(g.dir, s.name)
 		if err != nil {
-			return m, in, noSpace(err)
+			return m, in, disk.NoSpace(err)
 		}
 		*s.fd = in.add(f)
 	}
@@ -223,6 +225,15 @@ func (g *guest) machine(rec record, incoming *os.File) (machine, *inherited, err
 		m.IncomingFD = in.add(os.NewFile(uintptr(fd), incoming.Name()))
 	}
 	return m, in, nil
+}
+
+// kernelOptions are an image's, for a guest of so many vCPUs. With acpi=noirq, which makes
+// a boot shorter, Linux does not read from ACPI which vCPUs there are, and uses one.
+func kernelOptions(cmdline string, vcpus int) string {
+	if vcpus < 2 {
+		return cmdline
+	}
+	return strings.Join(slices.DeleteFunc(strings.Fields(cmdline), func(o string) bool { return o == "acpi=noirq" }), " ")
 }
 
 // machineType of QEMU's version, "pc-i440fx-7.2" for "7.2.22". The name without a version
@@ -240,7 +251,7 @@ func (d *Driver) limits(cpu vee.CPUShare, m machine) cgroup.Limits {
 	l := cgroup.Limits{
 		Weight: cpu.Weight,
 		Memory: int64(m.Memory + memoryOverhead(m.Memory)),
-		Tasks:  128 + 4*m.VCPUs, // vCPUs, and QEMU's pool of at most 64 for I/O
+		Tasks:  128 + 4*max(m.VCPUs, m.VCPUsMax), // vCPUs, and QEMU's pool of at most 64 for I/O
 	}
 	if cpu.LimitMHz > 0 && d.cfg.HostMHz > 0 {
 		l.CPUs = float64(cpu.LimitMHz) / float64(d.cfg.HostMHz)

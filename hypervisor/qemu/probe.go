@@ -1,11 +1,13 @@
 package qemu
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -129,6 +131,18 @@ func probeImage() (*os.File, error) {
 		return nil, fmt.Errorf("make a test disk: %w", err)
 	}
 	return f, nil
+}
+
+// Accelerator is Probe with its result kept in cfg.ProbeCache, as a driver's New asks for
+// it: for other drivers that run QEMU on this machine.
+func Accelerator(ctx context.Context, cfg Config) (ProbeResult, error) {
+	cfg = cfg.withDefaults()
+	cfg.ProbeCache = cmp.Or(cfg.ProbeCache, filepath.Join(cfg.Dir, "accelerator.json"))
+	version, err := Version(ctx, cfg.Binary)
+	if err != nil {
+		return ProbeResult{}, err
+	}
+	return cachedProbe(ctx, cfg, version)
 }
 
 // cachedProbe asks the file first. Its answer holds until the machine boots again or QEMU

@@ -8,6 +8,7 @@
 //	disk-*.qcow2   clones of images; disk-*.raw blank disks
 //	seed.iso       Descriptor.Context, volume label "cidata"
 //	memory.state   of a suspended guest
+//	*@*            layers of disks, and memories, of snapshots (layers)
 //	console.log    the end of what it wrote to its serial console
 //	qemu.log       QEMU's own complaints
 //	*.sock         QMP, the console, the guest agent's line
@@ -187,7 +188,8 @@ func capabilities(ctx context.Context, cfg Config, cgroups *cgroup.Tree) (hyperv
 		Version:     version,
 		Accelerator: cfg.Accelerator,
 		Why:         "as configured",
-		Operations:  []string{"suspend", "console", "guest-channel"},
+		Operations: []string{"suspend", "console", "guest-channel", hypervisor.OpMigrate,
+			hypervisor.OpMemory, hypervisor.OpVCPUs, hypervisor.OpDisks, hypervisor.OpExport, hypervisor.OpSnapshot},
 	}
 	if c.Accelerator == "" {
 		p, err := cachedProbe(ctx, cfg, version)
@@ -277,7 +279,7 @@ func (d *Driver) Console(_ context.Context, id vee.ID) (io.ReadWriteCloser, erro
 	if c == nil {
 		return nil, fmt.Errorf("attach to the console of %s: %w: its QEMU does not answer", id, hypervisor.ErrWrongState)
 	}
-	return c.attach(), nil
+	return c.Attach(), nil
 }
 
 // GuestChannel implements hypervisor.Driver.
@@ -369,6 +371,7 @@ func (d *Driver) adopt(ctx context.Context) error {
 		if rec.Want != hypervisor.Suspended {
 			_ = os.Remove(filepath.Join(g.dir, memoryFile))
 		}
+		g.sweepFiles()
 		if p := rec.Process; p != nil && slices.Contains(processes[string(id)], p.PID) {
 			if proc, err := openProcess(*p); err == nil {
 				processes[string(id)] = slices.DeleteFunc(processes[string(id)], func(pid int) bool { return pid == p.PID })

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -15,7 +14,6 @@ import (
 	"github.com/reservoir-cloud/reservoir/hypervisor"
 	"github.com/reservoir-cloud/reservoir/hypervisor/conformance"
 	"github.com/reservoir-cloud/reservoir/hypervisor/qemu/cgroup"
-	"github.com/reservoir-cloud/reservoir/vee"
 )
 
 func TestMain(m *testing.M) {
@@ -72,27 +70,10 @@ func sweep(t testing.TB, dir string) {
 // sectorImage is the guest of one sector as an image of this host.
 func sectorImage(t testing.TB, dir string) hypervisor.LocalImage {
 	t.Helper()
-	image := make([]byte, vee.MiB)
-	copy(image, sectorGuest)
-	image[510], image[511] = 0x55, 0xaa
-	path := filepath.Join(dir, "sector.raw")
-	if err := os.WriteFile(path, image, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return hypervisor.LocalImage{Digest: "sha256:sector", Disk: path, Format: "raw"}
+	return conformance.SectorImage(t, dir)
 }
 
-func sectorGuestOn(i hypervisor.LocalImage) hypervisor.Guest {
-	return hypervisor.Guest{
-		ID: "alpha.aaaaaaaaaa", Epoch: vee.Epoch{Generation: 1},
-		Descriptor: vee.Descriptor{
-			Name: "sector-1", VCPUs: 1, Memory: 16 * vee.MiB,
-			Disks:   []vee.Disk{{Name: "root", Image: i.Digest}},
-			Context: map[string]string{"meta-data": "instance-id: x\n"},
-		},
-		Images: []hypervisor.LocalImage{i},
-	}
-}
+func sectorGuestOn(i hypervisor.LocalImage) hypervisor.Guest { return conformance.SectorGuest(i) }
 
 func kill(t testing.TB, pid int) {
 	t.Helper()
@@ -104,11 +85,12 @@ func kill(t testing.TB, pid int) {
 func TestConformance(t *testing.T) {
 	needsRoot(t)
 	image := sectorImage(t, t.TempDir())
-	conformance.Run(t, conformance.Factory{
+	r := conformance.Run(t, conformance.Factory{
 		New:   func(t *testing.T, dir string) hypervisor.Driver { return newDriver(t, dir) },
 		Guest: func(*testing.T) hypervisor.Guest { return sectorGuestOn(image) },
 		Crash: func(t *testing.T, _ hypervisor.Driver, o hypervisor.Observation) { kill(t, o.PID) },
 	})
+	r.Check(t, "qemu", *update)
 }
 
 // Many guests made at once neither wait for each other for ever nor share a user.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/hypervisor"
+	"github.com/reservoir-cloud/reservoir/hypervisor/disk"
 	"github.com/reservoir-cloud/reservoir/internal/durable"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
@@ -39,14 +40,14 @@ func (d *Driver) Suspend(ctx context.Context, id vee.ID, e vee.Epoch, progress f
 		progress = func(vee.Progress) {}
 	}
 	if err := g.suspend(ctx, v, c, progress); err != nil {
-		return noSpace(fmt.Errorf("suspend %s: %w", id, err))
+		return disk.NoSpace(fmt.Errorf("suspend %s: %w", id, err))
 	}
 	return nil
 }
 
 func (g *guest) suspend(ctx context.Context, v *vm, before hypervisor.Condition, progress func(vee.Progress)) (err error) {
 	// What the process holds now is the most that is written: pages of zeros are not.
-	free, err := diskFree(g.dir)
+	free, err := disk.Free(g.dir)
 	if err != nil {
 		return err
 	}
@@ -86,7 +87,7 @@ func (g *guest) suspend(ctx context.Context, v *vm, before hypervisor.Condition,
 	if err := os.Rename(temporary, filepath.Join(g.dir, memoryFile)); err != nil {
 		return err
 	}
-	if err := g.save(func(r *record) { r.Want = hypervisor.Suspended }); err != nil {
+	if err := g.save(func(r *record) { r.Want, r.MemoryFrom = hypervisor.Suspended, "" }); err != nil {
 		return err
 	}
 	v.become(hypervisor.Suspended)
@@ -194,14 +195,15 @@ func (d *Driver) Wake(ctx context.Context, gs hypervisor.Guest) error {
 	default:
 		return g.wrongState("wake")
 	}
-	if err := g.wake(ctx, gs); err != nil {
-		return noSpace(fmt.Errorf("wake %s: %w", gs.ID, err))
+	if err := g.wake(ctx, gs, hypervisor.Running); err != nil {
+		return disk.NoSpace(fmt.Errorf("wake %s: %w", gs.ID, err))
 	}
 	return nil
 }
 
-func (g *guest) wake(ctx context.Context, gs hypervisor.Guest) (err error) {
-	memory := filepath.Join(g.dir, memoryFile)
+// wake to a guest that runs or is paused.
+func (g *guest) wake(ctx context.Context, gs hypervisor.Guest, to hypervisor.Condition) (err error) {
+	memory := filepath.Join(g.dir, g.record().memory())
 	file, err := os.Open(memory)
 	if err != nil {
 		return err
@@ -225,12 +227,16 @@ func (g *guest) wake(ctx context.Context, gs hypervisor.Guest) (err error) {
 		}
 		return err
 	}
-	if err := g.save(func(r *record) { r.Want = hypervisor.Running }); err != nil {
+	if err := g.save(func(r *record) { r.Want, r.MemoryFrom = to, "" }); err != nil {
 		return err
 	}
 	v.become(hypervisor.Crashed)
-	if err := durable.Remove(memory); err != nil {
+	if err := durable.Remove(filepath.Join(g.dir, memoryFile)); err != nil { // a snapshot's stays
 		return err
+	}
+	if to == hypervisor.Paused {
+		v.become("")
+		return v.refresh(ctx)
 	}
 	return v.cont(ctx)
 }

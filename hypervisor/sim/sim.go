@@ -96,6 +96,9 @@ type state struct {
 	Typed  int                `json:"typed"`  // on its console since then: its memory
 	Ready  *bool              `json:"ready,omitempty"`
 	KPIs   map[string]float64 `json:"kpis,omitempty"`
+
+	Snapshots []frozen `json:"snapshots,omitempty"`
+	Loaded    bool     `json:"loaded,omitempty"` // of an incoming one: its memory is here
 }
 
 // guest is a state with its lines.
@@ -147,6 +150,9 @@ func (d *Driver) load() error {
 		if err := durable.ReadJSON(d.path(id), &g.s); err != nil {
 			return err
 		}
+		if g.s.Condition == hypervisor.Incoming && !g.s.Loaded {
+			g.s.Condition, g.s.Reason = hypervisor.Crashed, "what carried its memory is gone"
+		}
 		d.guests[id] = g
 	}
 	return nil
@@ -174,7 +180,8 @@ func (d *Driver) Close() error {
 func (d *Driver) Capabilities(context.Context) (hypervisor.Capabilities, error) {
 	return hypervisor.Capabilities{
 		Driver: Name, Version: "1", Why: "its guests are simulated: nothing runs", Simulated: true,
-		Operations: []string{"suspend", "console", "guest-channel"},
+		Operations: []string{"suspend", "console", "guest-channel", hypervisor.OpMigrate,
+			hypervisor.OpMemory, hypervisor.OpVCPUs, hypervisor.OpDisks, hypervisor.OpExport, hypervisor.OpSnapshot},
 	}, nil
 }
 
@@ -267,7 +274,7 @@ func (d *Driver) Pause(ctx context.Context, id vee.ID, e vee.Epoch) error {
 
 // Resume implements hypervisor.Driver.
 func (d *Driver) Resume(ctx context.Context, id vee.ID, e vee.Epoch) error {
-	return d.step(ctx, Resume, id, e, hypervisor.Running, hypervisor.Paused, hypervisor.Halted)
+	return d.step(ctx, Resume, id, e, hypervisor.Running, hypervisor.Paused, hypervisor.Halted, hypervisor.Sent)
 }
 
 // Suspend implements hypervisor.Driver.
@@ -293,7 +300,7 @@ func (d *Driver) Wake(ctx context.Context, gs hypervisor.Guest) error {
 // Stop implements hypervisor.Driver. Simulated guests obey the power button at once.
 func (d *Driver) Stop(ctx context.Context, id vee.ID, e vee.Epoch, _ time.Duration) error {
 	return d.step(ctx, Stop, id, e, hypervisor.Stopped, hypervisor.Running, hypervisor.Paused,
-		hypervisor.Halted, hypervisor.Suspended, hypervisor.Crashed)
+		hypervisor.Halted, hypervisor.Suspended, hypervisor.Crashed, hypervisor.Sent)
 }
 
 // Destroy implements hypervisor.Driver.

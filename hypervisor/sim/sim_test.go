@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"errors"
+	"flag"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +15,8 @@ import (
 	"github.com/reservoir-cloud/reservoir/vee"
 	channel "github.com/reservoir-cloud/reservoir/vhi/guest"
 )
+
+var update = flag.Bool("update", false, "write the golden files anew")
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -29,7 +32,7 @@ func description(*testing.T) hypervisor.Guest {
 }
 
 func TestConformance(t *testing.T) {
-	conformance.Run(t, conformance.Factory{
+	r := conformance.Run(t, conformance.Factory{
 		New: func(t *testing.T, dir string) hypervisor.Driver {
 			d, err := New(Config{Dir: dir})
 			if err != nil {
@@ -44,6 +47,7 @@ func TestConformance(t *testing.T) {
 			}
 		},
 	})
+	r.Check(t, "sim", *update)
 }
 
 // started is a driver in memory with one running guest.

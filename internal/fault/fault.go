@@ -38,6 +38,7 @@ const (
 	Timeout         Code = "timeout"
 	TokenInvalid    Code = "token-invalid"
 	InUse           Code = "in-use"
+	QuotaExceeded   Code = "quota-exceeded"
 )
 
 var catalogue = map[Code]kind{
@@ -60,6 +61,7 @@ var catalogue = map[Code]kind{
 	Timeout:         {504, "wait longer with --timeout, or look: reservoir event list"},
 	TokenInvalid:    {401, "get a new token: reservoir host invite, reservoir site token create"},
 	InUse:           {409, "stop what uses it first"},
+	QuotaExceeded:   {409, "delete what is not needed, or ask the site's operator for more: reservoir site quota set"},
 }
 
 // Codes lists the catalogue, for the documentation and its test.

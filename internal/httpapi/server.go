@@ -39,9 +39,11 @@ const StreamProtocol = "reservoir-stream"
 // Server collects operations on one mux with one OpenAPI document, served at
 // /openapi.json.
 type Server struct {
-	mux *http.ServeMux
-	api huma.API
-	log *slog.Logger
+	mux      *http.ServeMux
+	api      huma.API
+	log      *slog.Logger
+	password map[string]bool // patterns of HandleStock
+	auditing *auditing       // nil: no audit
 }
 
 // NewServer makes an empty one.
@@ -59,11 +61,26 @@ func NewServer(title, version string, log *slog.Logger) *Server {
 		"mutualTLS": {Type: "mutualTLS", Description: "an X.509-SVID of the site or of a partner"},
 	}
 	c.Security = []map[string][]string{{"token": {}}, {"mutualTLS": {}}}
-	return &Server{mux: mux, api: humago.New(mux, c), log: log}
+	return &Server{mux: mux, api: humago.New(mux, c), log: log, password: map[string]bool{}}
 }
 
 // Handle mounts a plain handler, which does its own role check.
 func (s *Server) Handle(pattern string, h http.Handler) { s.mux.Handle(pattern, h) }
+
+// HandleStock mounts a plain handler for clients of other makers (registries, OCCI). Many of
+// them send nothing before they are asked, and then a password: the token is taken as one.
+func (s *Server) HandleStock(pattern string, h http.Handler) {
+	s.password[pattern] = true
+	s.mux.Handle(pattern, h)
+}
+
+// challenge names the ways to authenticate, as every 401 must (RFC 9110, section 15.5.2).
+func (s *Server) challenge(w http.ResponseWriter, r *http.Request) {
+	if _, pattern := s.mux.Handler(r); s.password[pattern] {
+		w.Header().Add("WWW-Authenticate", `Basic realm="reservoir"`) // first: some clients read no further
+	}
+	w.Header().Add("WWW-Authenticate", `Bearer realm="reservoir"`)
+}
 
 // Handler is the whole, behind authentication: callerOf proves who calls, and anonymous
 // callers get no further, except to the paths of open (exact), whose handlers
@@ -75,8 +92,17 @@ func (s *Server) Handler(callerOf func(*http.Request) (identity.Caller, error), 
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, err := callerOf(r)
+		if s.auditing != nil {
+			var end func()
+			w, r, end = s.auditing.begin(w, r, c)
+			defer end()
+		}
 		if err != nil && !isOpen[r.URL.Path] {
-			writeProblem(w, fault.From(err))
+			f := fault.From(err)
+			if f.Status() == http.StatusUnauthorized {
+				s.challenge(w, r)
+			}
+			writeProblem(w, f)
 			return
 		}
 		if r.Body != nil && !strings.HasPrefix(r.URL.Path, "/v2/") { // the registry streams, with bounds of its own
@@ -121,6 +147,7 @@ func (o Op) huma() huma.Operation {
 }
 
 func (o Op) allow(ctx context.Context) error {
+	o.note(ctx)
 	c := identity.From(ctx)
 	if c.Is(o.Roles...) {
 		return nil
@@ -150,11 +177,11 @@ func Register[I, O any](s *Server, op Op, h func(ctx context.Context, in *I) (O,
 func register[I, O any](s *Server, op Op, allow func(context.Context) error, h func(ctx context.Context, in *I) (O, error)) {
 	huma.Register(s.api, op.huma(), func(ctx context.Context, in *I) (*Body[O], error) {
 		if err := allow(ctx); err != nil {
-			return nil, s.problem(op, err)
+			return nil, s.problem(ctx, op, err)
 		}
 		out, err := h(ctx, in)
 		if err != nil {
-			return nil, s.problem(op, err)
+			return nil, s.problem(ctx, op, err)
 		}
 		return &Body[O]{out}, nil
 	})
@@ -168,10 +195,10 @@ func RegisterNoBody[I any](s *Server, op Op, h func(ctx context.Context, in *I) 
 	}
 	huma.Register(s.api, op.huma(), func(ctx context.Context, in *I) (*struct{}, error) {
 		if err := op.allow(ctx); err != nil {
-			return nil, s.problem(op, err)
+			return nil, s.problem(ctx, op, err)
 		}
 		if err := h(ctx, in); err != nil {
-			return nil, s.problem(op, err)
+			return nil, s.problem(ctx, op, err)
 		}
 		return nil, nil
 	})
@@ -188,13 +215,13 @@ func RegisterStream[I, T any](s *Server, op Op, h func(ctx context.Context, in *
 	}}
 	huma.Register(s.api, o, func(ctx context.Context, in *I) (*huma.StreamResponse, error) {
 		if err := op.allow(ctx); err != nil {
-			return nil, s.problem(op, err)
+			return nil, s.problem(ctx, op, err)
 		}
 		ctx, cancel := context.WithCancel(ctx)
 		ch, err := h(ctx, in)
 		if err != nil {
 			cancel()
-			return nil, s.problem(op, err)
+			return nil, s.problem(ctx, op, err)
 		}
 		return &huma.StreamResponse{Body: func(hc huma.Context) {
 			defer cancel()
@@ -265,6 +292,7 @@ func (s *Server) HandleUpgrade(pattern string, roles []identity.Role, open func(
 			return
 		}
 		defer conn.Close()
+		noted(r.Context(), func(n *note) { n.changes = true; n.say(http.StatusSwitchingProtocols) })
 		_ = conn.SetDeadline(time.Time{})
 		fmt.Fprintf(buf, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", StreamProtocol)
 		if buf.Flush() != nil {
@@ -297,8 +325,9 @@ type bufferedConn struct {
 func (c bufferedConn) Read(p []byte) (int, error) { return c.r.Read(p) }
 
 // problem is the log line and the document of a failed operation.
-func (s *Server) problem(op Op, err error) error {
+func (s *Server) problem(ctx context.Context, op Op, err error) error {
 	f := fault.From(err)
+	noted(ctx, func(n *note) { n.code = f.Code })
 	if f.Code == fault.Internal && s.log != nil && !errors.Is(err, context.Canceled) {
 		s.log.Error("operation failed", "op", op.Method+" "+op.Path, "err", err)
 	}

@@ -39,6 +39,9 @@ func (a *Authenticator) prove(r *http.Request) (Caller, error) {
 	}
 	if h := r.Header.Get("Authorization"); h != "" {
 		scheme, text, _ := strings.Cut(h, " ")
+		if _, password, basic := r.BasicAuth(); basic { // clients that know no other way: the token is the password
+			scheme, text = "Bearer", password
+		}
 		if !strings.EqualFold(scheme, "Bearer") || a.Tokens == nil {
 			return Caller{}, fault.New(fault.Unauthenticated, "the Authorization header has no token that is of use here")
 		}

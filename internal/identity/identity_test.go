@@ -8,6 +8,7 @@ import (
 	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -407,7 +408,9 @@ func TestWhoMayTalkToWhom(t *testing.T) {
 		{"no proof", siteURL, bundle, "", "unauthenticated"},
 		{"bad token", siteURL, bundle, bearer[:len(bearer)-2] + "Aw", "token-invalid"},
 		{"bad token with a good certificate", siteURL, host.ClientTLS(siteID), "Bearer rsv_x", "token-invalid"},
-		{"another scheme", siteURL, bundle, "Basic YTpi", "unauthenticated"},
+		{"another scheme", siteURL, bundle, "Digest YTpi", "unauthenticated"},
+		{"token as a password", siteURL, bundle, "Basic " + base64.StdEncoding.EncodeToString([]byte("anybody:"+token.Reveal())), "ann provider acme"},
+		{"another password", siteURL, bundle, "Basic YTpi", "token-invalid"},
 		{"a token is nothing to a host", hostURL, site.ClientTLS(hostID), bearer, "unauthenticated"},
 		{"identity without a role", siteURL, odd.ClientTLS(siteID), "", "access-denied"},
 		{"removed host", siteURL, removed.ClientTLS(siteID), "", "access-denied"},

@@ -7,6 +7,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/reservoir-cloud/reservoir/internal/audit"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
@@ -85,4 +86,6 @@ type Service interface {
 	// Compact drops the store's history, returns its free space to the disk and clears the
 	// alarm of a full store where there is room again.
 	Compact(ctx context.Context) (Compacted, error)
+	// Audit lists who has changed what, and who was refused, oldest first.
+	Audit(ctx context.Context, f audit.Filter) ([]audit.Entry, error)
 }

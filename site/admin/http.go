@@ -4,7 +4,10 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"strconv"
+	"time"
 
+	"github.com/reservoir-cloud/reservoir/internal/audit"
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 )
@@ -20,6 +23,7 @@ func Register(s *httpapi.Server, a Service) {
 		func(ctx context.Context, _ *httpapi.Empty) (Site, error) { return a.Site(ctx) })
 	httpapi.Register(s, httpapi.Op{Method: http.MethodPost, Path: prefix + "/tokens", Summary: "Create an API token", Roles: operators, Status: http.StatusCreated},
 		func(ctx context.Context, in *struct{ Body NewToken }) (CreatedToken, error) {
+			httpapi.Concerns(ctx, "token/"+in.Body.Name)
 			return a.CreateToken(ctx, in.Body)
 		})
 	httpapi.Register(s, httpapi.Op{Method: http.MethodGet, Path: prefix + "/tokens", Summary: "List API tokens, without their secrets", Roles: []identity.Role{identity.Operator, identity.Auditor}},
@@ -32,10 +36,13 @@ func Register(s *httpapi.Server, a Service) {
 		})
 	httpapi.Register(s, httpapi.Op{Method: http.MethodPost, Path: prefix + "/invites", Summary: "Make a one-time token with which a host may join", Roles: operators, Status: http.StatusCreated},
 		func(ctx context.Context, in *struct{ Body NewInvite }) (Invite, error) {
+			httpapi.Concerns(ctx, "host/"+in.Body.Host)
 			return a.InviteHost(ctx, in.Body)
 		})
 	httpapi.Register(s, httpapi.Op{Method: http.MethodPost, Path: prefix + "/compact", Summary: "Compact the store and clear its alarm", Roles: operators},
 		func(ctx context.Context, _ *httpapi.Empty) (Compacted, error) { return a.Compact(ctx) })
+	httpapi.Register(s, httpapi.Op{Method: http.MethodGet, Path: prefix + "/audit", Summary: "Who has changed what, and who was refused", Roles: []identity.Role{identity.Operator, identity.Auditor}},
+		func(ctx context.Context, in *audit.Filter) ([]audit.Entry, error) { return a.Audit(ctx, *in) })
 }
 
 // Client implements Service over HTTP.
@@ -78,5 +85,26 @@ func (c *Client) InviteHost(ctx context.Context, r NewInvite) (out Invite, err e
 // Compact implements Service.
 func (c *Client) Compact(ctx context.Context) (out Compacted, err error) {
 	err = c.c.Call(ctx, http.MethodPost, prefix+"/compact", nil, nil, &out)
+	return out, err
+}
+
+// Audit implements Service.
+func (c *Client) Audit(ctx context.Context, f audit.Filter) (out []audit.Entry, err error) {
+	q := url.Values{}
+	for k, v := range map[string]string{"by": f.By, "object": f.Object, "outcome": string(f.Outcome)} {
+		if v != "" {
+			q.Set(k, v)
+		}
+	}
+	if !f.Since.IsZero() {
+		q.Set("since", f.Since.UTC().Format(time.RFC3339Nano))
+	}
+	if f.After > 0 {
+		q.Set("after", strconv.FormatUint(f.After, 10))
+	}
+	if f.Limit > 0 {
+		q.Set("limit", strconv.Itoa(f.Limit))
+	}
+	err = c.c.Call(ctx, http.MethodGet, prefix+"/audit", q, nil, &out)
 	return out, err
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/reservoir-cloud/reservoir/internal/audit"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
@@ -42,6 +43,10 @@ func (e *echo) InviteHost(_ context.Context, r admin.NewInvite) (admin.Invite, e
 }
 func (e *echo) Compact(context.Context) (admin.Compacted, error) {
 	return admin.Compacted{Before: 2 * vee.GiB, After: vee.MiB}, nil
+}
+
+func (e *echo) Audit(_ context.Context, f audit.Filter) ([]audit.Entry, error) {
+	return []audit.Entry{{Seq: f.After, At: f.Since, By: f.By, Object: f.Object, Outcome: f.Outcome, Status: f.Limit}}, nil
 }
 
 func serve(t *testing.T, a admin.Service, as identity.Caller) *admin.Client {
@@ -84,6 +89,10 @@ func TestSameOverHTTP(t *testing.T) {
 	gc, err := remote.Compact(ctx)
 	wc, _ := local.Compact(ctx)
 	same("Compact", gc, wc, err)
+	f := audit.Filter{Since: at, By: "ci", Object: "vee/x&", Outcome: audit.Denied, After: 7, Limit: 3}
+	ga, err := remote.Audit(ctx, f)
+	wa, _ := local.Audit(ctx, f)
+	same("Audit", ga, wa, err)
 	same("RevokeToken", nil, nil, remote.RevokeToken(ctx, "a b"))
 	same("revoked", local.revoked, "a b")
 	if err := remote.RevokeToken(ctx, "nobody"); !fault.Has(err, fault.NotFound) {

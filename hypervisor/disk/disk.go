@@ -1,4 +1,7 @@
-package qemu
+// Package disk makes what a guest boots from on a host: clones of images, blank disks, the
+// seed medium. Every driver that runs guests from files of this host uses it; what a
+// hypervisor does with the files, and who owns them, is the driver's.
+package disk
 
 import (
 	"context"
@@ -18,48 +21,49 @@ import (
 	"github.com/reservoir-cloud/reservoir/vee"
 )
 
-// diskKind says what a disk is made from.
-type diskKind int
+// Kind says what a disk is made from.
+type Kind int
 
+// Kinds.
 const (
-	blank  diskKind = iota // raw, sparse
-	clone                  // qcow2 over the shared image
-	copied                 // qcow2 with a content of its own
-	medium                 // the shared image itself, read only
+	Blank  Kind = iota // raw, sparse
+	Clone              // qcow2 over the shared image
+	Copied             // qcow2 with a content of its own
+	Medium             // the shared image itself, read only
 )
 
-// disk is what one of the descriptor's disks becomes on this host.
-type disk struct {
-	kind  diskKind
-	name  string
-	file  string // in the guest's folder; a medium has none
-	base  hypervisor.LocalImage
-	size  vee.Bytes // 0: that of the image
-	image string
+// Disk is what one of the descriptor's disks becomes on this host.
+type Disk struct {
+	Kind  Kind
+	Name  string
+	File  string // in the guest's folder; a Medium has none
+	Base  hypervisor.LocalImage
+	Size  vee.Bytes // 0: that of the image
+	Image string
 }
 
-// planDisks of a guest that passed its Check, in the order of their devices. A disk whose
+// Plan of a guest that passed its Check, in the order of their devices. A disk whose
 // image has nothing but a kernel is blank, or is none when it has no size either.
 //
 // A persistent disk is copied whole when it is made, because it outlives the image that it
 // came from; the others stay clones.
-func planDisks(g hypervisor.Guest) []disk {
+func Plan(g hypervisor.Guest) []Disk {
 	images := map[string]hypervisor.LocalImage{}
 	for _, i := range g.Images {
 		images[i.Digest] = i
 	}
-	var disks []disk
+	var disks []Disk
 	for _, k := range inDeviceOrder(g.Descriptor.Disks) {
-		d := disk{name: k.Name, size: k.Size, image: k.Image, base: images[k.Image]}
+		d := Disk{Name: k.Name, Size: k.Size, Image: k.Image, Base: images[k.Image]}
 		switch {
 		case k.CDROM:
-			d.kind = medium
-		case d.base.Disk != "" && k.Persistent:
-			d.kind, d.file = copied, "disk-"+k.Name+".qcow2"
-		case d.base.Disk != "":
-			d.kind, d.file = clone, "disk-"+k.Name+".qcow2"
+			d.Kind = Medium
+		case d.Base.Disk != "" && k.Persistent:
+			d.Kind, d.File = Copied, "disk-"+k.Name+".qcow2"
+		case d.Base.Disk != "":
+			d.Kind, d.File = Clone, "disk-"+k.Name+".qcow2"
 		case k.Size > 0:
-			d.kind, d.file = blank, "disk-"+k.Name+".raw"
+			d.Kind, d.File = Blank, "disk-"+k.Name+".raw"
 		default:
 			continue
 		}
@@ -97,57 +101,56 @@ func inDeviceOrder(disks []vee.Disk) []vee.Disk {
 	return ordered
 }
 
-// make the disk in a guest's folder, written through.
-func (d disk) make(ctx context.Context, imageTool, dir string) error {
-	path := filepath.Join(dir, d.file)
-	if d.kind == medium {
+// Make the disk in a guest's folder, written through.
+func (d Disk) Make(ctx context.Context, imageTool, dir string) error {
+	path := filepath.Join(dir, d.File)
+	if d.Kind == Medium {
 		return nil
 	}
-	if d.kind != blank && d.size > 0 {
-		size, err := virtualSize(d.base)
+	if d.Kind != Blank && d.Size > 0 {
+		size, err := VirtualSize(d.Base)
 		if err != nil {
-			return fmt.Errorf("make disk %q: %w", d.name, err)
+			return fmt.Errorf("make disk %q: %w", d.Name, err)
 		}
-		if d.size < size {
-			return fmt.Errorf("make disk %q: %s is smaller than its image, which has %s", d.name, d.size, size)
+		if d.Size < size {
+			return fmt.Errorf("make disk %q: %s is smaller than its image, which has %s", d.Name, d.Size, size)
 		}
 	}
 	var err error
-	switch d.kind {
-	case blank:
-		err = makeSparse(path, d.size)
-	case clone:
-		args := []string{"create", "-q", "-f", "qcow2", "-F", d.base.Format, "-b", d.base.Disk, path}
-		if d.size > 0 {
-			args = append(args, strconv.FormatInt(int64(d.size), 10))
+	switch d.Kind {
+	case Blank:
+		err = makeSparse(path, d.Size)
+	case Clone:
+		args := []string{"create", "-q", "-f", "qcow2", "-F", d.Base.Format, "-b", d.Base.Disk, path}
+		if d.Size > 0 {
+			args = append(args, strconv.FormatInt(int64(d.Size), 10))
 		}
-		err = run(ctx, imageTool, args...)
-	case copied:
-		err = run(ctx, imageTool, "convert", "-q", "-f", d.base.Format, "-O", "qcow2", d.base.Disk, path)
-		if err == nil && d.size > 0 {
-			err = d.grow(ctx, imageTool, dir)
+		err = Run(ctx, imageTool, args...)
+	case Copied:
+		err = Run(ctx, imageTool, "convert", "-q", "-f", d.Base.Format, "-O", "qcow2", d.Base.Disk, path)
+		if err == nil && d.Size > 0 {
+			err = d.Grow(ctx, imageTool, path)
 		}
 	}
 	if err == nil {
-		err = syncFile(path)
+		err = Sync(path)
 	}
 	if err != nil {
-		return fmt.Errorf("make disk %q: %w", d.name, err)
+		return fmt.Errorf("make disk %q: %w", d.Name, err)
 	}
 	return nil
 }
 
-// grow the disk to its size, which must not be less than it has.
-func (d disk) grow(ctx context.Context, imageTool, dir string) error {
-	format := "qcow2"
-	if d.kind == blank {
-		format = "raw"
-	}
-	return run(ctx, imageTool, "resize", "-q", "-f", format, filepath.Join(dir, d.file), strconv.FormatInt(int64(d.size), 10))
+// Grow the disk in file to its size, which must not be less than it has.
+func (d Disk) Grow(ctx context.Context, imageTool, path string) error {
+	return Run(ctx, imageTool, "resize", "-q", "-f", Format(path), path, strconv.FormatInt(int64(d.Size), 10))
 }
 
-// virtualSize of an image's disk.
-func virtualSize(i hypervisor.LocalImage) (vee.Bytes, error) {
+// Format of a file in a guest's folder, by its name.
+func Format(path string) string { return strings.TrimPrefix(filepath.Ext(path), ".") }
+
+// VirtualSize of an image's disk.
+func VirtualSize(i hypervisor.LocalImage) (vee.Bytes, error) {
 	f, err := os.Open(i.Disk)
 	if err != nil {
 		return 0, err
@@ -177,7 +180,8 @@ func makeSparse(path string, size vee.Bytes) error {
 	return errors.Join(f.Truncate(int64(size)), f.Close())
 }
 
-func syncFile(path string) error {
+// Sync writes a file through.
+func Sync(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -186,8 +190,8 @@ func syncFile(path string) error {
 	return f.Sync()
 }
 
-// run a tool; its words become the error.
-func run(ctx context.Context, name string, args ...string) error {
+// Run a tool; its words become the error.
+func Run(ctx context.Context, name string, args ...string) error {
 	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
 	if err == nil {
 		return nil
@@ -199,16 +203,16 @@ func run(ctx context.Context, name string, args ...string) error {
 	return fmt.Errorf("%s: %w: %s", filepath.Base(name), err, text)
 }
 
-// noSpace gives the driver's name to the kernel's error.
-func noSpace(err error) error {
+// NoSpace gives the drivers' name to the kernel's error.
+func NoSpace(err error) error {
 	if errors.Is(err, unix.ENOSPC) && !errors.Is(err, hypervisor.ErrNoSpace) {
 		return fmt.Errorf("%w: %w", hypervisor.ErrNoSpace, err)
 	}
 	return err
 }
 
-// diskFree on the file system that holds dir, for us.
-func diskFree(dir string) (vee.Bytes, error) {
+// Free on the file system that holds dir, for us.
+func Free(dir string) (vee.Bytes, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return 0, fmt.Errorf("ask for the free space under %s: %w", dir, err)
@@ -216,8 +220,8 @@ func diskFree(dir string) (vee.Bytes, error) {
 	return vee.Bytes(int64(st.Bavail) * st.Bsize), nil
 }
 
-// diskUsed by the files in dir; a sparse file counts what it takes.
-func diskUsed(dir string) vee.Bytes {
+// Used by the files in dir; a sparse file counts what it takes.
+func Used(dir string) vee.Bytes {
 	var used vee.Bytes
 	_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		var st unix.Stat_t

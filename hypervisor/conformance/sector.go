@@ -1,6 +1,41 @@
-package qemu
+package conformance
 
-// sectorGuest is a guest of one sector for the conformance suite: it boots in a fraction
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/reservoir-cloud/reservoir/hypervisor"
+	"github.com/reservoir-cloud/reservoir/vee"
+)
+
+// SectorImage is the guest of one sector as an image of this host, in dir.
+func SectorImage(t testing.TB, dir string) hypervisor.LocalImage {
+	t.Helper()
+	image := make([]byte, vee.MiB)
+	copy(image, sectorGuest)
+	image[510], image[511] = 0x55, 0xaa
+	path := filepath.Join(dir, "sector.raw")
+	if err := os.WriteFile(path, image, 0o644); err != nil { //nolint:gosec // guests' users read it
+		t.Fatal(err)
+	}
+	return hypervisor.LocalImage{Digest: "sha256:sector", Disk: path, Format: "raw"}
+}
+
+// SectorGuest boots from it.
+func SectorGuest(i hypervisor.LocalImage) hypervisor.Guest {
+	return hypervisor.Guest{
+		ID: "alpha.aaaaaaaaaa", Epoch: vee.Epoch{Generation: 1},
+		Descriptor: vee.Descriptor{
+			Name: "sector-1", VCPUs: 1, Memory: 16 * vee.MiB,
+			Disks:   []vee.Disk{{Name: "root", Image: i.Digest}},
+			Context: map[string]string{"meta-data": "instance-id: x\n"},
+		},
+		Images: []hypervisor.LocalImage{i},
+	}
+}
+
+// sectorGuest is a guest of one sector for drivers of real PCs: it boots in a fraction
 // of a second under TCG, and is enough of a machine to show that its memory and its disk
 // are kept, and to obey the power button. What it says on its console is described at
 // conformance.Factory; "w" writes the second sector again and answers "Wnn" or "Enn".

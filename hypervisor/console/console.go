@@ -1,4 +1,7 @@
-package qemu
+// Package console is the driver's end of a guest's serial console: one line to the guest,
+// the end of what it said on disk, and at most one who is attached. How the line to the
+// guest is opened is the driver's.
+package console
 
 import (
 	"errors"
@@ -10,20 +13,21 @@ import (
 )
 
 const (
-	consoleFile = "console.log"
-	// consoleKept is how much of a console's output is on disk at most, bytes, in two
+	// File in the guest's folder.
+	File = "console.log"
+	// Kept is how much of a console's output is on disk at most, bytes, in two
 	// halves: console.log and the older console.log.1.
-	consoleKept = 1 << 20
-	// consoleReplay is the recent output that one who attaches sees first, bytes.
-	consoleReplay = 16 << 10
-	// consoleBehind is how far one who is attached may be behind the guest, bytes. The
+	Kept = 1 << 20
+	// Replay is the recent output that one who attaches sees first, bytes.
+	Replay = 16 << 10
+	// Behind is how far one who is attached may be behind the guest, bytes. The
 	// guest is not held up for him: what is older is lost to him.
-	consoleBehind = 256 << 10
+	Behind = 256 << 10
 )
 
-// console reads a guest's serial console all the time, keeps the end of it on disk, and
+// Console reads a guest's serial console all the time, keeps the end of it on disk, and
 // passes it on to the one who is attached.
-type console struct {
+type Console struct {
 	conn net.Conn
 	dir  string
 	done chan struct{}
@@ -31,13 +35,13 @@ type console struct {
 	mu       sync.Mutex
 	log      *os.File
 	size     int64
-	attached *attachment
+	attached *Attachment
 	ended    bool
 }
 
-// openConsole takes over conn.
-func openConsole(dir string, conn net.Conn) (*console, error) {
-	log, err := os.OpenFile(filepath.Join(dir, consoleFile), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
+// Open takes over conn.
+func Open(dir string, conn net.Conn) (*Console, error) {
+	log, err := os.OpenFile(filepath.Join(dir, File), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -46,12 +50,12 @@ func openConsole(dir string, conn net.Conn) (*console, error) {
 		log.Close()
 		return nil, err
 	}
-	c := &console{conn: conn, dir: dir, done: make(chan struct{}), log: log, size: st.Size()}
+	c := &Console{conn: conn, dir: dir, done: make(chan struct{}), log: log, size: st.Size()}
 	go c.copy()
 	return c, nil
 }
 
-func (c *console) copy() {
+func (c *Console) copy() {
 	defer close(c.done)
 	buffer := make([]byte, 4096)
 	for {
@@ -76,9 +80,9 @@ func (c *console) copy() {
 
 // keep appends to the log. A log that cannot be written (a full disk) loses output, and
 // the console goes on.
-func (c *console) keep(b []byte) {
-	if c.size+int64(len(b)) > consoleKept/2 {
-		path := filepath.Join(c.dir, consoleFile)
+func (c *Console) keep(b []byte) {
+	if c.size+int64(len(b)) > Kept/2 {
+		path := filepath.Join(c.dir, File)
 		if os.Rename(path, path+".1") == nil {
 			if log, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600); err == nil {
 				c.log.Close()
@@ -90,9 +94,9 @@ func (c *console) keep(b []byte) {
 	c.size += int64(n)
 }
 
-// attach puts a new reader and writer in the place of the one before.
-func (c *console) attach() *attachment {
-	a := &attachment{console: c}
+// Attach puts a new reader and writer in the place of the one before.
+func (c *Console) Attach() *Attachment {
+	a := &Attachment{console: c}
 	a.filled.L = &a.mu
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -104,21 +108,22 @@ func (c *console) attach() *attachment {
 		a.end()
 		return a
 	}
-	recent := make([]byte, min(c.size, consoleReplay))
+	recent := make([]byte, min(c.size, Replay))
 	if n, err := c.log.ReadAt(recent, c.size-int64(len(recent))); err == nil {
 		a.put(recent[:n])
 	}
 	return a
 }
 
-func (c *console) close() {
+// Close hangs up.
+func (c *Console) Close() {
 	c.conn.Close()
 	<-c.done
 }
 
-// attachment is one caller's side of a console.
-type attachment struct {
-	console *console
+// Attachment is one caller's side of a console.
+type Attachment struct {
+	console *Console
 
 	mu     sync.Mutex
 	filled sync.Cond
@@ -126,17 +131,17 @@ type attachment struct {
 	ended  bool
 }
 
-func (a *attachment) put(b []byte) {
+func (a *Attachment) put(b []byte) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.buffer = append(a.buffer, b...)
-	if over := len(a.buffer) - consoleBehind; over > 0 {
+	if over := len(a.buffer) - Behind; over > 0 {
 		a.buffer = append(a.buffer[:0], a.buffer[over:]...)
 	}
 	a.filled.Broadcast()
 }
 
-func (a *attachment) end() {
+func (a *Attachment) end() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.ended = true
@@ -144,7 +149,7 @@ func (a *attachment) end() {
 }
 
 // Read waits for output; io.EOF when the guest's process ended or another took over.
-func (a *attachment) Read(b []byte) (int, error) {
+func (a *Attachment) Read(b []byte) (int, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for len(a.buffer) == 0 {
@@ -159,7 +164,7 @@ func (a *attachment) Read(b []byte) (int, error) {
 }
 
 // Write is what is typed.
-func (a *attachment) Write(b []byte) (int, error) {
+func (a *Attachment) Write(b []byte) (int, error) {
 	a.mu.Lock()
 	ended := a.ended
 	a.mu.Unlock()
@@ -170,7 +175,7 @@ func (a *attachment) Write(b []byte) (int, error) {
 }
 
 // Close detaches.
-func (a *attachment) Close() error {
+func (a *Attachment) Close() error {
 	a.console.mu.Lock()
 	if a.console.attached == a {
 		a.console.attached = nil

@@ -1,4 +1,4 @@
-package qemu
+package disk
 
 import (
 	"errors"
@@ -12,18 +12,18 @@ import (
 	"github.com/diskfs/go-diskfs/filesystem/iso9660"
 )
 
-// seedFile holds Descriptor.Context in a guest's folder.
-const seedFile = "seed.iso"
+// SeedFile holds Descriptor.Context in a guest's folder.
+const SeedFile = "seed.iso"
 
-// seedLabel is what cloud-init's NoCloud source and our appliance look for.
-const seedLabel = "cidata"
+// SeedLabel is what cloud-init's NoCloud source and our appliance look for.
+const SeedLabel = "cidata"
 
-// makeSeed writes an ISO 9660 image with Rock Ridge names: the files of context, in the
+// MakeSeed writes an ISO 9660 image with Rock Ridge names: the files of context, in the
 // root folder. Names come from outside, so one that is not a plain name is refused.
-func makeSeed(path string, context map[string]string) (err error) {
+func MakeSeed(path string, context map[string]string) (err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("make the seed medium: %w", err)
+			err = fmt.Errorf("make the seed Medium: %w", err)
 		}
 	}()
 	// The library builds in a folder first; kept beside the image, so that nothing is left
@@ -52,7 +52,7 @@ func makeSeed(path string, context map[string]string) (err error) {
 			return err
 		}
 	}
-	if err := iso.Finalize(iso9660.FinalizeOptions{RockRidge: true, VolumeIdentifier: seedLabel}); err != nil {
+	if err := iso.Finalize(iso9660.FinalizeOptions{RockRidge: true, VolumeIdentifier: SeedLabel}); err != nil {
 		return err
 	}
 	return errors.Join(f.Sync(), os.Rename(temporary, path))

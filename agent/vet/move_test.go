@@ -1,0 +1,302 @@
+package vet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/hypervisor"
+	"github.com/reservoir-cloud/reservoir/hypervisor/sim"
+	"github.com/reservoir-cloud/reservoir/internal/identity"
+	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/vhi"
+	"github.com/reservoir-cloud/reservoir/vhi/peer"
+)
+
+// machine is a host with simulated guests. Its agent can be killed and started again.
+type machine struct {
+	t    *testing.T
+	name string
+	dir  string
+	net  map[string]*machine
+	cut  func(call string) error // consulted before and after each call of a peer
+
+	tr     *Tracker
+	d      *sim.Driver
+	bridge *host
+	stop   func()
+}
+
+func (m *machine) start() {
+	m.t.Helper()
+	d, err := sim.New(sim.Config{Dir: m.dir + "/sim"})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.d = d
+	h := newHost() // its images and bridge
+	if m.bridge == nil {
+		m.bridge = h
+	}
+	h = m.bridge
+	m.tr, err = Open(m.t.Context(), Config{Dir: m.dir, Driver: d, Images: h, Plugs: h, Changed: func() {},
+		Peer: func(host, _ string) peer.Host { return wire{from: m, to: m.net[host]} }, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	tr := m.tr
+	go func() { defer close(done); _ = tr.Run(ctx) }()
+	m.stop = func() { cancel(); <-done; _ = d.Close() }
+}
+
+func (m *machine) restart() { m.stop(); m.start() }
+
+func (m *machine) condition() hypervisor.Condition {
+	o, err := m.d.Inspect(m.t.Context(), web)
+	if err != nil {
+		return hypervisor.Absent
+	}
+	return o.Condition
+}
+
+// wire is what lies between two hosts.
+type wire struct{ from, to *machine }
+
+func (w wire) call(ctx context.Context, what string, f func(context.Context) error) error {
+	if err := w.from.cut("before " + what); err != nil {
+		return err
+	}
+	err := f(identity.With(ctx, identity.Caller{Role: identity.HostRole, Host: w.from.name}))
+	if lost := w.from.cut("after " + what); lost != nil {
+		return lost
+	}
+	return err
+}
+
+func (w wire) Open(ctx context.Context, o peer.Offer) error {
+	return w.call(ctx, "open", func(ctx context.Context) error { return w.to.tr.Open(ctx, o) })
+}
+
+func (w wire) Stream(ctx context.Context, move string, id vee.ID, name string) (c io.ReadWriteCloser, err error) {
+	err = w.call(ctx, "stream", func(ctx context.Context) error {
+		c, err = w.to.tr.Stream(ctx, move, id, name)
+		return err
+	})
+	return c, err
+}
+
+func (w wire) Give(ctx context.Context, g peer.Gift) (a peer.Answer, err error) {
+	err = w.call(ctx, "give", func(ctx context.Context) error {
+		a, err = w.to.tr.Give(ctx, g)
+		return err
+	})
+	return a, err
+}
+
+func (w wire) Abandon(ctx context.Context, move string, id vee.ID) error {
+	return w.call(ctx, "abandon", func(ctx context.Context) error { return w.to.tr.Abandon(ctx, move, id) })
+}
+
+func mover(seq uint64, p vhi.Power) vhi.Assignment {
+	a := assignment(seq, p)
+	a.Descriptor = vee.Descriptor{Name: "web-1", VCPUs: 1, Memory: 64 * vee.MiB, NICs: []vee.NIC{{Network: "n", MAC: "52:54:00:00:00:01"}}}
+	return a
+}
+
+var theMove = vhi.Move{ID: "m1", From: "a", To: "b", Ticket: "secret"}
+
+// twoHosts with a VEE that runs on a and is expected on b.
+func twoHosts(t *testing.T) (a, b *machine) {
+	t.Helper()
+	net := map[string]*machine{}
+	for _, name := range []string{"a", "b"} {
+		net[name] = &machine{t: t, name: name, dir: t.TempDir(), net: net, cut: func(string) error { return nil }}
+		net[name].start()
+	}
+	a, b = net["a"], net["b"]
+	assign(t, a.tr, mover(1, vhi.Running))
+	time.Sleep(time.Second)
+	synctest.Wait()
+	if c := a.condition(); c != hypervisor.Running {
+		t.Fatalf("it is %s", c)
+	}
+	expected := mover(3, vhi.Incoming)
+	expected.Move = &theMove
+	assign(t, b.tr, expected)
+	return a, b
+}
+
+func (m *machine) send() {
+	m.t.Helper()
+	leaving := mover(3, vhi.Running)
+	leaving.Move = &theMove
+	assign(m.t, m.tr, leaving)
+}
+
+// atOnePlace: after a while the VEE runs at exactly one host, and the other has nothing.
+func atOnePlace(t *testing.T, a, b *machine) *machine {
+	t.Helper()
+	time.Sleep(3 * time.Minute)
+	synctest.Wait()
+	at, other := a, b
+	if b.condition() == hypervisor.Running {
+		at, other = b, a
+	}
+	if at.condition() != hypervisor.Running {
+		t.Fatalf("it is %s on a and %s on b", a.condition(), b.condition())
+	}
+	if c := other.condition(); c != hypervisor.Absent {
+		t.Errorf("it runs on %s, and is %s on %s", at.name, c, other.name)
+	}
+	if len(at.bridge.taps) != 1 || len(other.bridge.taps) != 0 {
+		t.Errorf("TAPs %v where it is, %v at the other host", at.bridge.taps, other.bridge.taps)
+	}
+	if r := report(t, at.tr); r.Restarts != 0 {
+		t.Errorf("%d restarts", r.Restarts)
+	}
+	return at
+}
+
+func TestMove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := twoHosts(t)
+		defer func() { a.stop(); b.stop() }()
+		a.send()
+		if at := atOnePlace(t, a, b); at != b {
+			t.Fatalf("it is on %s", at.name)
+		}
+		if r := report(t, b.tr); r.Epoch.Hop != 1 || r.Move == nil || r.Move.Stage != vhi.MoveTaken {
+			t.Errorf("report %+v, move %+v", r, r.Move)
+		}
+		if _, err := a.tr.Assign(t.Context(), mover(9, vhi.Running)); err == nil {
+			t.Error("the source obeys an epoch from before the handover")
+		}
+	})
+}
+
+// Each call between the hosts is lost, before it arrives or after it took effect, once or
+// for good; or one of the agents is killed at that moment.
+func TestMoveCutAtEachPhase(t *testing.T) {
+	for _, call := range []string{"before open", "after open", "before stream", "after stream", "before give", "after give", "before abandon"} {
+		for _, what := range []string{"lost", "source killed", "destination killed", "both killed"} {
+			t.Run(call+", "+what, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					a, b := twoHosts(t)
+					defer func() { a.stop(); b.stop() }()
+					hit := make(chan struct{}, 1)
+					once := true
+					a.cut = func(c string) error {
+						if call == "before abandon" && c == "before stream" {
+							return errors.New("no stream, so that it has to be abandoned")
+						}
+						if c != call || !once {
+							return nil
+						}
+						once = false
+						hit <- struct{}{}
+						if what != "lost" {
+							time.Sleep(100 * time.Millisecond) // the killing
+						}
+						return fmt.Errorf("cut %s", c)
+					}
+					a.send()
+					<-hit
+					if what == "source killed" || what == "both killed" {
+						a.restart()
+					}
+					if what == "destination killed" || what == "both killed" {
+						b.restart()
+					}
+					time.Sleep(10 * time.Second)
+					// The site ends what has failed, by the source's word (veem, decideMoving).
+					if r := report(t, a.tr); r.Move != nil && (r.Move.Stage == vhi.MoveFailed || r.Move.Stage == vhi.MoveVoid) {
+						after := mover(4, vhi.Running)
+						after.Epoch = r.Epoch
+						assign(t, a.tr, after)
+						gone := after
+						gone.Seq, gone.Power = 5, vhi.Absent
+						if _, err := b.tr.Assign(t.Context(), gone); err != nil {
+							t.Fatal(err)
+						}
+					}
+					atOnePlace(t, a, b)
+				})
+			})
+		}
+	}
+}
+
+// Cancelled before the commit point it stays; after it the source refuses.
+func TestMoveCancelled(t *testing.T) {
+	for _, when := range []string{"after open", "before give"} {
+		t.Run(when, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, b := twoHosts(t)
+				defer func() { a.stop(); b.stop() }()
+				var refused error
+				a.cut = func(c string) error {
+					if c == when {
+						_, refused = a.tr.Assign(t.Context(), mover(4, vhi.Running))
+					}
+					return nil
+				}
+				a.send()
+				time.Sleep(5 * time.Second)
+				synctest.Wait()
+				if late := when == "before give"; (refused != nil) != late {
+					t.Errorf("the cancellation was answered with %v", refused)
+				} else if at := atOnePlace(t, a, b); (at == b) != late {
+					t.Errorf("it is on %s", at.name)
+				}
+			})
+		})
+	}
+}
+
+// Whoever comes to the door must be who is expected, with the ticket, once.
+func TestDoor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := twoHosts(t)
+		defer func() { a.stop(); b.stop() }()
+		good := peer.Offer{Move: "m1", Ticket: "secret", VEE: web, Epoch: mover(1, "").Epoch}
+		as := func(host string) context.Context {
+			return identity.With(t.Context(), identity.Caller{Role: identity.HostRole, Host: host})
+		}
+		for name, c := range map[string]struct {
+			host   string
+			change func(*peer.Offer)
+		}{
+			"another host":  {"c", func(*peer.Offer) {}},
+			"another move":  {"a", func(o *peer.Offer) { o.Move = "m2" }},
+			"no ticket":     {"a", func(o *peer.Offer) { o.Ticket = "" }},
+			"wrong ticket":  {"a", func(o *peer.Offer) { o.Ticket = "Secret" }},
+			"another epoch": {"a", func(o *peer.Offer) { o.Epoch.Term++ }},
+			"another VEE":   {"a", func(o *peer.Offer) { o.VEE = "alpha.bbbbbbbbbb" }},
+		} {
+			o := good
+			c.change(&o)
+			if err := b.tr.Open(as(c.host), o); err == nil {
+				t.Errorf("%s: the door was opened", name)
+			}
+		}
+		if err := b.tr.Open(as("a"), good); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.tr.Open(as("a"), good); err == nil {
+			t.Error("the ticket was taken twice")
+		}
+		if _, err := b.tr.Stream(as("c"), "m1", web, hypervisor.MemoryStream); err == nil {
+			t.Error("another host opens a stream")
+		}
+		if _, err := b.tr.Give(as("c"), peer.Gift{Move: "m1", VEE: web, Epoch: vee.Epoch{Generation: 1, Term: 1, Hop: 1}}); err == nil {
+			t.Error("another host gives the VEE")
+		}
+	})
+}

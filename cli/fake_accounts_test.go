@@ -1,0 +1,73 @@
+package cli
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/internal/audit"
+	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/vmi"
+)
+
+func (f fakeVEEM) RegisterAccountingInformationListener(context.Context, vmi.AccountingRegistration) error {
+	return f.unused()
+}
+func (f fakeVEEM) DeregisterAccountingInformationListener(context.Context, []vee.ID) error {
+	return f.unused()
+}
+func (f fakeVEEM) WatchMonitoring(context.Context, vmi.EventFilter) (<-chan vmi.MonitoringEvent, error) {
+	return nil, f.unused()
+}
+
+func (f fakeVEEM) SetQuota(_ context.Context, q vmi.SetQuota) (vmi.Quota, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.quotas == nil {
+		f.fake.quotas = map[string]vmi.Quota{}
+	}
+	old := f.quotas[q.Customer]
+	if q.Version != old.Version {
+		return old, fault.New(fault.Conflict, "the quota has version %d", old.Version)
+	}
+	n := vmi.Quota{Customer: q.Customer, Version: old.Version + 1, Limits: q.Limits, Used: vmi.Holdings{VEEs: 2, VCPUs: 2, Memory: 256 * vee.MiB}}
+	f.quotas[q.Customer] = n
+	return n, nil
+}
+
+func (f fakeVEEM) GetQuota(_ context.Context, c string) (vmi.Quota, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	q := f.quotas[c]
+	q.Customer = c
+	return q, nil
+}
+
+func (f fakeVEEM) ListQuotas(context.Context) ([]vmi.Quota, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Collect(maps.Values(f.quotas)), nil
+}
+
+func (f fakeVEEM) DeleteQuota(_ context.Context, c string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, ok := f.quotas[c]; !ok {
+		return notThere("quota of", c)
+	}
+	delete(f.quotas, c)
+	return nil
+}
+
+func (f fakeAdmin) Audit(_ context.Context, q audit.Filter) ([]audit.Entry, error) {
+	at := f.ago(5 * time.Minute)
+	list := []audit.Entry{
+		{Seq: 1, At: at, By: "ci", Role: "provider", Customer: "acme", From: "10.0.0.9:1", Call: "POST /vmi/v1/state", Object: "PAUSE alpha.aaaaaaaaaa", Outcome: audit.OK, Status: 200},
+		{Seq: 2, At: at, Role: "", From: "10.0.0.66:1", Call: "GET /smi/v1/services", Object: "smi/v1/services", Outcome: audit.Denied, Status: 401, Code: "token-invalid", More: 7},
+	}
+	return slices.DeleteFunc(list, func(e audit.Entry) bool {
+		return e.At.Before(q.Since) || q.By != "" && e.By != q.By || q.Outcome != "" && e.Outcome != q.Outcome
+	}), nil
+}

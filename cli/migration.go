@@ -1,0 +1,159 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/vmi"
+)
+
+// migrationPoll is how often a migration that is waited for is asked how far it is.
+const migrationPoll = 200 * time.Millisecond
+
+func (a *app) veeMigrate() *cobra.Command {
+	cmd := &cobra.Command{Use: "migrate VEE", Short: "Move a running VEE to another host", ValidArgsFunction: a.names(veeNames)}
+	var in vmi.Migrate
+	var bandwidth string
+	var deadline time.Duration
+	cmd.Flags().StringVar(&in.To, "to", "", "`HOST` to go to; without it the placement chooses")
+	cmd.Flags().StringVar(&bandwidth, "bandwidth", "", "at most so much per second, such as 50MiB")
+	cmd.Flags().BoolVar(&in.AutoConverge, "auto-converge", false, "slow the guest down if it changes memory faster than it can be sent")
+	cmd.Flags().DurationVar(&deadline, "deadline", 0, "cancel it when it has not come through by then")
+	w := waitFlags(cmd)
+	cmd.RunE = a.onSite(func(ctx context.Context, r *remote, args []string) error {
+		if bandwidth != "" {
+			var err error
+			if in.Bandwidth, err = vee.ParseBytes(strings.TrimSuffix(bandwidth, "/s")); err != nil {
+				return fault.New(fault.Malformed, "--bandwidth: %w", err)
+			}
+		}
+		ids, err := r.findVEEs(ctx, args)
+		if err != nil {
+			return err
+		}
+		in.VEE, in.DeadlineMS = ids[0], deadline.Milliseconds()
+		m, err := r.vmi.Migrate(ctx, in)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(a.out, "%s  %s → %s\n", m.ID, m.From, m.To)
+		if !w.wait {
+			return nil
+		}
+		return a.awaitMigration(ctx, r, w, m.ID)
+	})
+	return cmd
+}
+
+// awaitMigration until it has ended, showing how it gets on.
+func (a *app) awaitMigration(ctx context.Context, r *remote, w *waiting, id string) error {
+	screen := newScreen(a.err)
+	return w.until(ctx, "migration "+id, func(ctx context.Context) error {
+		tick := time.NewTicker(migrationPoll)
+		defer tick.Stop()
+		for {
+			m, err := r.vmi.GetMigration(ctx, id)
+			if err != nil {
+				return err
+			}
+			screen.show([]line{{key: id, text: fmt.Sprintf("%s  %s → %s  %s  %s", m.Name, m.From, m.To, m.State, m.Stage), detail: left(m)}})
+			switch m.State {
+			case vmi.MigrationRunning:
+			case vmi.MigrationDone:
+				return nil
+			default:
+				e := fault.New(fault.Conflict, "VEE %s stays on host %s: %s", m.VEE, m.From, m.Error)
+				if m.Code != "" {
+					e.Code = fault.Code(m.Code)
+				}
+				return e.Try("reservoir event list --object vee/%s", m.VEE)
+			}
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-tick.C:
+			}
+		}
+	})
+}
+
+// left of a migration's stage, for people.
+func left(m vmi.Migration) string {
+	if m.Total == 0 {
+		return ""
+	}
+	text := fmt.Sprintf("%s of %s left", m.Left, m.Total)
+	if m.DirtyRate > 0 {
+		text += fmt.Sprintf(", %s/s change", m.DirtyRate)
+	}
+	if m.DowntimeMS > 0 {
+		text += fmt.Sprintf(", downtime %d ms", m.DowntimeMS)
+	}
+	return text
+}
+
+func (a *app) migrationListing() listing[vmi.Migration] {
+	return listing[vmi.Migration]{
+		columns: []column[vmi.Migration]{
+			{head: "ID", cell: func(m vmi.Migration) string { return m.ID }},
+			{head: "VEE", cell: func(m vmi.Migration) string { return m.Name }},
+			{head: "FROM", cell: func(m vmi.Migration) string { return m.From }},
+			{head: "TO", cell: func(m vmi.Migration) string { return m.To }},
+			{head: "STATE", cell: func(m vmi.Migration) string {
+				if m.Cancelling && m.State == vmi.MigrationRunning {
+					return "cancelling"
+				}
+				return string(m.State)
+			}},
+			{head: "STAGE", cell: func(m vmi.Migration) string { return string(m.Stage) }},
+			{head: "LEFT", cell: left},
+			{head: "AGE", cell: func(m vmi.Migration) string { return a.since(m.Started) }},
+			{head: "VEE-ID", cell: func(m vmi.Migration) string { return string(m.VEE) }, wide: true},
+			{head: "DOWNTIME", cell: func(m vmi.Migration) string { return fmt.Sprintf("%d ms", m.DowntimeMS) }, wide: true},
+			{head: "ERROR", cell: func(m vmi.Migration) string { return m.Error }},
+		},
+		name: func(m vmi.Migration) string { return m.ID },
+		none: "no migrations; begin one: reservoir vee migrate VEE --to HOST",
+	}
+}
+
+func (a *app) veeMigrations() *cobra.Command {
+	cmd := &cobra.Command{Use: "migrations", Short: "List live migrations, the newest first"}
+	f := outputFlag(cmd)
+	cmd.RunE = a.onSite(func(ctx context.Context, r *remote, _ []string) error {
+		list, err := r.vmi.ListMigrations(ctx)
+		if err != nil {
+			return err
+		}
+		return a.migrationListing().print(a, *f, list)
+	})
+	return cmd
+}
+
+func (a *app) veeMigration() *cobra.Command {
+	show := &cobra.Command{Use: "show ID", Short: "How far a migration is; by its identifier or its VEE's"}
+	f := outputFlag(show)
+	show.RunE = a.onSite(func(ctx context.Context, r *remote, args []string) error {
+		m, err := r.vmi.GetMigration(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		return a.migrationListing().printOne(a, *f, m)
+	})
+	cancel := &cobra.Command{Use: "cancel ID", Short: "Undo a migration that has not come to its commit point"}
+	cancel.RunE = a.onSite(func(ctx context.Context, r *remote, args []string) error {
+		m, err := r.vmi.CancelMigration(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(a.out, "%s  is being cancelled\n", m.ID)
+		return nil
+	})
+	return noun("migration", "One live migration: show, cancel", show, cancel)
+}

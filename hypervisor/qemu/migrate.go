@@ -1,0 +1,747 @@
+package qemu
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/reservoir-cloud/reservoir/hypervisor"
+	"github.com/reservoir-cloud/reservoir/hypervisor/disk"
+	"github.com/reservoir-cloud/reservoir/vee"
+)
+
+// Live migration. QEMU speaks to sockets of this host only, and the agents carry what it
+// says: memory goes through a socket pair whose far end is sent along with a command, and
+// each disk through NBD, from the source's mirror job to the server in the destination's
+// QEMU. The order is that of QEMU's docs/interop/live-block-operations.rst, "QMP
+// invocation for live storage migration with blockdev-mirror + NBD".
+
+const (
+	nbdSocket = "nbd.sock" // of the destination's NBD server
+	mirrorDir = "mirror"   // of the source's sockets that QEMU itself connects to
+
+	// maxDowntime is how long the vCPUs may stand still for the last memory.
+	maxDowntime = 300 * time.Millisecond
+	// unlimited bandwidth, bytes per second.
+	unlimited = int64(1) << 40
+	// stirPatience bounds the wait for an event before QEMU is asked anyway.
+	stirPatience = 50 * time.Millisecond
+)
+
+var _ hypervisor.Migrator = (*Driver)(nil)
+
+// Shape implements hypervisor.Migrator.
+func (d *Driver) Shape(_ context.Context, id vee.ID) ([]byte, error) {
+	g := d.guest(id)
+	if c := g.condition(); c != hypervisor.Running && c != hypervisor.Sent {
+		return nil, g.wrongState("describe the machine of")
+	}
+	rec := g.record()
+	if n := len(rec.Snapshots); n > 0 {
+		return nil, fmt.Errorf("%s has %d snapshots, which do not migrate: %w; delete them first", id, n, hypervisor.ErrUnsupported)
+	}
+	rec.Process = nil
+	return json.Marshal(rec)
+}
+
+// Receive implements hypervisor.Migrator. The record is written before the process is
+// started and says what it waits for, so that a later driver can end it.
+func (d *Driver) Receive(ctx context.Context, gs hypervisor.Guest, shape []byte) error {
+	g, ctx, done, err := d.command(ctx, gs.ID, gs.Epoch)
+	if err == nil {
+		defer done()
+		if g.condition() != hypervisor.Absent {
+			return g.wrongState("receive")
+		}
+		err = g.receive(ctx, gs, shape)
+	}
+	if err != nil {
+		return disk.NoSpace(fmt.Errorf("receive %s: %w", gs.ID, err))
+	}
+	return nil
+}
+
+func (g *guest) receive(ctx context.Context, gs hypervisor.Guest, shape []byte) (err error) {
+	var from record
+	if err := json.Unmarshal(shape, &from); err != nil {
+		return fmt.Errorf("read the shape of its machine: %w", err)
+	}
+	if from.Accelerator != g.d.caps.Accelerator {
+		return fmt.Errorf("it runs under %s there, and guests run under %s here: %w", from.Accelerator, g.d.caps.Accelerator, hypervisor.ErrUnsupported)
+	}
+	if err := g.create(ctx, gs); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, g.destroy(context.WithoutCancel(ctx)))
+		}
+	}()
+	uid := g.record().UID
+	if err := g.save(func(r *record) {
+		*r = from
+		r.Guest.ID, r.Guest.Epoch, r.Guest.Images, r.Guest.NICs = gs.ID, gs.Epoch, gs.Images, gs.NICs
+		r.Guest.Descriptor.Context = gs.Descriptor.Context
+		r.UID, r.Want, r.Process, r.Reason = uid, hypervisor.Incoming, nil, ""
+		r.layers = layers{} // what is under a disk there becomes part of it here
+	}); err != nil {
+		return err
+	}
+	v, err := g.launch(ctx, nil, hypervisor.Incoming)
+	if err != nil {
+		return err
+	}
+	v.become("") // should it end, it crashed
+	if err := v.openExports(ctx); err != nil {
+		return err
+	}
+	return v.refresh(ctx)
+}
+
+// openExports serves the writable disks over NBD.
+func (v *vm) openExports(ctx context.Context) error {
+	disks := v.g.writableDisks()
+	if len(disks) == 0 {
+		return nil
+	}
+	socket, err := listenUnix(v.g.dir, nbdSocket)
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+	if err := v.doWithFile(ctx, "getfd", object{"fdname": "nbd"}, socket, nil); err != nil {
+		return err
+	}
+	err = v.do(ctx, "nbd-server-start", object{"addr": object{"type": "fd", "data": object{"str": "nbd"}}}, nil)
+	for _, k := range disks {
+		if err == nil {
+			err = v.do(ctx, "block-export-add", object{"type": "nbd", "id": "export-" + k.node, "node-name": k.node, "name": k.node, "writable": true}, nil)
+		}
+	}
+	return err
+}
+
+// writableDisk of a guest, as its block node is called.
+type writableDisk struct {
+	node string
+	// overlay: only what differs from the image has to travel.
+	overlay bool
+}
+
+func (g *guest) writableDisks() (disks []writableDisk) {
+	rec := g.record()
+	for i, k := range disk.Plan(rec.Guest) {
+		if k.Kind != disk.Medium {
+			disks = append(disks, writableDisk{fmt.Sprintf("disk%d", i), k.Kind == disk.Clone && len(rec.Under[k.Name]) == 0})
+		}
+	}
+	return disks
+}
+
+// Inlet implements hypervisor.Migrator.
+func (d *Driver) Inlet(ctx context.Context, id vee.ID, stream string) (net.Conn, error) {
+	g := d.guest(id)
+	v := g.process()
+	if v == nil || g.condition() != hypervisor.Incoming {
+		return nil, g.wrongState("open an inlet of")
+	}
+	if stream != hypervisor.MemoryStream {
+		if !slices.ContainsFunc(g.writableDisks(), func(k writableDisk) bool { return k.node == stream }) {
+			return nil, fmt.Errorf("open an inlet of %s: it has no disk %q: %w", id, stream, hypervisor.ErrNotFound)
+		}
+		return dialUnix(ctx, g.dir, nbdSocket)
+	}
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	if err = v.doWithFile(ctx, "getfd", object{"fdname": hypervisor.MemoryStream}, theirs, nil); err == nil {
+		err = v.do(ctx, "migrate-incoming", object{"uri": "fd:" + hypervisor.MemoryStream}, nil)
+	}
+	if err != nil {
+		ours.Close()
+		return nil, fmt.Errorf("open the memory inlet of %s: %w", id, err)
+	}
+	return ours, nil
+}
+
+// socketPair has one end for us and one for QEMU.
+func socketPair() (ours net.Conn, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a socket pair: %w", err)
+	}
+	mine := os.NewFile(uintptr(fds[0]), "stream")
+	theirs = os.NewFile(uintptr(fds[1]), "stream of QEMU")
+	defer mine.Close()
+	if ours, err = net.FileConn(mine); err != nil {
+		theirs.Close()
+		return nil, nil, fmt.Errorf("make a socket pair: %w", err)
+	}
+	return ours, theirs, nil
+}
+
+// Loaded implements hypervisor.Migrator.
+func (d *Driver) Loaded(ctx context.Context, id vee.ID) error {
+	g := d.guest(id)
+	v := g.process()
+	if v == nil || g.condition() != hypervisor.Incoming {
+		return g.wrongState("wait for the memory of")
+	}
+	for {
+		var m struct {
+			Status string `json:"status"`
+			Error  string `json:"error-desc"`
+		}
+		if err := v.do(ctx, "query-migrate", nil, &m); err != nil {
+			return fmt.Errorf("wait for the memory of %s: %w", id, err)
+		}
+		switch m.Status {
+		case "completed":
+			return nil
+		case "failed":
+			return fmt.Errorf("wait for the memory of %s: its QEMU cannot load it: %s", id, m.Error)
+		}
+		if err := v.stir(ctx, 2*time.Millisecond); err != nil {
+			return fmt.Errorf("wait for the memory of %s: %w", id, err)
+		}
+	}
+}
+
+// Take implements hypervisor.Migrator. Its commit point is the record that wants the guest
+// running: from there a crash of the driver ends in a guest that runs.
+func (d *Driver) Take(ctx context.Context, id vee.ID, e vee.Epoch) error {
+	g, ctx, done, err := d.command(ctx, id, e)
+	if err != nil {
+		return fmt.Errorf("take %s: %w", id, err)
+	}
+	defer done()
+	c, v := g.condition(), g.process()
+	switch {
+	case c == hypervisor.Running:
+		return nil
+	case c != hypervisor.Incoming || v == nil:
+		return g.wrongState("take")
+	}
+	if err := v.take(ctx); err != nil {
+		return fmt.Errorf("take %s: %w", id, err)
+	}
+	return nil
+}
+
+func (v *vm) take(ctx context.Context) error {
+	if err := v.g.save(func(r *record) { r.Want = hypervisor.Running }); err != nil {
+		return err
+	}
+	if err := v.closeExports(ctx); err != nil {
+		return err
+	}
+	if err := v.do(ctx, "cont", nil, nil); err != nil {
+		return err
+	}
+	_ = os.Remove(filepath.Join(v.g.dir, nbdSocket))
+	return v.refresh(ctx)
+}
+
+// closeExports ends the NBD server, if there is one: nobody else writes to the disks from
+// here on.
+func (v *vm) closeExports(ctx context.Context) error {
+	if len(v.g.writableDisks()) == 0 {
+		return nil
+	}
+	err := v.do(ctx, "nbd-server-stop", nil, nil)
+	if err != nil && strings.Contains(err.Error(), "not running") {
+		return nil
+	}
+	return err
+}
+
+// Send implements hypervisor.Migrator. The record says Sent all the while, so that a
+// driver that comes after a crash knows what to undo.
+func (d *Driver) Send(ctx context.Context, id vee.ID, e vee.Epoch, s hypervisor.Sending) error {
+	g, ctx, done, err := d.command(ctx, id, e)
+	if err != nil {
+		return fmt.Errorf("send %s: %w", id, err)
+	}
+	defer done()
+	c, v := g.condition(), g.process()
+	switch {
+	case c == hypervisor.Sent:
+		return nil
+	case c != hypervisor.Running || v == nil:
+		return g.wrongState("send")
+	}
+	if s.Progress == nil {
+		s.Progress = func(hypervisor.Transfer) {}
+	}
+	o := &outlet{v: v, s: s}
+	if err := o.send(ctx); err != nil {
+		return fmt.Errorf("send %s: %w", id, err)
+	}
+	return nil
+}
+
+// outlet is one Send under way.
+type outlet struct {
+	v     *vm
+	s     hypervisor.Sending
+	disks []writableDisk
+	wg    sync.WaitGroup // goroutines that carry streams
+	lines []io.Closer    // of those
+}
+
+func (o *outlet) send(ctx context.Context) (err error) {
+	v, g := o.v, o.v.g
+	if err := g.save(func(r *record) { r.Want = hypervisor.Sent }); err != nil {
+		return err
+	}
+	defer func() {
+		if err == nil {
+			return
+		}
+		back, cancel := context.WithTimeout(context.WithoutCancel(ctx), monitorPatience)
+		defer cancel()
+		if undo := v.unsend(back); undo != nil {
+			err = fmt.Errorf("%w; and bring it back: %w", err, undo)
+		}
+		o.close()
+	}()
+	if err := o.mirror(ctx); err != nil {
+		return err
+	}
+	if err := o.memory(ctx); err != nil {
+		return err
+	}
+	o.wg.Wait() // what QEMU has written is on its way
+	o.close()
+	_ = os.RemoveAll(filepath.Join(g.dir, mirrorDir))
+	return v.refresh(ctx)
+}
+
+// close the streams and wait for those who carry them.
+func (o *outlet) close() {
+	for _, c := range o.lines {
+		_ = c.Close()
+	}
+	o.wg.Wait()
+}
+
+// carry joins QEMU's end of a stream with the way to the other host.
+func (o *outlet) carry(near, far io.ReadWriteCloser) {
+	o.lines = append(o.lines, near, far)
+	back := make(chan struct{})
+	o.wg.Go(func() {
+		_, _ = io.Copy(far, near)
+		_ = far.Close()
+		<-back
+	})
+	go func() { defer close(back); _, _ = io.Copy(near, far); _ = near.Close() }()
+}
+
+// mirror the disks until each is the same here and there, and every write goes to both.
+func (o *outlet) mirror(ctx context.Context) error {
+	v, g := o.v, o.v.g
+	o.disks = g.writableDisks()
+	if len(o.disks) == 0 {
+		return nil
+	}
+	dir, sockets, err := o.mirrorSocket(ctx)
+	if err != nil {
+		return err
+	}
+	defer sockets.Close()
+	for _, k := range o.disks {
+		far, err := o.s.Dial(ctx, k.node)
+		if err != nil {
+			return fmt.Errorf("reach %s at the other host: %w", k.node, err)
+		}
+		accepted := make(chan error, 1)
+		go func() {
+			_ = sockets.SetDeadline(time.Now().Add(monitorPatience))
+			near, err := sockets.Accept()
+			if err == nil {
+				o.carry(near, far)
+			}
+			accepted <- err
+		}()
+		err = v.do(ctx, "blockdev-add", object{
+			"driver": "nbd", "node-name": "to-" + k.node, "export": k.node,
+			"server": object{"type": "unix", "path": filepath.Join(dir, nbdSocket)},
+		}, nil)
+		if err != nil {
+			_ = sockets.SetDeadline(time.Unix(1, 0))
+		}
+		if err := errors.Join(err, <-accepted); err != nil {
+			_ = far.Close()
+			return fmt.Errorf("open %s at the other host: %w", k.node, err)
+		}
+		sync := "full"
+		if k.overlay {
+			sync = "top"
+		}
+		if err := v.do(ctx, "blockdev-mirror", object{
+			"job-id": "mirror-" + k.node, "device": k.node, "target": "to-" + k.node, "sync": sync,
+			"copy-mode": "write-blocking", "speed": int64(o.s.Bandwidth), "auto-dismiss": false,
+		}, nil); err != nil {
+			return err
+		}
+	}
+	for {
+		jobs, err := v.mirrors(ctx)
+		if err != nil {
+			return err
+		}
+		ready, t := 0, hypervisor.Transfer{What: "disks"}
+		for _, j := range jobs {
+			switch {
+			case j.Status == "ready":
+				ready++
+			case j.Error != "":
+				return mirrorFailed(j)
+			}
+			t.Total += vee.Bytes(j.Total)
+			t.Left += vee.Bytes(j.Total - j.Current)
+		}
+		o.s.Progress(t)
+		if ready == len(o.disks) {
+			return nil
+		}
+		if err := v.stir(ctx, stirPatience); err != nil {
+			return fmt.Errorf("mirror its disks: %w", err)
+		}
+	}
+}
+
+// mirrorSocket listens where QEMU's NBD client is sent to: in a folder of the guest's
+// user, which QEMU gets as an open file, since it may go nowhere else.
+func (o *outlet) mirrorSocket(ctx context.Context) (path string, l *net.UnixListener, err error) {
+	g := o.v.g
+	dir := filepath.Join(g.dir, mirrorDir)
+	if err := os.RemoveAll(dir); err != nil {
+		return "", nil, err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return "", nil, err
+	}
+	folder, err := os.Open(dir)
+	if err != nil {
+		return "", nil, err
+	}
+	defer folder.Close()
+	near := filepath.Join(fdPath(int(folder.Fd())), nbdSocket)
+	if l, err = net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: near}); err != nil {
+		return "", nil, fmt.Errorf("make the socket %s: %w", filepath.Join(dir, nbdSocket), err)
+	}
+	l.SetUnlinkOnClose(false) // its name is gone with the folder
+	if os.Geteuid() == 0 {
+		uid := g.record().UID
+		err = errors.Join(os.Chown(filepath.Join(dir, nbdSocket), uid, uid), os.Chown(dir, uid, uid))
+	}
+	var added struct {
+		FD int `json:"fd"`
+	}
+	if err == nil {
+		err = o.v.doWithFile(ctx, "add-fd", object{"fdset-id": mirrorSet}, folder, &added)
+	}
+	if err != nil {
+		l.Close()
+		return "", nil, err
+	}
+	return fdPath(added.FD), l, nil
+}
+
+// mirrorSet is the number of QEMU's set of files that mirrorDir is in.
+const mirrorSet = 1000
+
+// job of QEMU (qapi/job.json).
+type job struct {
+	ID      string `json:"id"`
+	Status  string `json:"status"`
+	Current int64  `json:"current-progress"`
+	Total   int64  `json:"total-progress"`
+	Error   string `json:"error"`
+}
+
+// mirrors under way or ended and not dismissed.
+func (v *vm) mirrors(ctx context.Context) ([]job, error) {
+	var all []job
+	if err := v.do(ctx, "query-jobs", nil, &all); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(j job) bool { return !strings.HasPrefix(j.ID, "mirror-") }), nil
+}
+
+func mirrorFailed(j job) error {
+	err := fmt.Errorf("mirror %s: %s", strings.TrimPrefix(j.ID, "mirror-"), j.Error)
+	if strings.Contains(j.Error, "No space left") {
+		err = fmt.Errorf("%w at the other host: %w", hypervisor.ErrNoSpace, err)
+	}
+	return err
+}
+
+// endMirrors lets go of the disks at the other host and waits until that is done. A mirror
+// that is ready leaves both sides the same.
+func (v *vm) endMirrors(ctx context.Context, force bool) error {
+	asked := map[string]bool{}
+	for {
+		jobs, err := v.mirrors(ctx)
+		if err != nil {
+			return err
+		}
+		for _, j := range jobs {
+			switch {
+			case j.Status == "concluded":
+				if j.Error != "" && !force {
+					return mirrorFailed(j)
+				}
+				err = v.do(ctx, "job-dismiss", object{"id": j.ID}, nil)
+			case !asked[j.ID]:
+				asked[j.ID] = true
+				err = v.do(ctx, "block-job-cancel", object{"device": j.ID, "force": force}, nil)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if len(jobs) == 0 {
+			break
+		}
+		if err := v.stir(ctx, 2*time.Millisecond); err != nil {
+			return fmt.Errorf("end the mirrors of its disks: %w", err)
+		}
+	}
+	for _, k := range v.g.writableDisks() {
+		// One that was never opened is not there.
+		_ = v.do(ctx, "blockdev-del", object{"node-name": "to-" + k.node}, nil)
+	}
+	return nil
+}
+
+// memory goes over until all of it is there, with the disks let go just before the last.
+func (o *outlet) memory(ctx context.Context) error {
+	v := o.v
+	bandwidth := unlimited
+	if o.s.Bandwidth > 0 {
+		bandwidth = int64(o.s.Bandwidth)
+	}
+	var capabilities []object
+	for name, on := range map[string]bool{"events": true, "pause-before-switchover": true, "auto-converge": o.s.AutoConverge} {
+		capabilities = append(capabilities, object{"capability": name, "state": on})
+	}
+	far, err := o.s.Dial(ctx, hypervisor.MemoryStream)
+	if err != nil {
+		return fmt.Errorf("reach the other host's memory: %w", err)
+	}
+	near, theirs, err := socketPair()
+	if err != nil {
+		far.Close()
+		return err
+	}
+	o.carry(near, far)
+	defer theirs.Close()
+	if err := v.do(ctx, "migrate-set-capabilities", object{"capabilities": capabilities}, nil); err != nil {
+		return err
+	}
+	if err := v.do(ctx, "migrate-set-parameters", object{"max-bandwidth": bandwidth, "downtime-limit": maxDowntime.Milliseconds()}, nil); err != nil {
+		return err
+	}
+	if err := v.doWithFile(ctx, "getfd", object{"fdname": hypervisor.MemoryStream}, theirs, nil); err != nil {
+		return err
+	}
+	theirs.Close()
+	if err := v.do(ctx, "migrate", object{"uri": "fd:" + hypervisor.MemoryStream}, nil); err != nil {
+		return err
+	}
+	for {
+		m, err := v.migration(ctx)
+		if err != nil {
+			return err
+		}
+		o.s.Progress(m.transfer())
+		switch m.Status {
+		case "completed":
+			return nil
+		case "failed", "cancelled", "cancelling":
+			return fmt.Errorf("send its memory: %s %s", m.Status, m.Error)
+		case "pre-switchover":
+			if err := v.endMirrors(ctx, false); err != nil {
+				return err
+			}
+			if err := v.do(ctx, "migrate-continue", object{"state": "pre-switchover"}, nil); err != nil {
+				return err
+			}
+		default:
+			if err := o.mirrorsGoOn(ctx); err != nil {
+				return err
+			}
+		}
+		if err := v.stir(ctx, stirPatience); err != nil {
+			return fmt.Errorf("send its memory: %w", err)
+		}
+	}
+}
+
+// mirrorsGoOn while memory is sent; one that failed would leave an old disk over there.
+func (o *outlet) mirrorsGoOn(ctx context.Context) error {
+	if len(o.disks) == 0 {
+		return nil
+	}
+	if c := o.v.g.condition(); c == hypervisor.Halted {
+		return fmt.Errorf("it halted meanwhile: %w", hypervisor.ErrWrongState)
+	}
+	jobs, err := o.v.mirrors(ctx)
+	for _, j := range jobs {
+		if j.Error != "" {
+			return mirrorFailed(j)
+		}
+	}
+	return err
+}
+
+// migration of a QEMU (qapi/migration.json, MigrationInfo).
+type migration struct {
+	Status   string `json:"status"`
+	Error    string `json:"error-desc"`
+	Downtime int64  `json:"downtime"`          // ms, when it is over
+	Expected int64  `json:"expected-downtime"` // ms
+	RAM      struct {
+		Total     int64 `json:"total"`
+		Remaining int64 `json:"remaining"`
+		DirtyRate int64 `json:"dirty-pages-rate"`
+		PageSize  int64 `json:"page-size"`
+	} `json:"ram"`
+}
+
+func (v *vm) migration(ctx context.Context) (m migration, err error) {
+	err = v.do(ctx, "query-migrate", nil, &m)
+	return m, err
+}
+
+func (m migration) transfer() hypervisor.Transfer {
+	t := hypervisor.Transfer{
+		What: "memory", Total: vee.Bytes(m.RAM.Total), Left: vee.Bytes(m.RAM.Remaining),
+		DirtyRate: vee.Bytes(m.RAM.DirtyRate * m.RAM.PageSize), Downtime: time.Duration(m.Expected) * time.Millisecond,
+	}
+	switch m.Status {
+	case "pre-switchover", "device", "completed":
+		t.What = "switchover"
+	}
+	if m.Status == "completed" {
+		t.Downtime = time.Duration(m.Downtime) * time.Millisecond
+	}
+	return t
+}
+
+// unsend is the way back from any point of a Send: the guest runs here, with nothing left
+// of what was tried.
+func (v *vm) unsend(ctx context.Context) error {
+	m, err := v.migration(ctx)
+	if err != nil {
+		return err
+	}
+	for over := m.Status == "" || m.Status == "completed" || m.Status == "failed" || m.Status == "cancelled"; !over; {
+		if m.Status != "cancelling" {
+			if err := v.do(ctx, "migrate_cancel", nil, nil); err != nil {
+				return err
+			}
+		}
+		if err := v.stir(ctx, stirPatience); err != nil {
+			return err
+		}
+		if m, err = v.migration(ctx); err != nil {
+			return err
+		}
+		over = m.Status == "completed" || m.Status == "failed" || m.Status == "cancelled"
+	}
+	if err := v.endMirrors(ctx, true); err != nil {
+		return err
+	}
+	_ = v.do(ctx, "remove-fd", object{"fdset-id": mirrorSet}, nil) // it may not be there
+	// Suspend uses the same machinery and wants no pause.
+	if err := v.do(ctx, "migrate-set-capabilities", object{"capabilities": []object{
+		{"capability": "pause-before-switchover", "state": false}, {"capability": "auto-converge", "state": false}}}, nil); err != nil {
+		return err
+	}
+	return v.rerun(ctx)
+}
+
+// rerun lets the vCPUs of a guest that was to be sent run here again.
+func (v *vm) rerun(ctx context.Context) error {
+	status, err := v.status(ctx)
+	if err != nil {
+		return err
+	}
+	switch status {
+	case "postmigrate", "finish-migrate", "paused":
+		if err := v.do(ctx, "cont", nil, nil); err != nil {
+			return err
+		}
+		// Switches may have learnt the other host's side: tell them.
+		_ = v.do(ctx, "announce-self", object{"initial": 20, "max": 200, "rounds": 4, "step": 50}, nil)
+	}
+	_ = os.RemoveAll(filepath.Join(v.g.dir, mirrorDir))
+	if err := v.g.save(func(r *record) { r.Want = hypervisor.Running }); err != nil {
+		return err
+	}
+	return v.refresh(ctx)
+}
+
+// takeBack is Resume of a guest that was sent.
+func (d *Driver) takeBack(ctx context.Context, id vee.ID, e vee.Epoch) error {
+	g, ctx, done, err := d.command(ctx, id, e)
+	if err == nil {
+		defer done()
+		v := g.process()
+		if c := g.condition(); c != hypervisor.Sent || v == nil {
+			return g.wrongState("resume")
+		}
+		err = v.unsend(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("resume %s: %w", id, err)
+	}
+	return nil
+}
+
+// adoptMigration goes on with, or undoes, what an earlier driver was at when it ended: a
+// guest that is complete at either side stays as it is, for the agents to agree on;
+// anything before that is undone.
+func (v *vm) adoptMigration(ctx context.Context, want hypervisor.Condition) error {
+	status, err := v.status(ctx)
+	switch {
+	case err != nil:
+		return err
+	case want == hypervisor.Incoming && status == "inmigrate":
+		return v.end(ctx) // what carried its streams is gone
+	case want == hypervisor.Sent && status != "postmigrate":
+		return v.unsend(ctx)
+	}
+	return v.refresh(ctx)
+}
+
+// stir waits until QEMU says that something happened, or a while.
+func (v *vm) stir(ctx context.Context, patience time.Duration) error {
+	t := time.NewTimer(patience)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-v.stirred:
+	case <-v.ended:
+		return errors.New("its QEMU ended")
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return nil
+}

@@ -1,0 +1,26 @@
+package vee
+
+import "time"
+
+// DiskInfo is one disk of a VEE as it is on its host.
+type DiskInfo struct {
+	Name       string `json:"name"`
+	Size       Bytes  `json:"sizeBytes"`       // virtual
+	Used       Bytes  `json:"usedBytes"`       // on the host, frozen layers too
+	Format     string `json:"format"`          // of its file
+	Image      string `json:"image,omitempty"` // manifest digest that it was made from
+	Source     string `json:"source,omitempty"`
+	Persistent bool   `json:"persistent,omitempty"`
+	CDROM      bool   `json:"cdrom,omitempty"`
+	Layers     int    `json:"layers,omitempty"` // frozen ones under it
+}
+
+// Snapshot of a VEE: its disks as they were, and its memory where it ran and that was
+// asked for.
+type Snapshot struct {
+	Name    string    `json:"name"`
+	Memory  bool      `json:"memory"`
+	Created time.Time `json:"created"` // host's clock
+	Disks   []string  `json:"disks,omitempty"`
+	Size    Bytes     `json:"sizeBytes"` // of the saved memory and of the layers that it froze
+}

@@ -1,0 +1,348 @@
+package veem
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/internal/identity"
+	"github.com/reservoir-cloud/reservoir/placement"
+	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/vhi"
+	"github.com/reservoir-cloud/reservoir/vmi"
+)
+
+// migration of a VEE as it is stored: the last one. What is observed is not stored before
+// it has ended.
+type migration struct {
+	vmi.Migration
+	Address string `json:"address"` // of the destination's VHI when it began
+	Ticket  string `json:"ticket"`
+}
+
+// opMigrate is the operation that both hosts' drivers have to declare.
+const opMigrate = "migrate"
+
+// moving reports whether a live migration is under way: r is at its Host, or has come to
+// Move.To and this record does not know it yet.
+func (r *record) moving() bool { return r.Move != nil && r.Move.State == vmi.MigrationRunning }
+
+// at reports whether the VEE has something on a host, or a place there.
+func (r *record) at(host string) bool {
+	return r.Host == host && host != "" || r.moving() && r.Move.To == host
+}
+
+func (m *migration) same(o *migration) bool {
+	return m == o || m != nil && o != nil && m.ID == o.ID && m.State == o.State && m.Cancelling == o.Cancelling
+}
+
+func (m *migration) move() *vhi.Move {
+	return &vhi.Move{ID: m.ID, From: m.From, To: m.To, Address: m.Address, Ticket: m.Ticket, Bandwidth: m.Bandwidth, AutoConverge: m.AutoConverge}
+}
+
+// invitation is the destination's assignment.
+func (r *record) invitation() vhi.Assignment {
+	return vhi.Assignment{VEE: r.ID, Epoch: r.Epoch, Seq: r.Seq, Power: vhi.Incoming, Descriptor: r.Descriptor, Move: r.Move.move()}
+}
+
+// endMove notes how a migration ended. The assignment that follows has nothing of it.
+func (r *record) endMove(state vmi.MigrationState, p *vhi.MoveReport, now time.Time) {
+	m := *r.Move
+	m.State, m.Ended, m.Ticket = state, &now, ""
+	if p != nil && p.ID == m.ID {
+		m.Stage, m.DowntimeMS = p.Stage, p.DowntimeMS
+		if state != vmi.MigrationDone && m.Error == "" {
+			m.Error, m.Code = p.Error, p.Code
+		}
+	}
+	if state == vmi.MigrationDone {
+		m.Stage, m.Error, m.Code = vhi.MoveTaken, "", ""
+	}
+	r.Move = &m
+}
+
+// cancelMove has the source stop, if it still can.
+func (r *record) cancelMove(why string) {
+	m := *r.Move
+	m.Cancelling, m.Error, m.Code = true, why, string(fault.Conflict)
+	r.Move = &m
+	r.Seq++
+}
+
+// taken reports whether p says that the VEE has come to the destination: it goes on there
+// under a later hop.
+func taken(r *record, p *vhi.Report) bool {
+	return p != nil && p.Epoch.Generation == r.Epoch.Generation && p.Epoch.Term == r.Epoch.Term && p.Epoch.Hop > r.Epoch.Hop &&
+		p.Power != vhi.Absent && p.Power != vhi.Incoming && (p.Move == nil || p.Move.ID != r.Move.ID || p.Move.Stage == vhi.MoveTaken)
+}
+
+// decideMoving is decide for a VEE on its way between two hosts. Only two words end it:
+// the destination's that it has it, and the source's that it kept it.
+func decideMoving(r record, from, to view, now time.Time) decision {
+	if to.known && taken(&r, to.report) {
+		r.endMove(vmi.MigrationDone, to.report.Move, now)
+		r.Host, r.Epoch, r.Seq, r.HostRestarts = r.Move.To, to.report.Epoch, max(r.Seq, to.report.Seq)+1, 0
+		r.Phase = vee.PhaseRunning
+		return decision{rec: r}
+	}
+	if from.host == lost {
+		r.Phase, r.GuestReady = vee.PhaseUnknown, false
+		return decision{rec: r}
+	}
+	if from.host == unheard || from.known && from.report == nil && to.host == unheard {
+		return decision{rec: r}
+	}
+	p := from.report
+	behind := !from.known || p != nil && (p.Epoch.Compare(r.Epoch) < 0 || p.Epoch == r.Epoch && p.Seq < r.Seq)
+	switch {
+	case from.known && p == nil:
+		// The source has no such VEE, the destination has not taken it.
+		r.endMove(vmi.MigrationFailed, nil, now)
+		r.Seq++
+		return decision{rec: r}
+	case from.known && kept(&r, p, behind):
+		state := vmi.MigrationFailed
+		if r.Move.Cancelling {
+			state = vmi.MigrationCancelled
+		}
+		r.endMove(state, p.Move, now)
+		if p.Epoch.Compare(r.Epoch) > 0 {
+			r.Epoch = p.Epoch
+		}
+		r.Seq = max(r.Seq, p.Seq) + 1
+		r.Settled = false
+		return decision{rec: r}
+	case r.Move.Cancelling:
+	case r.Target != vee.Active:
+		r.cancelMove("another action has overtaken it")
+		return decision{rec: r}
+	case r.Move.Deadline != nil && !now.Before(*r.Move.Deadline):
+		r.cancelMove("it had not come to its end by its deadline")
+		return decision{rec: r}
+	case to.host == lost && behind:
+		r.cancelMove("host " + r.Move.To + " does not answer")
+		return decision{rec: r}
+	}
+	r.Phase = vee.PhaseMigrate
+	d := decision{rec: r}
+	if r.Move.Deadline != nil && !r.Move.Cancelling {
+		d.at = *r.Move.Deadline
+	}
+	if !behind {
+		return d
+	}
+	d.do = assign
+	if q := to.report; !r.Move.Cancelling && (!to.known || q == nil || q.Epoch.Compare(r.Epoch) < 0 || q.Epoch == r.Epoch && q.Seq < r.Seq) {
+		d.do = invite // the door first, then whoever goes through it
+	}
+	return d
+}
+
+// kept reports whether p is the source's word that the migration is over and the VEE still
+// its.
+func kept(r *record, p *vhi.Report, behind bool) bool {
+	if p.Move != nil && p.Move.ID == r.Move.ID {
+		return p.Move.Stage == vhi.MoveFailed || p.Move.Stage == vhi.MoveVoid
+	}
+	return r.Move.Cancelling && !behind && p.Epoch == r.Epoch
+}
+
+// Migrate: vmi.Service.
+func (m *Manager) Migrate(ctx context.Context, in vmi.Migrate) (vmi.Migration, error) {
+	if err := overseer(ctx, true); err != nil {
+		return vmi.Migration{}, err
+	}
+	if in.Bandwidth < 0 || in.DeadlineMS < 0 || in.DeadlineMS > maxHoldMS {
+		return vmi.Migration{}, malformed("migration", "bandwidth and deadline cannot be negative, nor the deadline more than a week away")
+	}
+	if err := m.ready(ctx); err != nil {
+		return vmi.Migration{}, err
+	}
+	id, err := m.nonce()
+	if err != nil {
+		return vmi.Migration{}, err
+	}
+	ticket, err := m.nonce()
+	if err != nil {
+		return vmi.Migration{}, err
+	}
+	var begun vmi.Migration
+	err = m.ledger.do(ctx, func(t *tx) error {
+		r, err := find(identity.From(ctx), t, in.VEE)
+		if err != nil {
+			return err
+		}
+		to, err := m.destination(t, r, in.To)
+		if err != nil {
+			return err
+		}
+		v := migration{Address: t.hosts.get(to).Address, Ticket: ticket}
+		v.Migration = vmi.Migration{ID: id[:12], VEE: r.ID, Name: r.Descriptor.Name, From: r.Host, To: to, State: vmi.MigrationRunning,
+			Bandwidth: in.Bandwidth, AutoConverge: in.AutoConverge, Started: t.now}
+		if in.DeadlineMS > 0 {
+			end := t.now.Add(time.Duration(in.DeadlineMS) * time.Millisecond)
+			v.Deadline = &end
+		}
+		r.Move = &v
+		r.Seq += 2 // one beyond what a left-over of an earlier attempt was removed under
+		t.putVEE(r)
+		begun = v.Migration
+		return nil
+	})
+	return begun, err
+}
+
+// destination of a migration, or why there is none.
+func (m *Manager) destination(t *tx, r record, to string) (string, error) {
+	switch {
+	case r.moving():
+		return "", fault.New(fault.WrongState, "VEE %s is on its way to host %s already", r.ID, r.Move.To).Try("reservoir vee migration show %s", r.Move.ID)
+	case r.State != vee.Active || r.Target != vee.Active || !r.Assigned:
+		return "", fault.New(fault.WrongState, "VEE %s is %s (target %s): only an ACTIVE one is migrated live", r.ID, r.State, r.Target)
+	case to == r.Host:
+		return "", fault.New(fault.WrongState, "VEE %s is on host %s already", r.ID, to)
+	case to != "" && t.hosts.get(to) == nil:
+		return "", errNoHost(to)
+	case !m.hosts.alive(r.Host):
+		return "", fault.New(fault.Unavailable, "host %s, where VEE %s runs, does not answer", r.Host, r.ID)
+	}
+	board := m.board(t)
+	for i := range board {
+		h := &board[i]
+		switch {
+		case h.Name == r.Host:
+			// Its own place does not count against it.
+			h.Closed = "the VEE is there"
+			if k := slices.IndexFunc(h.VEEs, func(l placement.Label) bool { return l.Group == r.Scope && slices.Equal(l.Tags, r.Descriptor.Tags) }); k >= 0 {
+				h.VEEs = slices.Delete(slices.Clone(h.VEEs), k, k+1)
+			}
+		case h.Closed != "":
+		case to != "" && h.Name != to:
+			h.Closed = "another host was asked for"
+		case !t.hosts.get(h.Name).can(opMigrate):
+			h.Closed = "its hypervisor cannot receive a live migration"
+		}
+	}
+	if !t.hosts.get(r.Host).can(opMigrate) {
+		return "", fault.New(fault.Unsupported, "the hypervisor of host %s cannot migrate VEE %s live", r.Host, r.ID)
+	}
+	c := m.chooseOn(t, []record{r}, board)[0]
+	if c.Host == "" {
+		return "", fault.New(fault.NoResources, "VEE %s cannot be migrated: %s", r.ID, c.Why).Try("reservoir host list")
+	}
+	return c.Host, nil
+}
+
+// can reports whether a driver of the host declares an operation.
+func (h *hostRecord) can(operation string) bool {
+	return slices.ContainsFunc(h.Drivers, func(d vhi.DriverInfo) bool { return slices.Contains(d.Operations, operation) })
+}
+
+// showMigration with what its hosts say of it now.
+func (m *Manager) showMigration(r *record) vmi.Migration {
+	s := r.Move.Migration
+	if !r.moving() {
+		return s
+	}
+	if p := m.hosts.view(r.Host, r.ID).report; p != nil && p.Move != nil && p.Move.ID == s.ID {
+		s.Stage, s.Total, s.Left, s.DirtyRate, s.DowntimeMS = p.Move.Stage, p.Move.Total, p.Move.Left, p.Move.DirtyRate, p.Move.DowntimeMS
+	}
+	return s
+}
+
+// ListMigrations: vmi.Service.
+func (m *Manager) ListMigrations(ctx context.Context) ([]vmi.Migration, error) {
+	if err := overseer(ctx, false); err != nil {
+		return nil, err
+	}
+	list := []vmi.Migration{}
+	for _, r := range m.movers(func(*record) bool { return true }) {
+		list = append(list, m.showMigration(&r))
+	}
+	slices.SortFunc(list, func(a, b vmi.Migration) int {
+		if c := b.Started.Compare(a.Started); c != 0 {
+			return c
+		}
+		return strings.Compare(a.ID, b.ID)
+	})
+	return list, nil
+}
+
+// movers are the VEEs that have or had a migration and match.
+func (m *Manager) movers(match func(*record) bool) (rs []record) {
+	m.ledger.read(func(s *state) {
+		for _, r := range s.vees.rows {
+			if r.Move != nil && match(r) {
+				rs = append(rs, *r)
+			}
+		}
+	})
+	return rs
+}
+
+// GetMigration: vmi.Service.
+func (m *Manager) GetMigration(ctx context.Context, id string) (vmi.Migration, error) {
+	if err := overseer(ctx, false); err != nil {
+		return vmi.Migration{}, err
+	}
+	rs := m.movers(func(r *record) bool { return r.Move.ID == id || string(r.ID) == id })
+	if len(rs) == 0 {
+		return vmi.Migration{}, errNoMigration(id)
+	}
+	return m.showMigration(&rs[0]), nil
+}
+
+func errNoMigration(id string) *fault.Error {
+	return fault.New(fault.NotFound, "there is no migration %s", id).Try("reservoir vee migrations")
+}
+
+// CancelMigration: vmi.Service.
+func (m *Manager) CancelMigration(ctx context.Context, id string) (vmi.Migration, error) {
+	if err := overseer(ctx, true); err != nil {
+		return vmi.Migration{}, err
+	}
+	rs := m.movers(func(r *record) bool { return r.Move.ID == id || string(r.ID) == id })
+	if len(rs) == 0 {
+		return vmi.Migration{}, errNoMigration(id)
+	}
+	err := m.ledger.do(ctx, func(t *tx) error {
+		r, ok := t.vee(rs[0].ID)
+		switch {
+		case !ok || r.Move == nil || r.Move.ID != rs[0].Move.ID:
+			return errNoMigration(id)
+		case !r.moving():
+			return fault.New(fault.WrongState, "migration %s has ended: %s", id, r.Move.State)
+		case r.Move.Cancelling:
+			return nil
+		}
+		r.cancelMove("it was cancelled")
+		t.putVEE(r)
+		return nil
+	})
+	if err != nil {
+		return vmi.Migration{}, err
+	}
+	return m.GetMigration(ctx, rs[0].Move.ID)
+}
+
+// migrationNotes are the events of a migration.
+func migrationNotes(a, b *record, add func(warning bool, reason, format string, args ...any)) {
+	if a.Move == nil || a.Move.same(b.Move) {
+		return
+	}
+	switch s := a.Move; s.State {
+	case vmi.MigrationRunning:
+		if s.Cancelling {
+			add(false, "MigrationCancelling", "%s", s.Error)
+		} else {
+			add(false, "Migrating", "from host %s to host %s", s.From, s.To)
+		}
+	case vmi.MigrationDone:
+		add(false, "Migrated", "from host %s to host %s; it stood still for %d ms", s.From, s.To, s.DowntimeMS)
+	default:
+		add(true, "MigrationFailed", "it stays on host %s: %s", s.From, orElse(s.Error, fmt.Sprint(s.State)))
+	}
+}

@@ -1,0 +1,51 @@
+package veem
+
+import (
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/vmi"
+)
+
+// What an update makes of a descriptor, and what it refuses.
+func TestChangedDescriptor(t *testing.T) {
+	size := func(b vee.Bytes) *vee.Bytes { return &b }
+	count := func(n int) *int { return &n }
+	d := vee.Descriptor{VCPUs: 1, VCPUsMax: 2, Memory: 128 * vee.MiB, MemoryMax: 256 * vee.MiB,
+		Disks: []vee.Disk{{Name: "data", Size: vee.GiB}, {Name: "cd", CDROM: true}}}
+	got, err := changed(d, vmi.VEEUpdate{Memory: size(512 * vee.MiB), VCPUs: count(2), Disks: map[string]vee.Bytes{"data": 2 * vee.GiB}})
+	if err != nil || got.Memory != 512*vee.MiB || max(got.Memory, got.MemoryMax) != 512*vee.MiB || got.VCPUs != 2 || got.VCPUsMax != 2 || got.Disks[0].Size != 2*vee.GiB {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if d.Disks[0].Size != vee.GiB {
+		t.Error("the descriptor before was changed in place")
+	}
+	for disks, why := range map[string]string{"data": "only grow", "cd": "CD-ROM", "none": "no disk"} {
+		if _, err := changed(d, vmi.VEEUpdate{Disks: map[string]vee.Bytes{disks: vee.MiB}}); err == nil || !strings.Contains(err.Error(), why) {
+			t.Errorf("disk %s: %v, want %q", disks, err, why)
+		}
+	}
+}
+
+// Whatever is asked for, the upper end of the range never sinks below what it was.
+func TestRangesStay(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		mem := rapid.Custom(func(t *rapid.T) vee.Bytes { return vee.Bytes(rapid.IntRange(1, 8).Draw(t, "mem")) * 64 * vee.MiB })
+		d := vee.Descriptor{VCPUs: 1, Memory: mem.Draw(t, "has")}
+		most := d.Memory
+		for range rapid.IntRange(1, 5).Draw(t, "updates") {
+			m := mem.Draw(t, "want")
+			most = max(most, m)
+			var err error
+			if d, err = changed(d, vmi.VEEUpdate{Memory: &m}); err != nil || d.Memory != m || d.MemoryMax != 0 && d.MemoryMax < d.Memory {
+				t.Fatalf("%+v, %v", d, err)
+			}
+			if max(d.Memory, d.MemoryMax) != most {
+				t.Fatalf("%+v, the range went up to %s", d, most)
+			}
+		}
+	})
+}

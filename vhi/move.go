@@ -1,0 +1,52 @@
+package vhi
+
+import "github.com/reservoir-cloud/reservoir/vee"
+
+// Incoming is the power of a VEE at the destination of a live migration: a place and an
+// open door for it, and nothing that runs.
+const Incoming Power = "incoming"
+
+// Move is a live migration, in the assignments of both hosts that take part. The source
+// gets it beside the power Running, the destination with the power Incoming. To cancel it,
+// the source gets an assignment without it, and obeys unless it has given the VEE away.
+type Move struct {
+	ID      string `json:"id"` // one attempt; never used again
+	From    string `json:"from"`
+	To      string `json:"to"`
+	Address string `json:"address,omitempty"` // of To's VHI, host:port; for the source
+	// Ticket proves to To that the site sent From. It opens the door once.
+	Ticket       string    `json:"ticket"`
+	Bandwidth    vee.Bytes `json:"bandwidthBytes,omitempty"` // limit per second; 0: none
+	AutoConverge bool      `json:"autoConverge,omitempty"`
+}
+
+// MoveStage is how far a host is with its part of a Move.
+type MoveStage string
+
+// Stages. Up to MoveSwitchover the VEE is the source's and everything can be undone.
+// MoveGiven is past the commit point: the source has given it away and waits for the
+// destination's word. MoveTaken (destination), MoveFailed and MoveVoid (source) are ends.
+const (
+	MoveWaiting    MoveStage = "waiting"    // destination: for the source
+	MoveReceiving  MoveStage = "receiving"  // destination
+	MovePreparing  MoveStage = "preparing"  // source: the destination makes room
+	MoveDisks      MoveStage = "disks"      // source
+	MoveMemory     MoveStage = "memory"     // source
+	MoveSwitchover MoveStage = "switchover" // source: the vCPUs stand still
+	MoveGiven      MoveStage = "given"      // source
+	MoveTaken      MoveStage = "taken"      // destination: it runs there
+	MoveVoid       MoveStage = "void"       // source: given, not taken, and ours again
+	MoveFailed     MoveStage = "failed"     // it stays where it was
+)
+
+// MoveReport is a host's word on its part of a Move.
+type MoveReport struct {
+	ID         string    `json:"id"`
+	Stage      MoveStage `json:"stage"`
+	Total      vee.Bytes `json:"totalBytes,omitempty"` // of the stage
+	Left       vee.Bytes `json:"leftBytes,omitempty"`
+	DirtyRate  vee.Bytes `json:"dirtyBytesPerSecond,omitempty"`
+	DowntimeMS int64     `json:"downtimeMs,omitempty"` // predicted; with taken, how long the vCPUs stood still
+	Error      string    `json:"error,omitempty"`
+	Code       string    `json:"code,omitempty"`
+}
