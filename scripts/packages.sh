@@ -1,6 +1,7 @@
 #!/bin/sh
 # packages.sh [test]: install the Debian packages that building and running need, with
-# "test" what only the tests need too, and only those that are missing. Without root: say which are missing, and fail.
+# "test" what only the tests need too, and of those the missing ones. Without root: say
+# which are missing, and fail.
 set -eu
 need="qemu-system-x86 qemu-utils mmdebstrap e2fsprogs dpkg-dev cpio zstd iproute2 genisoimage curl"
 [ "${1:-}" != test ] || need="$need libvirt-daemon-system libvirt-daemon-driver-qemu"

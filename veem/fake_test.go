@@ -98,10 +98,10 @@ type fakeGuest struct {
 // fakeHost converges as an agent does, in virtual time, and can be made to misbehave.
 type fakeHost struct {
 	vhi.Storage // nil: no test comes here
-	s        *fakeSite
-	name     string
-	capacity vee.Resources
-	rng      *rand.Rand
+	s           *fakeSite
+	name        string
+	capacity    vee.Resources
+	rng         *rand.Rand
 
 	mu          *sync.Mutex // one for all hosts, since invariants are about all of them
 	guests      map[vee.ID]*fakeGuest

@@ -14,6 +14,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/hypervisor"
 	"github.com/reservoir-cloud/reservoir/hypervisor/conformance"
 	"github.com/reservoir-cloud/reservoir/hypervisor/qemu/cgroup"
+	"github.com/reservoir-cloud/reservoir/vee"
 )
 
 func TestMain(m *testing.M) {
