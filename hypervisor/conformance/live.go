@@ -16,7 +16,8 @@ func (b *bench) offers(op string) bool {
 	b.Helper()
 	c, err := b.d.Capabilities(b.Context())
 	b.must("capabilities", err)
-	return slices.Contains(c.Operations, op)
+	b.notDeclared = !slices.Contains(c.Operations, op)
+	return !b.notDeclared
 }
 
 // liveChanges that cannot be made while a guest runs wait, and say so; and what was changed
