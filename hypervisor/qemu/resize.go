@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -101,7 +102,9 @@ func (v *vm) resizeMemory(ctx context.Context, g *guest, want vee.Descriptor) (s
 func (v *vm) ballooned(ctx context.Context, want vee.Bytes) (vee.Bytes, error) {
 	tick := time.NewTicker(balloonPoll)
 	defer tick.Stop()
-	var last vee.Bytes
+	// A guest that is asked for more than it can spare gives and takes back without end:
+	// what counts is how near it ever came.
+	nearest := vee.Bytes(math.MaxInt64)
 	for still := time.Duration(0); ; still += balloonPoll {
 		var now struct {
 			Actual vee.Bytes `json:"actual"`
@@ -109,8 +112,8 @@ func (v *vm) ballooned(ctx context.Context, want vee.Bytes) (vee.Bytes, error) {
 		if err := v.do(ctx, "query-balloon", nil, &now); err != nil {
 			return 0, err
 		}
-		if now.Actual != last {
-			last, still = now.Actual, 0
+		if off := max(now.Actual-want, want-now.Actual); off < nearest {
+			nearest, still = off, 0
 		}
 		if now.Actual == want || still >= balloonPatience {
 			return now.Actual, nil
