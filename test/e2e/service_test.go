@@ -171,9 +171,7 @@ components:
 	if failed > 1 {
 		t.Errorf("%d requests were not answered during the redeployment", failed)
 	}
-	if page := ask(url); !strings.Contains(page, "second") {
-		t.Errorf("after the redeployment: %q", page)
-	}
+	eventually(t, "an answer of the second revision", func() bool { return strings.Contains(ask(url), "second") })
 	// The new replica was there beside the old one and so has a name of its own.
 	if only(t, "web-2").ID == oldWeb {
 		t.Error("the changed component kept its VEE")

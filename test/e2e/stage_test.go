@@ -318,7 +318,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-var web = &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+var web = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 
 // ask is one HTTP request; empty when it was not answered with 200.
 func ask(url string) string {
