@@ -26,7 +26,7 @@ func (f fakeVEEM) SetQuota(_ context.Context, q vmi.SetQuota) (vmi.Quota, error)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.quotas == nil {
-		f.fake.quotas = map[string]vmi.Quota{}
+		f.quotas = map[string]vmi.Quota{}
 	}
 	old := f.quotas[q.Customer]
 	if q.Version != old.Version {

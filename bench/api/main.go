@@ -146,7 +146,7 @@ func (b *bench) start(name string, env []string, args ...string) (*os.File, erro
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(*binary, args...) // ended by down, in good order
+	cmd := exec.CommandContext(context.Background(), *binary, args...) // ended by down, in good order
 	cmd.Stderr, cmd.Env = log, append(os.Environ(), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {

@@ -248,7 +248,7 @@ func (h *hand) await(ctx context.Context, event string) (time.Time, error) {
 // dial a socket that is there in a moment.
 func dial(ctx context.Context, path string) (net.Conn, error) {
 	for {
-		conn, err := net.Dial("unix", path)
+		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
 		if err == nil {
 			return conn, nil
 		}
