@@ -36,7 +36,9 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 130' INT TERM
 
-url() { "$reservoir" service show web -o yaml | awk '$1 == "url:" || $2 == "url:" {print $NF; exit}'; }
+url() { "$reservoir" service show web -o yaml | awk '($1 == "url:" || $2 == "url:") && !n++ {print $NF}'; }
+
+# Whoever reads a pipe here reads all of it: with pipefail a writer that is cut off counts.
 
 # who answers: eight requests, counted by replica.
 answers() {
@@ -48,7 +50,7 @@ answers() {
 # kill the first VEE's QEMU process from outside, and wait until it runs again.
 kill_a_guest() {
 	local id restarts
-	id=$("$reservoir" vee list -o name | head -n 1)
+	id=$("$reservoir" vee list -o name | sed -n 1p)
 	printf '$ kill -9 QEMU of %s\n' "$id"
 	pkill -9 -f "^[^ ]*qemu-system[^ ]* -name [^ ]*$id" || { echo "no guest of $id runs here" >&2; return 1; }
 	for ((i = 0; i < 600; i++)); do
