@@ -29,6 +29,7 @@ func (s *Service) Descriptor(c *Component, n int, by Owner) vee.Descriptor {
 		FQNPrefix:  by.FQNPrefix,
 		Hypervisor: c.driver(),
 		VCPUs:      c.CPU.Count,
+		VCPUsMax:   c.CPU.Max,
 		CPU: vee.CPUShare{
 			ReservationMHz: int(c.CPU.Reservation),
 			LimitMHz:       int(c.CPU.Limit),

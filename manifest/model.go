@@ -81,6 +81,7 @@ type Replicas struct {
 // CPU of each replica. `cpu: 2` is two vCPUs without bounds.
 type CPU struct {
 	Count       int `yaml:"count"`
+	Max         int `yaml:"max"` // that may be plugged in while it runs; 0: Count
 	Reservation MHz `yaml:"reservation"`
 	Limit       MHz `yaml:"limit"`
 	Weight      int `yaml:"weight"` // relative to other VEEs; 100 is usual

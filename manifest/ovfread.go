@@ -433,6 +433,8 @@ func (x *ovfReader) item(e *etree.Element, c *Component, path string) {
 	switch {
 	case kind == typeCPU && normal:
 		x.cpu(i, c)
+	case kind == typeCPU && bound == "max":
+		x.cpuMax(i, c)
 	case kind == typeMemory && (normal || bound == "max"):
 		x.memory(i, c, !normal)
 	case kind == typeNIC && normal:
@@ -477,6 +479,16 @@ func (x *ovfReader) cpu(i item, c *Component) {
 		}
 		*to = f
 	}
+}
+
+func (x *ovfReader) cpuMax(i item, c *Component) {
+	path := i.path + ".cpu.max"
+	x.mark(path, x.at[i.Element])
+	if c.CPU.Max != 0 {
+		x.bad(path, "a second item for the most processors", "want one")
+		return
+	}
+	x.leaf(reflect.ValueOf(&c.CPU.Max).Elem(), i.rasd["VirtualQuantity"], "", path, field{})
 }
 
 func (x *ovfReader) memory(i item, c *Component, isMax bool) {

@@ -334,6 +334,11 @@ func (w *ovfWriter) hardware(to *etree.Element, c *Component) {
 		"AllocationUnits": clock, "Weight": positive(c.CPU.Weight),
 		"Reservation": positive(int(c.CPU.Reservation)), "Limit": positive(int(c.CPU.Limit)),
 	})
+	if c.CPU.Max != 0 {
+		item(typeCPU, map[string]string{
+			"ElementName": fmt.Sprintf("%d vCPU", c.CPU.Max), "VirtualQuantity": strconv.Itoa(c.CPU.Max),
+		}).CreateAttr("ovf:bound", "max")
+	}
 	for i, m := range []vee.Bytes{c.Memory.Size, c.Memory.Max} {
 		if m == 0 {
 			continue

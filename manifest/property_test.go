@@ -217,6 +217,7 @@ func anyService(t *rapid.T) *Service {
 		c.Replicas.Min = min(c.Replicas.Min, c.Replicas.Initial)
 		c.Hypervisor = rapid.SampledFrom([]string{"", "qemu", "vmx-07"}).Draw(t, "hypervisor")
 		c.CPU.Count++
+		c.CPU.Max = rapid.SampledFrom([]int{0, c.CPU.Count + 1}).Draw(t, "most")
 		c.CPU.Limit = c.CPU.Reservation
 		c.Memory.Max = rapid.SampledFrom([]vee.Bytes{0, 32 * vee.TiB}).Draw(t, "max")
 		c.Disks = append(c.Disks, Disk{Image: "an image"})

@@ -302,7 +302,7 @@ func (r *Replicas) toShort() (string, bool) {
 func (c *CPU) fromShort(s string) error {
 	n, err := strconv.Atoi(s)
 	if err != nil {
-		return errors.New("want a number of vCPUs, or {count, reservation, limit, weight}")
+		return errors.New("want a number of vCPUs, or {count, max, reservation, limit, weight}")
 	}
 	*c = CPU{Count: n}
 	return nil

@@ -159,7 +159,7 @@ func TestDescriptor(t *testing.T) {
 	d.Context = nil
 	want := vee.Descriptor{
 		Name: "db-3", Customer: "acme", GroupID: "alpha.grid", FQNPrefix: by.FQNPrefix,
-		Hypervisor: "qemu", VCPUs: 2, CPU: vee.CPUShare{ReservationMHz: 1000, LimitMHz: 4000, Weight: 200},
+		Hypervisor: "qemu", VCPUs: 2, VCPUsMax: 4, CPU: vee.CPUShare{ReservationMHz: 1000, LimitMHz: 4000, Weight: 200},
 		Memory: vee.GiB, MemoryMax: 2 * vee.GiB,
 		Disks: []vee.Disk{
 			{Name: "root", Source: "debian.qcow2"},

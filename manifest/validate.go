@@ -26,6 +26,9 @@ func (s *Service) normalise() {
 		r.Min = unsetOr(r.Min, min(1, r.Initial))
 		r.Max = unsetOr(r.Max, max(1, r.Initial))
 		c.CPU.Count = unsetOr(c.CPU.Count, 1)
+		if c.CPU.Max == c.CPU.Count {
+			c.CPU.Max = 0
+		}
 		if c.Memory.Max == c.Memory.Size {
 			c.Memory.Max = 0
 		}
@@ -365,6 +368,9 @@ func (v *validator) component(p string, c *Component) {
 		v.bad(p+".replicas.initial", strconv.Itoa(r.Initial), fmt.Sprintf("want min to max, %d to %d", r.Min, r.Max))
 	}
 	v.within(p+".cpu.count", c.CPU.Count, 1, maxVCPUs)
+	if c.CPU.Max > 0 && (c.CPU.Max <= c.CPU.Count || c.CPU.Max > maxVCPUs) {
+		v.bad(p+".cpu.max", strconv.Itoa(c.CPU.Max), fmt.Sprintf("want more than the count, up to %d", maxVCPUs))
+	}
 	v.within(p+".cpu.weight", c.CPU.Weight, 0, 10000)
 	if c.CPU.Limit != 0 && c.CPU.Reservation > c.CPU.Limit {
 		v.bad(p+".cpu.reservation", leafText(reflect.ValueOf(c.CPU.Reservation)), "want at most the limit")
