@@ -40,12 +40,22 @@ type Migrator interface {
 	Inlet(ctx context.Context, id vee.ID, stream string) (net.Conn, error)
 	// Loaded returns when the memory of an incoming guest is all there.
 	Loaded(ctx context.Context, id vee.ID) error
-	// Take lets an incoming guest's vCPUs run (incoming → running). There is no way back.
-	Take(ctx context.Context, id vee.ID, e vee.Epoch) error
+	// Take lets an incoming guest's vCPUs run (incoming → running) and says since when they
+	// do. There is no way back.
+	Take(ctx context.Context, id vee.ID, e vee.Epoch) (ran time.Time, err error)
 
 	// Send moves disks and memory (running → sent). When it fails, or ctx ends, the guest
-	// runs on here as if nothing had been tried.
-	Send(ctx context.Context, id vee.ID, e vee.Epoch, s Sending) error
+	// runs on here as if nothing had been tried. Of a guest that was sent already it knows
+	// nothing to tell.
+	Send(ctx context.Context, id vee.ID, e vee.Epoch, s Sending) (Passage, error)
+}
+
+// Passage is what a Send took.
+type Passage struct {
+	Disks, Memory vee.Bytes // that went over
+	// DisksTook until they were the same at both hosts, MemoryTook from then to Stopped.
+	DisksTook, MemoryTook time.Duration
+	Stopped               time.Time // since when the vCPUs stand still, by this host's clock
 }
 
 // Sending says how Send goes about it.
@@ -65,5 +75,5 @@ type Transfer struct {
 	Total     vee.Bytes     // of disks or of memory
 	Left      vee.Bytes     // to be sent, as far as it is known now
 	DirtyRate vee.Bytes     // memory changed per second, 0 before it is known
-	Downtime  time.Duration // predicted; after the switchover the hypervisor's own measure
+	Downtime  time.Duration // predicted
 }

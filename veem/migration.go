@@ -53,8 +53,10 @@ func (r *record) endMove(state vmi.MigrationState, p *vhi.MoveReport, now time.T
 	m := *r.Move
 	m.State, m.Ended, m.Ticket = state, &now, ""
 	if p != nil && p.ID == m.ID {
-		m.Stage, m.DowntimeMS = p.Stage, p.DowntimeMS
-		if state != vmi.MigrationDone && m.Error == "" {
+		m.Stage = p.Stage
+		if state == vmi.MigrationDone {
+			m.Took, m.DowntimeMS, m.Total = p.Took, p.Took.DowntimeMS, p.Took.DiskBytes+p.Took.MemoryBytes
+		} else if m.Error == "" {
 			m.Error, m.Code = p.Error, p.Code
 		}
 	}

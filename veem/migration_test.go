@@ -19,6 +19,9 @@ func TestDecideMoving(t *testing.T) {
 		r := &vhi.Report{Epoch: e, Seq: seq, Power: p}
 		if stage != "" {
 			r.Move = &vhi.MoveReport{ID: "m", Stage: stage, Error: "why"}
+			if stage == vhi.MoveTaken {
+				r.Move.Took = vhi.MoveFigures{DiskBytes: 3, MemoryBytes: 4, DowntimeMS: 5}
+			}
 		}
 		return view{host: alive, known: true, report: r}
 	}
@@ -68,6 +71,9 @@ func TestDecideMoving(t *testing.T) {
 		}
 		if a := d.rec.assignment(0); (a.Move != nil) != (c.state == vmi.MigrationRunning && !c.cancels) {
 			t.Errorf("%s: the next assignment says %+v of the move", name, a.Move)
+		}
+		if m := d.rec.Move; c.to.report != nil && c.to.report.Move != nil && m.State == vmi.MigrationDone && (m.Total != 7 || m.DowntimeMS != 5 || m.Took.MemoryBytes != 4) {
+			t.Errorf("%s: figures %+v", name, m.Migration)
 		}
 		if c.state != vmi.MigrationRunning && d.rec.Seq <= 7 {
 			t.Errorf("%s: assignment %d is not newer than what the hosts have", name, d.rec.Seq)

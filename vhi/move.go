@@ -1,6 +1,10 @@
 package vhi
 
-import "github.com/reservoir-cloud/reservoir/vee"
+import (
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/vee"
+)
 
 // Incoming is the power of a VEE at the destination of a live migration: a place and an
 // open door for it, and nothing that runs.
@@ -46,7 +50,26 @@ type MoveReport struct {
 	Total      vee.Bytes `json:"totalBytes,omitempty"` // of the stage
 	Left       vee.Bytes `json:"leftBytes,omitempty"`
 	DirtyRate  vee.Bytes `json:"dirtyBytesPerSecond,omitempty"`
-	DowntimeMS int64     `json:"downtimeMs,omitempty"` // predicted; with taken, how long the vCPUs stood still
-	Error      string    `json:"error,omitempty"`
-	Code       string    `json:"code,omitempty"`
+	DowntimeMS int64     `json:"downtimeMs,omitempty"` // predicted
+	// Took is known in part since given, and in full with taken.
+	Took  MoveFigures `json:"took,omitzero"`
+	Error string      `json:"error,omitempty"`
+	Code  string      `json:"code,omitempty"`
+}
+
+// MoveFigures is what a Move took. Times are rounded up, so that 0 means not known.
+type MoveFigures struct {
+	DiskBytes   vee.Bytes `json:"diskBytes,omitempty"` // that went over
+	MemoryBytes vee.Bytes `json:"memoryBytes,omitempty"`
+	PrepareMS   int64     `json:"prepareMs,omitempty"` // the destination made room
+	DisksMS     int64     `json:"disksMs,omitempty"`
+	MemoryMS    int64     `json:"memoryMs,omitempty"` // until the vCPUs were stopped
+	// DowntimeMS is how long no vCPU ran: from the source's stop to the destination's go, but
+	// for the way of the gift from the one to the other.
+	DowntimeMS int64 `json:"downtimeMs,omitempty"`
+}
+
+// Milliseconds of d, rounded up and at least one: for what was measured.
+func Milliseconds(d time.Duration) int64 {
+	return max(1, int64((d+time.Millisecond-1)/time.Millisecond))
 }

@@ -47,15 +47,16 @@ type Migration struct {
 	Started      time.Time      `json:"started"`
 	Ended        *time.Time     `json:"ended,omitempty"`
 	Deadline     *time.Time     `json:"deadline,omitempty"`
-	// Of the stage: bytes in all, left, and (memory) changed per second.
+	// Of the stage: bytes in all, left, and (memory) changed per second. When it is done,
+	// Total is what went over.
 	Total     vee.Bytes `json:"totalBytes,omitempty"`
 	Left      vee.Bytes `json:"leftBytes,omitempty"`
 	DirtyRate vee.Bytes `json:"dirtyBytesPerSecond,omitempty"`
-	// DowntimeMS is predicted while it runs; when it is done, how long the vCPUs stood still,
-	// from the source's stop to the destination's go; 0: not known.
-	DowntimeMS int64  `json:"downtimeMs,omitempty"`
-	Error      string `json:"error,omitempty"`
-	Code       string `json:"code,omitempty"`
+	// DowntimeMS is predicted while it runs; when it is done, how long the vCPUs stood still.
+	DowntimeMS int64           `json:"downtimeMs,omitempty"`
+	Took       vhi.MoveFigures `json:"took,omitzero" doc:"of one that is done: bytes that went over, and the time of each stage"`
+	Error      string          `json:"error,omitempty"`
+	Code       string          `json:"code,omitempty"`
 }
 
 // Migrations move running VEEs between hosts. Hosts are the site's own affair: operators

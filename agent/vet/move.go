@@ -28,6 +28,10 @@ import (
 type kept struct {
 	vhi.Assignment
 	Handover handover.Part `json:"handover,omitzero"`
+	// Moved is the report of a move past its commit point, and Stopped since when the guest
+	// stands still for it, by this host's clock.
+	Moved   *vhi.MoveReport `json:"moved,omitempty"`
+	Stopped time.Time       `json:"stopped,omitzero"`
 }
 
 // moving is how far this host's part in the newest move is; lost with the agent, and then
@@ -37,9 +41,19 @@ type moving struct {
 	report vhi.MoveReport
 	opened bool // destination: the ticket was used
 	plugs  bool // destination: TAPs may be there, also when no guest is
+	taking bool // destination: its guest is being let run
 	over   bool // it failed; nothing more is done for it
 	told   time.Time
-	sent   time.Time // source: when all of it was there
+	// stopped is since when the vCPUs stand still, by this host's clock; not known before
+	// the commit point.
+	stopped time.Time
+}
+
+// keep what is to outlive the agent.
+func (m moving) keep(k *kept) {
+	if !m.stopped.IsZero() {
+		k.Moved, k.Stopped = &m.report, m.stopped
+	}
 }
 
 // Limits of what one host waits for at another.
@@ -77,7 +91,9 @@ func nextOf(a vhi.Assignment, part handover.State, m moving, now hypervisor.Cond
 
 // keep a, with what is to be remembered of handovers. v.mu is held.
 func (v *tracked) keep(a vhi.Assignment, p handover.Part) error {
-	if err := durable.WriteJSON(v.t.file(a.VEE), kept{a, p}, 0o600); err != nil {
+	k := kept{Assignment: a, Handover: p}
+	v.move.keep(&k)
+	if err := durable.WriteJSON(v.t.file(a.VEE), k, 0o600); err != nil {
 		return coded(fmt.Errorf("keep the assignment of VEE %s: %w", a.VEE, err))
 	}
 	v.want, v.part = a, p
@@ -88,14 +104,14 @@ func (v *tracked) keep(a vhi.Assignment, p handover.Part) error {
 // it is past its commit point.
 func (v *tracked) resume(k kept) {
 	v.part = k.Handover
-	if k.Move == nil {
+	if k.Moved != nil {
+		v.move = moving{id: k.Moved.ID, over: true, report: *k.Moved, stopped: k.Stopped}
+	}
+	if k.Move == nil || v.part.State == handover.Given {
 		return
 	}
 	v.move = moving{id: k.Move.ID, over: true, plugs: k.Power == vhi.Incoming, report: vhi.MoveReport{ID: k.Move.ID, Stage: vhi.MoveFailed, Error: "the host's agent was restarted", Code: string(fault.Unavailable)}}
-	switch {
-	case v.part.State == handover.Given:
-		v.move.report = vhi.MoveReport{ID: k.Move.ID, Stage: vhi.MoveGiven}
-	case v.part.State == handover.Back && v.part.Move == k.Move.ID:
+	if v.part.State == handover.Back && v.part.Move == k.Move.ID {
 		v.move.report.Stage = vhi.MoveVoid
 	}
 }
@@ -153,6 +169,7 @@ func (v *tracked) sendTo(ctx context.Context, to peer.Host, a vhi.Assignment) er
 		return fmt.Errorf("live migration: %w", hypervisor.ErrUnsupported)
 	}
 	m := a.Move
+	begun := time.Now()
 	v.stage(m.ID, func(r *vhi.MoveReport) { r.Stage = vhi.MovePreparing })
 	shape, err := d.Shape(ctx, a.VEE)
 	if err != nil {
@@ -161,7 +178,8 @@ func (v *tracked) sendTo(ctx context.Context, to peer.Host, a vhi.Assignment) er
 	if err := to.Open(ctx, peer.Offer{Move: m.ID, Ticket: m.Ticket, VEE: a.VEE, Epoch: a.Epoch, Shape: shape}); err != nil {
 		return fmt.Errorf("host %s makes no room: %w", m.To, err)
 	}
-	err = d.Send(ctx, a.VEE, a.Epoch, hypervisor.Sending{
+	prepared := time.Since(begun)
+	took, err := d.Send(ctx, a.VEE, a.Epoch, hypervisor.Sending{
 		Dial: func(ctx context.Context, stream string) (io.ReadWriteCloser, error) {
 			return to.Stream(ctx, m.ID, a.VEE, stream)
 		},
@@ -179,15 +197,14 @@ func (v *tracked) sendTo(ctx context.Context, to peer.Host, a vhi.Assignment) er
 	if err != nil {
 		return err
 	}
-	sent := time.Now()
-	if err := v.commit(ctx, a, sent); err != nil {
+	if err := v.commit(ctx, a, prepared, took); err != nil {
 		return errors.Join(err, v.t.cfg.Driver.Resume(context.WithoutCancel(ctx), a.VEE, a.Epoch))
 	}
 	return nil
 }
 
 // commit writes down that the VEE is given away, if that is still wanted.
-func (v *tracked) commit(ctx context.Context, a vhi.Assignment, sent time.Time) error {
+func (v *tracked) commit(ctx context.Context, a vhi.Assignment, prepared time.Duration, took hypervisor.Passage) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if ctx.Err() != nil || v.want.Epoch != a.Epoch || v.want.Power != a.Power || moveID(v.want) != a.Move.ID {
@@ -196,10 +213,17 @@ func (v *tracked) commit(ctx context.Context, a vhi.Assignment, sent time.Time) 
 	part := v.part.Give(a.Move.ID, a.Epoch)
 	given := v.want
 	given.Epoch = part.Epoch
+	before := v.move
+	v.move.stopped = took.Stopped
+	v.move.report.Stage = vhi.MoveGiven
+	v.move.report.Took = vhi.MoveFigures{
+		DiskBytes: took.Disks, MemoryBytes: took.Memory,
+		PrepareMS: vhi.Milliseconds(prepared), DisksMS: vhi.Milliseconds(took.DisksTook), MemoryMS: vhi.Milliseconds(took.MemoryTook),
+	}
 	if err := v.keep(given, part); err != nil {
+		v.move = before
 		return err
 	}
-	v.move.sent, v.move.report.Stage = sent, vhi.MoveGiven
 	return nil
 }
 
@@ -207,10 +231,7 @@ func (v *tracked) commit(ctx context.Context, a vhi.Assignment, sent time.Time) 
 func (v *tracked) give(ctx context.Context) error {
 	v.mu.Lock()
 	a, part := v.want, v.part
-	gift := peer.Gift{Move: part.Move, VEE: a.VEE, Epoch: part.Asked}
-	if !v.move.sent.IsZero() {
-		gift.DowntimeMS = v.move.report.DowntimeMS + time.Since(v.move.sent).Milliseconds()
-	}
+	gift := peer.Gift{Move: part.Move, VEE: a.VEE, Epoch: part.Asked, StillUS: time.Since(v.move.stopped).Microseconds(), Took: v.move.report.Took}
 	v.mu.Unlock()
 	if part.State != handover.Given || a.Move == nil {
 		return nil
@@ -344,26 +365,48 @@ func (t *Tracker) Give(ctx context.Context, g peer.Gift) (peer.Answer, error) {
 			t.cfg.Log.Warn("a VEE that was handed over is not complete", "vee", g.VEE, "err", err)
 		}
 	}
-	word, err := v.decide(g, complete)
+	word, err := v.decide(g, complete, came)
 	if err != nil || word != handover.Yes {
 		v.nudge()
 		return peer.Answer{}, err
 	}
 	// The decision stands whatever comes now; what does not succeed here the loop repeats.
 	if complete {
-		if err := d.Take(context.WithoutCancel(ctx), g.VEE, g.Epoch); err != nil {
+		if err := v.take(context.WithoutCancel(ctx), d, g.Epoch); err != nil {
 			t.cfg.Log.Error("run a VEE that was taken", "vee", g.VEE, "err", err)
 		}
 	}
-	v.stage(g.Move, func(r *vhi.MoveReport) {
-		if complete && g.DowntimeMS > 0 {
-			r.DowntimeMS = g.DowntimeMS + time.Since(came).Milliseconds()
-		}
-		r.Stage = vhi.MoveTaken
-	})
 	v.nudge()
 	t.cfg.Changed()
 	return peer.Answer{Taken: true}, nil
+}
+
+// take lets a VEE run that was decided to be taken, and completes the report of its move.
+func (v *tracked) take(ctx context.Context, d hypervisor.Migrator, e vee.Epoch) error {
+	v.mu.Lock()
+	v.move.taking = true
+	v.mu.Unlock()
+	ran, err := d.Take(ctx, v.assigned().VEE, e)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.move.taking = false
+	if err == nil {
+		v.arrived(ran)
+	}
+	return err
+}
+
+// arrived completes the report of a move that was taken, by when the VEE ran. v.mu is held.
+func (v *tracked) arrived(ran time.Time) {
+	r := &v.move.report
+	if v.part.State != handover.Taken || v.move.id != v.part.Move || r.Stage == vhi.MoveTaken {
+		return
+	}
+	r.Stage, r.Took.DowntimeMS = vhi.MoveTaken, vhi.Milliseconds(ran.Sub(v.move.stopped))
+	// It runs whether or not this can be written; the next agent would work it out again.
+	if err := v.keep(v.want, v.part); err != nil {
+		v.t.cfg.Log.Warn("note how a migration went", "vee", v.want.VEE, "err", err)
+	}
 }
 
 // recipient of a gift. One that this host has no memory of is not answered: a void could be
@@ -380,7 +423,7 @@ func (t *Tracker) recipient(ctx context.Context, g peer.Gift) (*tracked, error) 
 }
 
 // decide about a gift, durably.
-func (v *tracked) decide(g peer.Gift, complete bool) (handover.Word, error) {
+func (v *tracked) decide(g peer.Gift, complete bool, came time.Time) (handover.Word, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	complete = complete && v.want.Power == vhi.Incoming && v.move.id == g.Move && !v.move.over
@@ -396,13 +439,18 @@ func (v *tracked) decide(g peer.Gift, complete bool) (handover.Word, error) {
 	if word == handover.No {
 		a.Power = vhi.Absent
 	}
-	if err := v.keep(a, part); err != nil {
-		return handover.Silence, err
+	before := v.move
+	switch {
+	case v.move.id != g.Move:
+	case word == handover.Yes:
+		v.move.over, v.move.stopped = true, came.Add(-time.Duration(g.StillUS)*time.Microsecond)
+		v.move.report = vhi.MoveReport{ID: g.Move, Stage: vhi.MoveReceiving, Took: g.Took}
+	default:
+		v.move.over, v.move.report.Stage = true, vhi.MoveFailed
 	}
-	if v.move.id == g.Move {
-		if v.move.over = true; word == handover.No {
-			v.move.report.Stage = vhi.MoveFailed
-		}
+	if err := v.keep(a, part); err != nil {
+		v.move = before
+		return handover.Silence, err
 	}
 	return word, nil
 }

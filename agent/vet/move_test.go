@@ -172,8 +172,15 @@ func TestMove(t *testing.T) {
 		if at := atOnePlace(t, a, b); at != b {
 			t.Fatalf("it is on %s", at.name)
 		}
-		if r := report(t, b.tr); r.Epoch.Hop != 1 || r.Move == nil || r.Move.Stage != vhi.MoveTaken {
-			t.Errorf("report %+v, move %+v", r, r.Move)
+		for range 2 { // the second from what was on disk
+			r := report(t, b.tr)
+			if r.Epoch.Hop != 1 || r.Move == nil || r.Move.Stage != vhi.MoveTaken {
+				t.Fatalf("report %+v, move %+v", r, r.Move)
+			}
+			if f := r.Move.Took; f.MemoryBytes != 64*vee.MiB || f.PrepareMS == 0 || f.DisksMS == 0 || f.MemoryMS == 0 || f.DowntimeMS == 0 {
+				t.Errorf("what it took: %+v", f)
+			}
+			b.restart()
 		}
 		if _, err := a.tr.Assign(t.Context(), mover(9, vhi.Running)); err == nil {
 			t.Error("the source obeys an epoch from before the handover")

@@ -68,19 +68,21 @@ func (v *tracked) assign(a vhi.Assignment) error {
 	case c == 0 && v.part.Undecided() && a.Power != vhi.Absent:
 		return fault.New(fault.Conflict, "VEE %s was given to host %s, whose answer is not known yet", a.VEE, v.want.Move.To)
 	}
+	before := v.move
+	if id := moveID(a); id != "" && id != v.move.id {
+		v.move = moving{id: id, plugs: v.move.plugs, report: vhi.MoveReport{ID: id, Stage: vhi.MoveWaiting}}
+	}
 	part := v.part
 	if part.Undecided() {
 		part.State = handover.Gone // the site knows who has it
 	}
 	obsolete := a.Power != v.want.Power || moveID(a) != moveID(v.want)
 	if err := v.keep(a, part); err != nil {
+		v.move = before
 		return err
 	}
 	if v.cancel != nil && obsolete {
 		v.cancel() // what is being done is not wanted any more
-	}
-	if id := moveID(a); id != "" && id != v.move.id {
-		v.move = moving{id: id, plugs: v.move.plugs, report: vhi.MoveReport{ID: id, Stage: vhi.MoveWaiting}}
 	}
 	v.err = nil
 	v.nudge()
@@ -221,6 +223,9 @@ func (v *tracked) observe(ctx context.Context) (hypervisor.Observation, error) {
 	v.mu.Lock()
 	changed := v.seen.Condition != o.Condition
 	v.seen = o
+	if o.Condition != hypervisor.Incoming && !v.move.taking {
+		v.arrived(o.Since)
+	}
 	if o.Condition == hypervisor.Running && time.Since(v.began) > calm {
 		v.crashes = 0
 	}
@@ -353,7 +358,7 @@ func (v *tracked) perform(ctx context.Context, s step, a vhi.Assignment) error {
 		return v.give(ctx)
 	case take:
 		if m, ok := d.(hypervisor.Migrator); ok {
-			return m.Take(ctx, a.VEE, a.Epoch)
+			return v.take(ctx, m, a.Epoch)
 		}
 	case destroy:
 		o, err := d.Inspect(ctx, a.VEE)

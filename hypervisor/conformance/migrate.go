@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/reservoir-cloud/reservoir/hypervisor"
 	"github.com/reservoir-cloud/reservoir/vee"
@@ -58,7 +59,14 @@ func (p *pair) dial(ctx context.Context, stream string) (io.ReadWriteCloser, err
 }
 
 func (p *pair) send(ctx context.Context, progress func(hypervisor.Transfer)) error {
-	return p.from.Send(ctx, one, p.g.Epoch, hypervisor.Sending{Dial: p.dial, Progress: progress})
+	_, err := p.from.Send(ctx, one, p.g.Epoch, hypervisor.Sending{Dial: p.dial, Progress: progress})
+	return err
+}
+
+func (p *pair) take() {
+	p.Helper()
+	_, err := p.to.Take(p.Context(), one, next(p.g.Epoch))
+	p.must("take", err)
 }
 
 func next(e vee.Epoch) vee.Epoch { e.Hop++; return e }
@@ -74,18 +82,25 @@ func migrates(b *bench) {
 	t.await("B")
 	t.count(1)
 	var last hypervisor.Transfer
-	for range 2 {
-		b.must("send", p.send(ctx, func(t hypervisor.Transfer) { last = t }))
-		b.is(one, hypervisor.Sent)
-	}
+	begun := time.Now()
+	took, err := p.from.Send(ctx, one, p.g.Epoch, hypervisor.Sending{Dial: p.dial, Progress: func(t hypervisor.Transfer) { last = t }})
+	b.must("send", err)
+	b.is(one, hypervisor.Sent)
+	b.must("send once more", p.send(ctx, nil))
 	if last.What != "switchover" || last.Total == 0 {
 		b.Errorf("the last that was told of progress: %+v", last)
 	}
-	b.must("loaded", p.to.Loaded(ctx, one))
-	for range 2 {
-		b.must("take", p.to.Take(ctx, one, next(p.g.Epoch)))
-		p.there.is(one, hypervisor.Running)
+	if took.Memory == 0 || took.Stopped.Before(begun) || took.Stopped.After(time.Now()) {
+		b.Errorf("what it took: %+v", took)
 	}
+	b.must("loaded", p.to.Loaded(ctx, one))
+	ran, err := p.to.Take(ctx, one, next(p.g.Epoch))
+	b.must("take", err)
+	if ran.Before(took.Stopped) || ran.After(time.Now()) {
+		b.Errorf("stopped %s, runs since %s", took.Stopped, ran)
+	}
+	p.take() // once more
+	p.there.is(one, hypervisor.Running)
 	b.refused("a command of the epoch before", p.there.d.Pause(ctx, one, p.g.Epoch), hypervisor.ErrStaleEpoch)
 	b.must("destroy the one that was sent", b.d.Destroy(ctx, one, next(p.g.Epoch)))
 	b.is(one, hypervisor.Absent)
@@ -123,7 +138,7 @@ func migrationTakenBack(b *bench) {
 	p.receive()
 	b.must("send again", p.send(ctx, nil))
 	b.must("loaded", p.to.Loaded(ctx, one))
-	b.must("take", p.to.Take(ctx, one, next(p.g.Epoch)))
+	p.take()
 	p.there.terminal(one).count(3)
 }
 
@@ -186,6 +201,6 @@ func migrationForgotten(b *bench) {
 	p.there.reopen()
 	p.to = p.there.d.(hypervisor.Migrator)
 	p.there.is(one, hypervisor.Incoming) // complete: for the agents to agree on
-	b.must("take", p.to.Take(b.Context(), one, next(p.g.Epoch)))
+	p.take()
 	p.there.is(one, hypervisor.Running)
 }

@@ -90,6 +90,8 @@ type vm struct {
 	console    *console.Console
 	stopping   hypervisor.Condition // what the guest becomes at its end; empty: nobody asked for it
 	poweredOff bool                 // by the guest itself
+	halted     time.Time            // since when its vCPUs stood still the last time
+	ran        time.Time            // since when they ran the last time
 
 	mu      sync.Mutex
 	channel net.Conn // the newest caller's
@@ -249,6 +251,14 @@ func (v *vm) connect(ctx context.Context) error {
 // onEvent looks at the state rather than believing the event's own word, so that adoption
 // and a lost event come to the same.
 func (v *vm) onEvent(e qmp.Event) {
+	v.g.mu.Lock()
+	switch e.Event {
+	case "STOP":
+		v.halted = e.Time()
+	case "RESUME":
+		v.ran = e.Time()
+	}
+	v.g.mu.Unlock()
 	switch e.Event {
 	case "STOP", "RESUME", "SHUTDOWN", "BLOCK_IO_ERROR", "GUEST_PANICKED":
 		select {

@@ -222,23 +222,25 @@ func (d *Driver) Loaded(ctx context.Context, id vee.ID) error {
 
 // Take implements hypervisor.Migrator. Its commit point is the record that wants the guest
 // running: from there a crash of the driver ends in a guest that runs.
-func (d *Driver) Take(ctx context.Context, id vee.ID, e vee.Epoch) error {
+func (d *Driver) Take(ctx context.Context, id vee.ID, e vee.Epoch) (ran time.Time, err error) {
 	g, ctx, done, err := d.command(ctx, id, e)
 	if err != nil {
-		return fmt.Errorf("take %s: %w", id, err)
+		return ran, fmt.Errorf("take %s: %w", id, err)
 	}
 	defer done()
 	c, v := g.condition(), g.process()
 	switch {
 	case c == hypervisor.Running:
-		return nil
+		return g.observe().Since, nil
 	case c != hypervisor.Incoming || v == nil:
-		return g.wrongState("take")
+		return ran, g.wrongState("take")
 	}
 	if err := v.take(ctx); err != nil {
-		return fmt.Errorf("take %s: %w", id, err)
+		return ran, fmt.Errorf("take %s: %w", id, err)
 	}
-	return nil
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return v.ran, nil
 }
 
 func (v *vm) take(ctx context.Context) error {
@@ -270,33 +272,34 @@ func (v *vm) closeExports(ctx context.Context) error {
 
 // Send implements hypervisor.Migrator. The record says Sent all the while, so that a
 // driver that comes after a crash knows what to undo.
-func (d *Driver) Send(ctx context.Context, id vee.ID, e vee.Epoch, s hypervisor.Sending) error {
+func (d *Driver) Send(ctx context.Context, id vee.ID, e vee.Epoch, s hypervisor.Sending) (hypervisor.Passage, error) {
 	g, ctx, done, err := d.command(ctx, id, e)
 	if err != nil {
-		return fmt.Errorf("send %s: %w", id, err)
+		return hypervisor.Passage{}, fmt.Errorf("send %s: %w", id, err)
 	}
 	defer done()
 	c, v := g.condition(), g.process()
 	switch {
 	case c == hypervisor.Sent:
-		return nil
+		return hypervisor.Passage{}, nil
 	case c != hypervisor.Running || v == nil:
-		return g.wrongState("send")
+		return hypervisor.Passage{}, g.wrongState("send")
 	}
 	if s.Progress == nil {
 		s.Progress = func(hypervisor.Transfer) {}
 	}
 	o := &outlet{v: v, s: s}
 	if err := o.send(ctx); err != nil {
-		return fmt.Errorf("send %s: %w", id, err)
+		return hypervisor.Passage{}, fmt.Errorf("send %s: %w", id, err)
 	}
-	return nil
+	return o.took, nil
 }
 
 // outlet is one Send under way.
 type outlet struct {
 	v     *vm
 	s     hypervisor.Sending
+	took  hypervisor.Passage
 	disks []writableDisk
 	wg    sync.WaitGroup // goroutines that carry streams
 	lines []io.Closer    // of those
@@ -318,12 +321,18 @@ func (o *outlet) send(ctx context.Context) (err error) {
 		}
 		o.close()
 	}()
+	begun := time.Now()
 	if err := o.mirror(ctx); err != nil {
 		return err
 	}
+	mirrored := time.Now()
 	if err := o.memory(ctx); err != nil {
 		return err
 	}
+	g.mu.Lock()
+	o.took.Stopped = v.halted
+	g.mu.Unlock()
+	o.took.DisksTook, o.took.MemoryTook = mirrored.Sub(begun), o.took.Stopped.Sub(mirrored)
 	o.wg.Wait() // what QEMU has written is on its way
 	o.close()
 	_ = os.RemoveAll(filepath.Join(g.dir, mirrorDir))
@@ -416,6 +425,7 @@ func (o *outlet) mirror(ctx context.Context) error {
 		}
 		o.s.Progress(t)
 		if ready == len(o.disks) {
+			o.took.Disks = t.Total
 			return nil
 		}
 		if err := v.stir(ctx, stirPatience); err != nil {
@@ -572,6 +582,7 @@ func (o *outlet) memory(ctx context.Context) error {
 		o.s.Progress(m.transfer())
 		switch m.Status {
 		case "completed":
+			o.took.Memory = vee.Bytes(m.RAM.Transferred)
 			return nil
 		case "failed", "cancelled", "cancelling":
 			return fmt.Errorf("send its memory: %s %s", m.Status, m.Error)
@@ -614,13 +625,13 @@ func (o *outlet) mirrorsGoOn(ctx context.Context) error {
 type migration struct {
 	Status   string `json:"status"`
 	Error    string `json:"error-desc"`
-	Downtime int64  `json:"downtime"`          // ms, when it is over
 	Expected int64  `json:"expected-downtime"` // ms
 	RAM      struct {
-		Total     int64 `json:"total"`
-		Remaining int64 `json:"remaining"`
-		DirtyRate int64 `json:"dirty-pages-rate"`
-		PageSize  int64 `json:"page-size"`
+		Total       int64 `json:"total"`
+		Remaining   int64 `json:"remaining"`
+		Transferred int64 `json:"transferred"`
+		DirtyRate   int64 `json:"dirty-pages-rate"`
+		PageSize    int64 `json:"page-size"`
 	} `json:"ram"`
 }
 
@@ -637,9 +648,6 @@ func (m migration) transfer() hypervisor.Transfer {
 	switch m.Status {
 	case "pre-switchover", "device", "completed":
 		t.What = "switchover"
-	}
-	if m.Status == "completed" {
-		t.Downtime = time.Duration(m.Downtime) * time.Millisecond
 	}
 	return t
 }

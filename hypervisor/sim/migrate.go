@@ -108,17 +108,21 @@ func (d *Driver) Loaded(ctx context.Context, id vee.ID) error {
 }
 
 // Take implements hypervisor.Migrator.
-func (d *Driver) Take(ctx context.Context, id vee.ID, e vee.Epoch) error {
-	return d.step(ctx, Take, id, e, hypervisor.Running, hypervisor.Incoming)
+func (d *Driver) Take(ctx context.Context, id vee.ID, e vee.Epoch) (ran time.Time, err error) {
+	if err := d.step(ctx, Take, id, e, hypervisor.Running, hypervisor.Incoming); err != nil {
+		return ran, err
+	}
+	return d.find(id).observe().Since, nil
 }
 
 // Send implements hypervisor.Migrator.
-func (d *Driver) Send(ctx context.Context, id vee.ID, e vee.Epoch, s hypervisor.Sending) error {
-	return d.command(ctx, Send, id, e, func(g *guest) error {
+func (d *Driver) Send(ctx context.Context, id vee.ID, e vee.Epoch, s hypervisor.Sending) (took hypervisor.Passage, err error) {
+	err = d.command(ctx, Send, id, e, func(g *guest) error {
 		c, err := g.in(Send, hypervisor.Running, hypervisor.Sent)
 		if err != nil || c == hypervisor.Sent {
 			return err
 		}
+		begun := d.cfg.Clock.Now()
 		ctx, done := context.WithCancelCause(ctx)
 		defer done(nil)
 		far, err := s.Dial(ctx, hypervisor.MemoryStream)
@@ -153,6 +157,8 @@ func (d *Driver) Send(ctx context.Context, id vee.ID, e vee.Epoch, s hypervisor.
 			return fmt.Errorf("send its memory: %w", err)
 		}
 		tell(hypervisor.Transfer{What: "switchover", Total: total})
+		took = hypervisor.Passage{Memory: total, MemoryTook: d.cfg.Clock.Now().Sub(begun), Stopped: d.cfg.Clock.Now()}
 		return g.become(hypervisor.Sent, "", nil)
 	})
+	return took, err
 }

@@ -93,7 +93,8 @@ func TestMigration(t *testing.T) {
 			if now.Host != to || now.Restarts != 0 || now.Epoch.Hop != v.Epoch.Hop+1 || address(now) != address(v) {
 				t.Errorf("%+v, want it on host %s without a restart, a hop further", now, to)
 			}
-			if m := migration(t, v.ID); m.State != vmi.MigrationDone || m.DowntimeMS == 0 {
+			if m := migration(t, v.ID); m.State != vmi.MigrationDone || m.DowntimeMS == 0 || m.Total == 0 || m.Took.MemoryBytes == 0 || m.Took.PrepareMS == 0 ||
+				(m.Took.DiskBytes > 0) != (more != "") {
 				t.Errorf("migration %+v", m)
 			}
 			if ask(s.URLs[0].URL) == "" {

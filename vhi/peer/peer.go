@@ -18,6 +18,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/vhi"
 )
 
 // Offer is the first word of a move's source. It is taken once.
@@ -35,8 +36,9 @@ type Gift struct {
 	Move  string    `json:"move"`
 	VEE   vee.ID    `json:"vee"`
 	Epoch vee.Epoch `json:"epoch"`
-	// DowntimeMS that the vCPUs have stood still when it was first sent, ms; 0: not known.
-	DowntimeMS int64 `json:"downtimeMs,omitempty"`
+	// StillUS is for how long the vCPUs had stood still when it was sent, µs.
+	StillUS int64           `json:"stillUs,omitempty"`
+	Took    vhi.MoveFigures `json:"took,omitzero"` // so far
 }
 
 // Answer to a Gift, on disk before it is sent. Not Taken means void: it has not been taken

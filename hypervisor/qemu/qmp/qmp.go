@@ -39,7 +39,14 @@ func (e *Error) Error() string { return e.Desc }
 type Event struct {
 	Event string          `json:"event"`
 	Data  json.RawMessage `json:"data"`
+	When  struct {
+		Seconds      int64 `json:"seconds"`
+		Microseconds int64 `json:"microseconds"`
+	} `json:"timestamp"`
 }
+
+// Time is when it happened, by the host's clock.
+func (e Event) Time() time.Time { return time.Unix(e.When.Seconds, e.When.Microseconds*1000) }
 
 // message is anything that QEMU may send.
 type message struct {
