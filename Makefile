@@ -52,6 +52,14 @@ check: ## What needs no root and no QEMU, in under two minutes
 	@scripts/step "go vet" $(GO) vet ./...
 	$(GO) test -timeout 2m $$($(GO) list ./... | grep -vE '^[^/]+/[^/]+/[^/]+/($(subst $() ,|,$(NEED_ROOT)))(/|$$)')
 
+.PHONY: usecases
+usecases: packages images ## The nine use cases of the VMI white paper on real guests, with their times (root)
+	@scripts/usecases.sh
+
+.PHONY: usecase
+usecase: packages images ## One of them: make usecase N=2.2.6 (root)
+	@scripts/usecases.sh $(or $(N),$(error say which: make usecase N=2.2.6))
+
 .PHONY: model-check
 model-check: ## Explore the ownership protocol exhaustively, large scenarios (some minutes)
 	@scripts/model-check.sh
