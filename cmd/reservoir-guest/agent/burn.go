@@ -30,7 +30,8 @@ func (a *Agent) BurnCPU(ctx context.Context, cores float64, length time.Duration
 	return nil
 }
 
-// BurnMemory holds and touches that many bytes for that long. It returns once they are held.
+// BurnMemory holds that many bytes for that long and writes to all of them about once a
+// second, over and over. It returns once they are held.
 func (a *Agent) BurnMemory(ctx context.Context, bytes float64, length time.Duration) error {
 	if free := a.machine.FreeMemory(); !(bytes >= 1) || bytes > float64(free) {
 		return fmt.Errorf("burning %g bytes of memory: want 1 to %d, which is what can be spared", bytes, free)
@@ -44,10 +45,30 @@ func (a *Agent) BurnMemory(ctx context.Context, bytes float64, length time.Durat
 		held[i] = byte(i>>12) | 1 // no page of zeroes that the host could share
 	}
 	a.burn(ctx, length, func(ctx context.Context) {
-		<-ctx.Done()
+		rewrite(ctx, held)
 		_ = unix.Munmap(held) // cannot fail on what Mmap returned
 	})
 	return nil
+}
+
+// rewrite writes to each page of held about once a second, evenly, until ctx ends.
+func rewrite(ctx context.Context, held []byte) {
+	page := unix.Getpagesize()
+	pages := (len(held) + page - 1) / page
+	each := max(1, pages*int(slice)/int(time.Second)) // in a slice
+	tick := time.NewTicker(slice)
+	defer tick.Stop()
+	for n := 0; ; {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		for range each {
+			held[n%pages*page] += 2 // an odd number stays one: no page of zeroes
+			n++
+		}
+	}
 }
 
 // burn runs do until length is over or ctx ends. A guest that burns is not idle.
