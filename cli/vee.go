@@ -153,7 +153,8 @@ func (a *app) describeVEE(v vmi.VEE) error {
 		{"host", v.Host},
 		{"site", v.Site},
 		{"guest", guestWord(v)},
-		{"size", fmt.Sprintf("%s, %s of memory", count(v.Descriptor.VCPUs, "vCPU"), v.Descriptor.Memory)},
+		{"size", sizeOf(v.Descriptor)},
+		{"at next boot", strings.Join(v.NextBoot, "; ")},
 	}
 	add := func(what, is string) { facts = append(facts, struct{ what, is string }{what, is}) }
 	for _, d := range v.Descriptor.Disks {
@@ -181,6 +182,22 @@ func (a *app) describeVEE(v vmi.VEE) error {
 	}
 	timeline(a.out, v.History, a.now())
 	return nil
+}
+
+// sizeOf a VEE, with how far it can be raised while it runs.
+func sizeOf(d vee.Descriptor) string {
+	size := fmt.Sprintf("%s, %s of memory", count(d.VCPUs, "vCPU"), d.Memory)
+	var most []string
+	if d.VCPUsMax > d.VCPUs {
+		most = append(most, count(d.VCPUsMax, "vCPU"))
+	}
+	if d.MemoryMax > d.Memory {
+		most = append(most, d.MemoryMax.String())
+	}
+	if len(most) > 0 {
+		size += " (up to " + strings.Join(most, ", ") + ")"
+	}
+	return size
 }
 
 func guestWord(v vmi.VEE) string {

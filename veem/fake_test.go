@@ -92,6 +92,8 @@ type fakeGuest struct {
 	err      string
 	restarts int
 	ready    bool
+	fitted   uint64   // Seq of the assignment that it was changed to while it ran
+	nextBoot []string // what waits
 	kpis     map[string]float64
 }
 
@@ -113,6 +115,9 @@ type fakeHost struct {
 	slow        time.Duration // of each step
 	failSave    bool
 	noReady     bool
+	live        []string // operations that its driver declares
+	nextBoot    []string // what it says of every change
+	failFit     string   // why no change is made
 	assigns     int
 	changed     chan struct{}
 }
@@ -174,7 +179,7 @@ func (h *fakeHost) nudge() {
 
 func (g *fakeGuest) report() vhi.Report {
 	p := vhi.Report{VEE: g.want.VEE, Epoch: g.want.Epoch, Seq: g.want.Seq, Power: g.now, Phase: g.phase, Error: g.err, Restarts: g.restarts,
-		GuestSeen: g.ready, GuestReady: g.ready, KPIs: g.kpis}
+		GuestSeen: g.ready, GuestReady: g.ready, KPIs: g.kpis, Fitted: g.fitted == g.want.Seq, NextBoot: g.nextBoot}
 	if g.now == vhi.Absent && g.want.Power != vhi.Absent {
 		p.Power = vhi.Unprepared
 	}
@@ -197,7 +202,7 @@ func (h *fakeHost) report() vhi.HostReport {
 	defer h.lock()()
 	h.seq++
 	r := vhi.HostReport{Host: h.name, Incarnation: fmt.Sprint(h.incarnation), Seq: h.seq, Address: h.name + ":1", Capacity: h.capacity, CPUs: 4,
-		Drivers: []vhi.DriverInfo{{Name: "sim", Simulated: true}}, Generation: h.generation}
+		Drivers: []vhi.DriverInfo{{Name: "sim", Simulated: true, Operations: h.live}}, Generation: h.generation}
 	for _, id := range slices.Sorted(maps.Keys(h.guests)) {
 		r.VEEs = append(r.VEEs, h.guests[id].report())
 	}
@@ -255,6 +260,12 @@ func (h *fakeHost) step() bool {
 	for _, id := range slices.Sorted(maps.Keys(h.guests)) {
 		g := h.guests[id]
 		to, during := g.next()
+		if to == "" && g.now == vhi.Running && len(h.live) > 0 && g.fitted != g.want.Seq && g.err == "" {
+			if g.err = h.failFit; g.err == "" {
+				g.fitted, g.nextBoot = g.want.Seq, h.nextBoot
+			}
+			return true
+		}
 		if to == "" || g.err != "" {
 			continue
 		}

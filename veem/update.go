@@ -32,23 +32,43 @@ func (m *Manager) UpdateVEEs(ctx context.Context, us []vmi.VEEUpdate) ([]vmi.Out
 	var wg sync.WaitGroup
 	for i, u := range us {
 		wg.Go(func() {
-			var now record
+			var before, now record
+			var host hostRecord
 			err := m.ledger.do(ctx, func(t *tx) (err error) {
-				now, err = m.update(caller, t, u)
+				if r, exists := t.vee(u.ID); exists {
+					before = r
+				}
+				if now, err = m.update(caller, t, u); err == nil && now.Host != "" {
+					host = *t.hosts.get(now.Host)
+				}
 				return err
 			})
 			switch {
 			case err != nil:
 				outs[i] = outcome(u.ID, "", err)
-			case now.State == vee.Active || now.State == vee.Paused:
-				outs[i] = m.awaitFit(ctx, now)
-			default:
+			case now.State != vee.Active && now.State != vee.Paused:
 				outs[i] = outcome(u.ID, "applied at next boot", nil)
+			case sameHardware(before.Descriptor, now.Descriptor):
+				outs[i] = outcome(u.ID, "applied live", nil)
+			case !slices.ContainsFunc(liveChanges, host.can):
+				outs[i] = outcome(u.ID, "applied at next boot: the hypervisor of host "+host.Name+" changes nothing of a guest that runs", nil)
+			default:
+				outs[i] = m.awaitFit(ctx, now)
 			}
 		})
 	}
 	wg.Wait()
 	return outs, nil
+}
+
+// liveChanges are the operations of a driver that changes guests while they run. One that
+// declares none of them will not say what became of a change.
+var liveChanges = []string{"memory-hotplug", "vcpu-hotplug", "disk-grow"}
+
+// sameHardware reports whether a guest of one descriptor is as one of the other.
+func sameHardware(a, b vee.Descriptor) bool {
+	return a.Memory == b.Memory && a.MemoryMax == b.MemoryMax && a.VCPUs == b.VCPUs && a.VCPUsMax == b.VCPUsMax &&
+		a.CPU == b.CPU && slices.Equal(a.Disks, b.Disks)
 }
 
 // update one VEE's descriptor. What it takes of its host and of its customer's quota is
@@ -138,13 +158,17 @@ func (m *Manager) awaitFit(ctx context.Context, r record) vmi.Outcome {
 	defer m.hub.leave(w)
 	patience := time.NewTimer(fitPatience * m.cfg.Timing.Call)
 	defer patience.Stop()
+	why := "its host has not said yet what became of it"
 	for {
 		now, ok := m.ledger.vee(r.ID)
 		p := m.hosts.view(r.Host, r.ID).report
 		switch {
 		case !ok || now.Target == vee.Destroyed || now.State != vee.Active && now.State != vee.Paused:
 			return outcome(r.ID, "applied at next boot", nil)
-		case p == nil || p.Seq < r.Seq || !p.Fitted:
+		case p == nil || p.Seq < r.Seq:
+		case !p.Fitted && p.Error != "":
+			why = p.Error // and it tries again
+		case !p.Fitted:
 		case len(p.NextBoot) > 0:
 			return outcome(r.ID, "applied at next boot: "+strings.Join(p.NextBoot, "; "), nil)
 		default:
@@ -154,7 +178,7 @@ func (m *Manager) awaitFit(ctx context.Context, r record) vmi.Outcome {
 		case <-w.signal:
 			w.take()
 		case <-patience.C:
-			return outcome(r.ID, "will be applied: its host has not said yet what became of it", nil)
+			return outcome(r.ID, "will be applied: "+why, nil)
 		case <-m.hub.closed:
 			return outcome(r.ID, "", errStopped())
 		case <-ctx.Done():

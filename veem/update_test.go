@@ -3,6 +3,7 @@ package veem
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -48,4 +49,42 @@ func TestRangesStay(t *testing.T) {
 			}
 		}
 	})
+}
+
+// UpdateVEEs says what became of a change as soon as that is known, and does not wait for
+// a host whose driver will never say.
+func TestUpdateIsAnsweredInTime(t *testing.T) {
+	memory, tags := 512*vee.MiB, []string{"blue"}
+	for name, c := range map[string]struct {
+		live     []string
+		nextBoot []string
+		fail     string
+		update   vmi.VEEUpdate
+		want     string
+		waits    bool
+	}{
+		"no live changes":   {update: vmi.VEEUpdate{Memory: &memory}, want: "applied at next boot: the hypervisor of host h1 changes nothing"},
+		"tags need no host": {update: vmi.VEEUpdate{Tags: &tags}, want: "applied live"},
+		"taken":             {live: []string{"memory-hotplug"}, update: vmi.VEEUpdate{Memory: &memory}, want: "applied live"},
+		"another kind":      {live: []string{"disk-grow"}, nextBoot: []string{"memory of 512MiB: it cannot"}, update: vmi.VEEUpdate{Memory: &memory}, want: "applied at next boot: memory of 512MiB: it cannot"},
+		"fails":             {live: []string{"memory-hotplug"}, fail: "it does not answer", update: vmi.VEEUpdate{Memory: &memory}, want: "will be applied: it does not answer", waits: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inSite(t, 1, func(s *fakeSite) {
+				h := s.hosts[0]
+				h.set(func() { h.live = c.live })
+				id := s.deploy(1)[0]
+				h.set(func() { h.nextBoot, h.failFit = c.nextBoot, c.fail })
+				c.update.ID = id
+				began := time.Now()
+				out, err := s.manager().UpdateVEEs(s.operator(), []vmi.VEEUpdate{c.update})
+				if err != nil || !out[0].OK || !strings.Contains(out[0].Detail, c.want) {
+					t.Fatalf("%+v, %v; want %q", out, err, c.want)
+				}
+				if waited := time.Since(began) >= fitPatience*s.manager().cfg.Timing.Call; waited != c.waits {
+					t.Errorf("answered after %s", time.Since(began))
+				}
+			})
+		})
+	}
 }

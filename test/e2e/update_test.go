@@ -33,6 +33,7 @@ networks:
 components:
   - name: web
     image: appliance
+    cpu: {count: 1, max: 2}
     memory: {size: 128MiB, max: 256MiB}
     disks:
       - {name: data, size: 16MiB}
@@ -58,14 +59,36 @@ components:
 		t.Errorf("shrunk: %s", out)
 	}
 	guest("less memory", "memory_total_bytes", func(n float64) bool { return n < 128<<20 })
-	if out := reservoir(t, "vee", "update", id, "--cpus", "2"); !strings.Contains(out, "at next boot: 2 vCPUs") {
-		t.Errorf("beyond what it was started with: %s", out)
-	}
 	if out, err := cli("vee", "update", id, "--disk", "data=1MiB"); err == nil || !strings.Contains(err.Error(), "only grow") {
 		t.Errorf("a smaller disk: %v %s", err, out)
 	}
 	if now := pidOf(t, v.ID); now != pid {
 		t.Errorf("its process was %d and is %d: it was restarted", pid, now)
+	}
+
+	// vCPUs plugged in, which under emulation takes another process with the same memory:
+	// what the guest counts goes on.
+	requests := func() int {
+		var n int
+		eventually(t, "it counts", func() bool {
+			n, _ = strconv.Atoi(field(ask("http://"+at+"/"), "request"))
+			return n > 0
+		})
+		return n
+	}
+	before := requests()
+	if out := reservoir(t, "vee", "update", id, "--cpus", "2"); !strings.Contains(out, "applied live") {
+		t.Errorf("plugged in: %s", out)
+	}
+	guest("a second vCPU", "vcpus_online", func(n float64) bool { return n == 2 })
+	if after := requests(); after <= before {
+		t.Errorf("request %d came after %d: it was restarted", after, before)
+	}
+	if out := reservoir(t, "vee", "update", id, "--cpus", "3"); !strings.Contains(out, "at next boot: 3 vCPUs") {
+		t.Errorf("beyond what it was started with: %s", out)
+	}
+	if out := reservoir(t, "vee", "show", id); !strings.Contains(out, "at next boot") {
+		t.Errorf("what waits is not shown:\n%s", out)
 	}
 
 	// Snapshots.
