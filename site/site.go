@@ -23,6 +23,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
+	"github.com/reservoir-cloud/reservoir/internal/receipt"
 	"github.com/reservoir-cloud/reservoir/internal/store"
 	"github.com/reservoir-cloud/reservoir/site/admin"
 	"github.com/reservoir-cloud/reservoir/sm"
@@ -209,6 +210,8 @@ func (s *site) close() {
 func (s *site) serve(ctx context.Context, ln net.Listener) error {
 	api := httpapi.NewServer("Reservoir site "+s.cfg.Name, s.cfg.Version, s.cfg.Log)
 	api.Audit(s.audit)
+	receipts := receipt.NewBook(store.NewCollection[receipt.Receipt](s.store, "receipt"), time.Now, s.cfg.Log)
+	api.Receipts(receipts)
 	vmi.Register(api, s.veem)
 	vmi.RegisterMonitoringReceiver(api, s.sm)
 	smi.Register(api, s.sm)
@@ -230,6 +233,7 @@ func (s *site) serve(ctx context.Context, ln net.Listener) error {
 			return nil
 		},
 		func(ctx context.Context) error { s.collectImages(ctx); return nil },
+		func(ctx context.Context) error { receipts.Run(ctx); return nil },
 	} {
 		wg.Go(func() {
 			if err := f(ctx); err != nil {

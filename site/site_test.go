@@ -24,6 +24,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/site/admin"
 	"github.com/reservoir-cloud/reservoir/smi"
 	"github.com/reservoir-cloud/reservoir/vhi"
+	"github.com/reservoir-cloud/reservoir/vmi"
 )
 
 // running is a site in this process, over its real store, on a port of the loopback
@@ -351,5 +352,29 @@ func TestAFullStoreSaysSoAndRecovers(t *testing.T) {
 	}
 	if _, err := a.CreateToken(t.Context(), admin.NewToken{Name: "after", Role: identity.Auditor}); err != nil {
 		t.Error("after compaction:", err)
+	}
+}
+
+// What was answered under an Idempotency-Key is known after a restart too.
+func TestACallThatIsRepeatedAfterARestart(t *testing.T) {
+	cfg := config(t)
+	ctx := httpapi.WithKey(t.Context(), "quota-of-acme")
+	limits := func(n int) vmi.SetQuota { return vmi.SetQuota{Customer: "acme", Limits: vmi.Limits{VEEs: &n}} }
+	r := start(t, cfg)
+	if q, err := vmi.NewClient(r.operator(t)).SetQuota(ctx, limits(3)); err != nil || q.Version != 1 {
+		t.Fatalf("%+v, %v", q, err)
+	}
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	again := vmi.NewClient(start(t, cfg).operator(t))
+	if q, err := again.SetQuota(ctx, limits(3)); err != nil || q.Version != 1 {
+		t.Errorf("repeated: %+v, %v; want the first answer", q, err)
+	}
+	if _, err := again.SetQuota(ctx, limits(4)); !fault.Has(err, fault.Conflict) {
+		t.Errorf("another call under the key: %v", err)
+	}
+	if q, err := again.SetQuota(t.Context(), limits(4)); err != nil || q.Version != 2 {
+		t.Errorf("without a key: %+v, %v", q, err)
 	}
 }

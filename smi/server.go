@@ -49,11 +49,8 @@ func registerServices(s *httpapi.Server, m Manager) {
 	httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/smi/v1/plan", Summary: "What a deployment would do; changes nothing", Roles: writers},
 		func(ctx context.Context, in *struct{ Body Deploy }) (Plan, error) { return m.Plan(ctx, in.Body) })
 	httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/smi/v1/services", Summary: "Deploy a manifest, or redeploy it with replace", Roles: writers, Status: 202},
-		func(ctx context.Context, in *struct {
-			IdempotencyKey string `header:"Idempotency-Key" maxLength:"255"`
-			Body           Deploy
-		}) (Service, error) {
-			in.Body.IdempotencyKey = in.IdempotencyKey
+		func(ctx context.Context, in *struct{ Body Deploy }) (Service, error) {
+			in.Body.IdempotencyKey = httpapi.Key(ctx)
 			out, err := m.Deploy(ctx, in.Body)
 			if name := cmp.Or(out.Name, in.Body.Name); name != "" {
 				httpapi.Concerns(ctx, "service/"+name)

@@ -24,7 +24,10 @@ type Deploy struct {
 	// change keep their VEEs.
 	Replace bool `json:"replace,omitempty"`
 	// BestEffort waits for room where there is not enough; else that is an error.
-	BestEffort     bool   `json:"bestEffort,omitempty"`
+	BestEffort bool `json:"bestEffort,omitempty"`
+	// IdempotencyKey is kept with the service, so that the newest deployment is known again
+	// even if the site stopped before it could note its answer. Over HTTP it is the header
+	// Idempotency-Key.
 	IdempotencyKey string `json:"-"`
 }
 

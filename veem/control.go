@@ -293,7 +293,7 @@ func receiptOf(c identity.Caller, key string, call any) (string, []byte, error) 
 		return "", nil, fault.New(fault.Malformed, "encode the call: %w", err)
 	}
 	sum := sha256.Sum256(b)
-	return fmt.Sprintf("%s/%s/%s", c.Role, orElse(c.Customer, c.ID), key), sum[:], nil
+	return c.Scope() + "/" + key, sum[:], nil
 }
 
 // of the same call made before: what it answered; the zero receipt if there is none.

@@ -83,6 +83,7 @@ func registerMigrations(s *httpapi.Server, svc Migrations) {
 	}
 	httpapi.Register(s, httpapi.Op{Method: "POST", Path: migrationsPath, Summary: "Move a running VEE to another host", Roles: operators, Status: http.StatusAccepted},
 		func(ctx context.Context, in *struct{ Body Migrate }) (Migration, error) {
+			httpapi.Concerns(ctx, string(in.Body.VEE))
 			return svc.Migrate(ctx, in.Body)
 		})
 	httpapi.Register(s, httpapi.Op{Method: "GET", Path: migrationsPath, Summary: "List migrations", Roles: overseers},

@@ -58,7 +58,8 @@ func concerns(ctx context.Context, ids []vee.ID) {
 	}
 }
 
-// Register serves svc under /vmi/v1/.
+// Register serves svc under /vmi/v1/. InitializeVEEs and UpdateState are Unkeyed: the Service
+// keeps their receipts in the same write as what they change.
 func Register(s *httpapi.Server, svc Service) {
 	registerStorage(s, svc)
 	registerCollections(s, svc)
@@ -72,7 +73,7 @@ func Register(s *httpapi.Server, svc Service) {
 }
 
 func registerCollections(s *httpapi.Server, svc Service) {
-	httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/vmi/v1/vees", Summary: "InitializeVEEs: describe VEEs and get their identifiers", Roles: writers, Status: http.StatusCreated},
+	httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/vmi/v1/vees", Summary: "InitializeVEEs: describe VEEs and get their identifiers", Roles: writers, Status: http.StatusCreated, Unkeyed: true},
 		func(ctx context.Context, in *struct {
 			Key  string `header:"Idempotency-Key" maxLength:"128" doc:"a call repeated under the same key returns the first one's result"`
 			Body Initialize
@@ -93,7 +94,7 @@ func registerCollections(s *httpapi.Server, svc Service) {
 			concerns(ctx, in.Body.IDs)
 			return svc.SubmitVEEs(ctx, in.Body.IDs)
 		})
-	httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/vmi/v1/state", Summary: "UpdateState: one action on a list or a set of VEEs", Roles: writers},
+	httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/vmi/v1/state", Summary: "UpdateState: one action on a list or a set of VEEs", Roles: writers, Unkeyed: true},
 		func(ctx context.Context, in *struct {
 			Key  string `header:"Idempotency-Key" maxLength:"128" doc:"a call repeated under the same key returns the first one's result"`
 			Body UpdateState

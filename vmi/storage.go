@@ -66,6 +66,9 @@ type snapshotInput struct {
 func registerStorage(s *httpapi.Server, svc Service) {
 	httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/vmi/v1/update", Summary: "UpdateVEEs: change memory, vCPUs, CPU share, tags and disks", Roles: writers},
 		func(ctx context.Context, in *struct{ Body updatesBody }) ([]Outcome, error) {
+			for _, u := range in.Body.Updates {
+				httpapi.Concerns(ctx, string(u.ID))
+			}
 			return svc.UpdateVEEs(ctx, in.Body.Updates)
 		})
 	httpapi.Register(s, httpapi.Op{Method: "GET", Path: "/vmi/v1/vees/{id}/disks", Summary: "The disks of a VEE", Roles: readers},

@@ -3,7 +3,6 @@ package httpapi
 import (
 	"context"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -51,9 +50,9 @@ func noted(ctx context.Context, f func(*note)) {
 	}
 }
 
-// of an operation: one that an auditor may call changes nothing.
+// note of an operation, whether it changes something.
 func (o Op) note(ctx context.Context) {
-	noted(ctx, func(n *note) { n.reads = slices.Contains(o.Roles, identity.Auditor) })
+	noted(ctx, func(n *note) { n.reads = !o.Changes() })
 }
 
 // auditing is the middleware's.

@@ -62,6 +62,9 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	if key, _ := ctx.Value(keyToSend{}).(string); key != "" && method != http.MethodGet {
+		req.Header.Set(keyHeader, key)
+	}
 	for i := 0; i+1 < len(header); i += 2 {
 		if header[i+1] != "" {
 			req.Header.Set(header[i], header[i+1])

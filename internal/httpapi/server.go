@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,6 +45,8 @@ type Server struct {
 	log      *slog.Logger
 	password map[string]bool // patterns of HandleStock
 	auditing *auditing       // nil: no audit
+	receipts Receipts        // nil: no Idempotency-Key
+	ops      []Op
 }
 
 // NewServer makes an empty one.
@@ -108,9 +111,14 @@ func (s *Server) Handler(callerOf func(*http.Request) (identity.Caller, error), 
 		if r.Body != nil && !strings.HasPrefix(r.URL.Path, "/v2/") { // the registry streams, with bounds of its own
 			r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
 		}
-		s.mux.ServeHTTP(w, r.WithContext(identity.With(r.Context(), c)))
+		ctx := context.WithValue(r.Context(), keyReceived{}, r.Header.Get(keyHeader))
+		s.mux.ServeHTTP(w, r.WithContext(identity.With(ctx, c)))
 	})
 }
+
+// Operations are those that are registered, byte streams and watches too; not the plain
+// handlers.
+func (s *Server) Operations() []Op { return slices.Clone(s.ops) }
 
 // OpenAPI is the document, as JSON.
 func (s *Server) OpenAPI() ([]byte, error) { return json.MarshalIndent(s.api.OpenAPI(), "", "  ") }
@@ -121,6 +129,9 @@ type Op struct {
 	Summary      string
 	Roles        []identity.Role
 	Status       int // of success; 0: 200, or 204 without a body
+	// Unkeyed: Receipts do not remember its answers, because the operation does so itself or
+	// they hold a secret.
+	Unkeyed bool
 }
 
 // mustBeSeen panics at start-up when the library would not fill a part of an operation's
@@ -137,13 +148,18 @@ func mustBeSeen[I any](op Op) {
 	}
 }
 
-func (o Op) huma() huma.Operation {
+func (s *Server) describe(o Op) huma.Operation {
+	s.ops = append(s.ops, o)
 	id := strings.ToLower(o.Method) + strings.NewReplacer("/", "-", "{", "", "}", "").Replace(o.Path)
 	tag, _, _ := strings.Cut(strings.TrimPrefix(o.Path, "/"), "/")
-	return huma.Operation{
+	h := huma.Operation{
 		OperationID: id, Method: o.Method, Path: o.Path, Summary: o.Summary, Tags: []string{tag},
 		DefaultStatus: o.Status, MaxBodyBytes: MaxBody, BodyReadTimeout: -1,
 	}
+	if s.receipts != nil && !o.Unkeyed && o.Changes() {
+		h.Parameters = []*huma.Param{keyParam()}
+	}
+	return h
 }
 
 func (o Op) allow(ctx context.Context) error {
@@ -162,8 +178,9 @@ type Body[T any] struct{ Body T }
 type Empty struct{}
 
 // RegisterOpen adds an operation without a role check: the handler authenticates by
-// itself. Its path must be given to Handler as open.
+// itself, and callers have no name that their keys could go by. Its path must be given to Handler as open.
 func RegisterOpen[I, O any](s *Server, op Op, h func(ctx context.Context, in *I) (O, error)) {
+	op.Unkeyed = true
 	register(s, op, func(context.Context) error { return nil }, h)
 }
 
@@ -175,11 +192,11 @@ func Register[I, O any](s *Server, op Op, h func(ctx context.Context, in *I) (O,
 }
 
 func register[I, O any](s *Server, op Op, allow func(context.Context) error, h func(ctx context.Context, in *I) (O, error)) {
-	huma.Register(s.api, op.huma(), func(ctx context.Context, in *I) (*Body[O], error) {
+	huma.Register(s.api, s.describe(op), func(ctx context.Context, in *I) (*Body[O], error) {
 		if err := allow(ctx); err != nil {
 			return nil, s.problem(ctx, op, err)
 		}
-		out, err := h(ctx, in)
+		out, err := once(ctx, s, op, in, func(ctx context.Context) (O, error) { return h(ctx, in) })
 		if err != nil {
 			return nil, s.problem(ctx, op, err)
 		}
@@ -193,11 +210,11 @@ func RegisterNoBody[I any](s *Server, op Op, h func(ctx context.Context, in *I) 
 	if op.Status == 0 {
 		op.Status = http.StatusNoContent
 	}
-	huma.Register(s.api, op.huma(), func(ctx context.Context, in *I) (*struct{}, error) {
+	huma.Register(s.api, s.describe(op), func(ctx context.Context, in *I) (*struct{}, error) {
 		if err := op.allow(ctx); err != nil {
 			return nil, s.problem(ctx, op, err)
 		}
-		if err := h(ctx, in); err != nil {
+		if _, err := once(ctx, s, op, in, func(ctx context.Context) (Empty, error) { return Empty{}, h(ctx, in) }); err != nil {
 			return nil, s.problem(ctx, op, err)
 		}
 		return nil, nil
@@ -208,7 +225,7 @@ func RegisterNoBody[I any](s *Server, op Op, h func(ctx context.Context, in *I) 
 // closes or the caller goes.
 func RegisterStream[I, T any](s *Server, op Op, h func(ctx context.Context, in *I) (<-chan T, error)) {
 	mustBeSeen[I](op)
-	o := op.huma()
+	o := s.describe(op)
 	o.Responses = map[string]*huma.Response{"200": {
 		Description: "one JSON object a line, as they happen; empty lines are heartbeats",
 		Content:     map[string]*huma.MediaType{"application/x-ndjson": {Schema: huma.SchemaFromType(s.api.OpenAPI().Components.Schemas, typeOf[T]())}},
@@ -270,6 +287,7 @@ func sendLines[T any](ctx context.Context, w http.ResponseWriter, ch <-chan T) {
 // the request, and what it returns is joined to the caller's connection until either ends.
 func (s *Server) HandleUpgrade(pattern string, roles []identity.Role, open func(*http.Request) (io.ReadWriteCloser, error)) {
 	op := Op{Method: "GET", Path: strings.TrimPrefix(pattern, "GET "), Roles: roles}
+	s.ops = append(s.ops, op)
 	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 		if err := op.allow(r.Context()); err != nil {
 			writeProblem(w, fault.From(err))

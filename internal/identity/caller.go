@@ -62,3 +62,12 @@ func (c Caller) Sees(customer string) bool {
 	}
 	return false
 }
+
+// Scope of the names that c gives to what is its own, such as idempotency keys: those of a
+// customer's callers are one scope, others each have their own.
+func (c Caller) Scope() string {
+	if c.Customer != "" {
+		return string(c.Role) + "/" + c.Customer
+	}
+	return string(c.Role) + "/" + c.ID
+}

@@ -21,7 +21,7 @@ func Register(s *httpapi.Server, a Service) {
 
 	httpapi.Register(s, httpapi.Op{Method: http.MethodGet, Path: prefix, Summary: "What this site is and how it is", Roles: everybody},
 		func(ctx context.Context, _ *httpapi.Empty) (Site, error) { return a.Site(ctx) })
-	httpapi.Register(s, httpapi.Op{Method: http.MethodPost, Path: prefix + "/tokens", Summary: "Create an API token", Roles: operators, Status: http.StatusCreated},
+	httpapi.Register(s, httpapi.Op{Method: http.MethodPost, Path: prefix + "/tokens", Summary: "Create an API token", Roles: operators, Status: http.StatusCreated, Unkeyed: true},
 		func(ctx context.Context, in *struct{ Body NewToken }) (CreatedToken, error) {
 			httpapi.Concerns(ctx, "token/"+in.Body.Name)
 			return a.CreateToken(ctx, in.Body)
@@ -34,7 +34,7 @@ func Register(s *httpapi.Server, a Service) {
 		}) error {
 			return a.RevokeToken(ctx, in.Name)
 		})
-	httpapi.Register(s, httpapi.Op{Method: http.MethodPost, Path: prefix + "/invites", Summary: "Make a one-time token with which a host may join", Roles: operators, Status: http.StatusCreated},
+	httpapi.Register(s, httpapi.Op{Method: http.MethodPost, Path: prefix + "/invites", Summary: "Make a one-time token with which a host may join", Roles: operators, Status: http.StatusCreated, Unkeyed: true},
 		func(ctx context.Context, in *struct{ Body NewInvite }) (Invite, error) {
 			httpapi.Concerns(ctx, "host/"+in.Body.Host)
 			return a.InviteHost(ctx, in.Body)
