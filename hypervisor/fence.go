@@ -80,12 +80,11 @@ func OpenFence(path string) (*Fence, error) {
 func (f *Fence) Obey(id vee.ID, e vee.Epoch) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	old, known := f.obeyed[id]
-	switch c := e.Compare(old); {
-	case known && c == 0:
+	if err := f.check(id, e); err != nil {
+		return err
+	}
+	if old, known := f.obeyed[id]; known && old == e {
 		return nil
-	case c < 0:
-		return fmt.Errorf("command for %s of epoch %s refused: %w (%s)", id, e, ErrStaleEpoch, old)
 	}
 	if f.file != nil {
 		line := fenceLine(id, e)
@@ -99,6 +98,20 @@ func (f *Fence) Obey(id vee.ID, e vee.Epoch) error {
 		f.size += int64(len(line))
 	}
 	f.obeyed[id] = e
+	return nil
+}
+
+// Check refuses an older epoch as Obey does, and writes nothing.
+func (f *Fence) Check(id vee.ID, e vee.Epoch) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.check(id, e)
+}
+
+func (f *Fence) check(id vee.ID, e vee.Epoch) error {
+	if old := f.obeyed[id]; e.Compare(old) < 0 {
+		return fmt.Errorf("command for %s of epoch %s refused: %w (%s)", id, e, ErrStaleEpoch, old)
+	}
 	return nil
 }
 

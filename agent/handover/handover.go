@@ -2,11 +2,14 @@
 // passes from one live host to another, so that at no moment both have it. No I/O, no
 // clock; agent/vet brings those.
 //
-// The source stops the guest, writes down that it has given it away (Give), and from then
-// on only repeats the gift until the destination has answered. The destination decides
-// once, writes its decision down and answers the same for ever (Take): taken, or void. On
-// void the source has it back (Answer). Each change of hands counts the epoch's hop up, so
-// that whatever is late is refused by its age.
+// The source writes down that it may give the guest away (Offer) while that still runs,
+// stops it, and gives it (Give). From then on it only repeats the gift until the destination
+// has answered. The destination decides once, writes its decision down and answers the same
+// for ever (Take): taken, or void. That write is the commit point, and the only one while
+// the guest stands still. On void the source has it back (Answer). A source that has
+// forgotten whether it gave what it offered, and whose guest does not run, goes on as if it
+// had (Recall): it asks. Each change of hands counts the epoch's hop up, so that whatever is
+// late is refused by its age.
 package handover
 
 import "github.com/reservoir-cloud/reservoir/vee"
@@ -14,15 +17,16 @@ import "github.com/reservoir-cloud/reservoir/vee"
 // State of one host's part in a handover.
 type State string
 
-// States. The zero State: no part in any. Given: the source waits for the answer. Gone:
-// it was taken. Back: it was not, and is the source's again. Taken, Void: what the
-// destination has decided.
+// States. The zero State: no part in any. Offered: the source may give it at any moment.
+// Given: it waits for the answer; this is never on disk. Gone: it was taken. Back: it was
+// not, and is the source's again. Taken, Void: what the destination has decided.
 const (
-	Given State = "given"
-	Gone  State = "gone"
-	Back  State = "back"
-	Taken State = "taken"
-	Void  State = "void"
+	Offered State = "offered"
+	Given   State = "given"
+	Gone    State = "gone"
+	Back    State = "back"
+	Taken   State = "taken"
+	Void    State = "void"
 )
 
 // Part is what a host remembers durably of the newest handover of a VEE.
@@ -48,10 +52,45 @@ const (
 	Silence Word = ""
 )
 
-// Give away what is held under epoch now.
-func (p Part) Give(move string, now vee.Epoch) Part {
-	now.Hop++
-	return Part{Move: move, State: Given, Epoch: now, Asked: now, Newest: p.Newest}
+// Offer what is held under epoch now. It is on disk before a Give.
+func (p Part) Offer(move string, now vee.Epoch) Part {
+	asked := now
+	asked.Hop++
+	return Part{Move: move, State: Offered, Epoch: now, Asked: asked, Newest: p.Newest}
+}
+
+// Give away what was offered.
+func (p Part) Give() Part {
+	if p.State == Offered {
+		p.State, p.Epoch = Given, p.Asked
+	}
+	return p
+}
+
+// Ungiven is the offer of what was given, which is what is on disk of it.
+func (p Part) Ungiven() Part {
+	if p.State == Given {
+		p.State = Offered
+		p.Epoch.Hop--
+	}
+	return p
+}
+
+// Withdraw an offer that led to no gift.
+func (p Part) Withdraw() Part {
+	if p.State == Offered {
+		return Part{Newest: p.Newest}
+	}
+	return p
+}
+
+// Recall is what a source goes on with that has read p from its disk. runs says that the
+// guest's vCPUs run, or could without anybody's word: then it was not given.
+func (p Part) Recall(runs bool) Part {
+	if runs {
+		return p.Withdraw()
+	}
+	return p.Give()
 }
 
 // Answer of the destination to the gift of epoch e. One that is late or about another

@@ -19,17 +19,19 @@ import (
 )
 
 // Live migration. The source carries everything out: it opens the door at the destination
-// by the site's ticket, sends disks and memory, and hands over. The commit point is the
-// source's write of the gift (give): before it every failure, also the death of either
-// agent, leaves the VEE with the source; after it the source does nothing but repeat the
-// gift until it has the destination's answer (package handover).
+// by the site's ticket, writes down that it may give the VEE away (offer), sends disks and
+// memory, and gives it (give). The commit point is the destination's write that it takes it
+// (decide), the only one while the guest stands still: before it every failure leaves the
+// VEE with the source, after it the VEE is the destination's. A source that has sent the
+// gift, or cannot know whether it did, does nothing but repeat it until it has the
+// destination's answer (package handover).
 
 // kept is what is on disk of a VEE: its assignment as it stands after handovers.
 type kept struct {
 	vhi.Assignment
 	Handover handover.Part `json:"handover,omitzero"`
-	// Moved is the report of a move past its commit point, and Stopped since when the guest
-	// stands still for it, by this host's clock.
+	// Moved is the report of a move whose gift was sent or taken, and Stopped since when the
+	// guest stands still for it, by this host's clock.
 	Moved   *vhi.MoveReport `json:"moved,omitempty"`
 	Stopped time.Time       `json:"stopped,omitzero"`
 }
@@ -44,8 +46,7 @@ type moving struct {
 	taking bool // destination: its guest is being let run
 	over   bool // it failed; nothing more is done for it
 	told   time.Time
-	// stopped is since when the vCPUs stand still, by this host's clock; not known before
-	// the commit point.
+	// stopped is since when the vCPUs stand still, by this host's clock; zero before the gift.
 	stopped time.Time
 }
 
@@ -100,20 +101,39 @@ func (v *tracked) keep(a vhi.Assignment, p handover.Part) error {
 	return nil
 }
 
-// resume what was kept, after a start of the agent: a move under way has failed, unless
-// it is past its commit point.
-func (v *tracked) resume(k kept) {
+// resume what was kept, after a start of the agent that found the guest as v.seen: a move
+// under way has failed, unless the VEE may have been given away.
+func (v *tracked) resume(k kept) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	v.part = k.Handover
 	if k.Moved != nil {
 		v.move = moving{id: k.Moved.ID, over: true, report: *k.Moved, stopped: k.Stopped}
 	}
-	if k.Move == nil || v.part.State == handover.Given {
-		return
+	if k.Move == nil {
+		return nil
+	}
+	if v.part.State == handover.Offered {
+		switch v.seen.Condition {
+		case hypervisor.Sent, hypervisor.Crashed, hypervisor.Absent:
+			v.part = v.part.Recall(false)
+			v.want.Epoch = v.part.Epoch
+			if v.move.id == "" {
+				v.move = moving{id: k.Move.ID, report: vhi.MoveReport{ID: k.Move.ID}}
+			}
+			v.move.report.Stage = vhi.MoveGiven
+			return nil
+		}
+		v.move = moving{}
+		if err := v.keep(v.want, v.part.Recall(true)); err != nil {
+			return err
+		}
 	}
 	v.move = moving{id: k.Move.ID, over: true, plugs: k.Power == vhi.Incoming, report: vhi.MoveReport{ID: k.Move.ID, Stage: vhi.MoveFailed, Error: "the host's agent was restarted", Code: string(fault.Unavailable)}}
 	if v.part.State == handover.Back && v.part.Move == k.Move.ID {
 		v.move.report.Stage = vhi.MoveVoid
 	}
+	return nil
 }
 
 // stage notes how far a move is.
@@ -179,6 +199,9 @@ func (v *tracked) sendTo(ctx context.Context, to peer.Host, a vhi.Assignment) er
 		return fmt.Errorf("host %s makes no room: %w", m.To, err)
 	}
 	prepared := time.Since(begun)
+	if err := v.offer(a); err != nil {
+		return err
+	}
 	took, err := d.Send(ctx, a.VEE, a.Epoch, hypervisor.Sending{
 		Dial: func(ctx context.Context, stream string) (io.ReadWriteCloser, error) {
 			return to.Stream(ctx, m.ID, a.VEE, stream)
@@ -197,48 +220,78 @@ func (v *tracked) sendTo(ctx context.Context, to peer.Host, a vhi.Assignment) er
 	if err != nil {
 		return err
 	}
-	if err := v.commit(ctx, a, prepared, took); err != nil {
+	if err := v.letGo(ctx, a, prepared, took); err != nil {
 		return errors.Join(err, v.t.cfg.Driver.Resume(context.WithoutCancel(ctx), a.VEE, a.Epoch))
 	}
 	return nil
 }
 
-// commit writes down that the VEE is given away, if that is still wanted.
-func (v *tracked) commit(ctx context.Context, a vhi.Assignment, prepared time.Duration, took hypervisor.Passage) error {
+// wants reports whether the site still wants the move of a. v.mu is held.
+func (v *tracked) wants(a vhi.Assignment) bool {
+	return v.want.Epoch == a.Epoch && v.want.Power == a.Power && moveID(v.want) == a.Move.ID
+}
+
+// offer writes down that the VEE may be given away from now on.
+func (v *tracked) offer(a vhi.Assignment) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if ctx.Err() != nil || v.want.Epoch != a.Epoch || v.want.Power != a.Power || moveID(v.want) != a.Move.ID {
+	if !v.wants(a) {
+		return fault.New(fault.Conflict, "it was cancelled")
+	}
+	return v.keep(v.want, v.part.Offer(a.Move.ID, a.Epoch))
+}
+
+// letGo is the moment from which the site cannot cancel: the gift is sent next.
+func (v *tracked) letGo(ctx context.Context, a vhi.Assignment, prepared time.Duration, took hypervisor.Passage) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if ctx.Err() != nil || !v.wants(a) || v.part.State != handover.Offered {
 		return fault.New(fault.Conflict, "it was cancelled at the last moment")
 	}
-	part := v.part.Give(a.Move.ID, a.Epoch)
-	given := v.want
-	given.Epoch = part.Epoch
-	before := v.move
+	v.part = v.part.Give()
+	v.want.Epoch = v.part.Epoch
 	v.move.stopped = took.Stopped
 	v.move.report.Stage = vhi.MoveGiven
 	v.move.report.Took = vhi.MoveFigures{
 		DiskBytes: took.Disks, MemoryBytes: took.Memory,
 		PrepareMS: vhi.Milliseconds(prepared), DisksMS: vhi.Milliseconds(took.DisksTook), MemoryMS: vhi.Milliseconds(took.MemoryTook),
 	}
-	if err := v.keep(given, part); err != nil {
-		v.move = before
-		return err
-	}
 	return nil
+}
+
+// noteGift has the figures of a gift outlive the agent, beside the offer.
+func (v *tracked) noteGift() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.part.State != handover.Given {
+		return // answered meanwhile
+	}
+	k := kept{Assignment: v.want, Handover: v.part.Ungiven()}
+	k.Epoch = k.Handover.Epoch
+	v.move.keep(&k)
+	if err := durable.WriteJSON(v.t.file(k.VEE), k, 0o600); err != nil {
+		v.t.cfg.Log.Warn("note how a migration goes", "vee", k.VEE, "err", err)
+	}
 }
 
 // give repeats the gift and obeys the answer.
 func (v *tracked) give(ctx context.Context) error {
 	v.mu.Lock()
 	a, part := v.want, v.part
-	gift := peer.Gift{Move: part.Move, VEE: a.VEE, Epoch: part.Asked, StillUS: time.Since(v.move.stopped).Microseconds(), Took: v.move.report.Took}
+	gift := peer.Gift{Move: part.Move, VEE: a.VEE, Epoch: part.Asked, Took: v.move.report.Took}
+	if !v.move.stopped.IsZero() {
+		gift.StillUS = time.Since(v.move.stopped).Microseconds()
+	}
 	v.mu.Unlock()
 	if part.State != handover.Given || a.Move == nil {
 		return nil
 	}
 	call, cancel := context.WithTimeout(ctx, giveTimeout)
 	defer cancel()
+	noted := make(chan struct{})
+	go func() { defer close(noted); v.noteGift() }() // nobody waits for it at the destination
 	answer, err := v.t.cfg.Peer(a.Move.To, a.Move.Address).Give(call, gift)
+	<-noted
 	if err != nil {
 		return fmt.Errorf("given to host %s, whose answer is not known: it runs here again, or there, when that host answers: %w", a.Move.To, err)
 	}
@@ -390,7 +443,7 @@ func (v *tracked) take(ctx context.Context, d hypervisor.Migrator, e vee.Epoch) 
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.move.taking = false
-	if err == nil {
+	if !ran.IsZero() {
 		v.arrived(ran)
 	}
 	return err

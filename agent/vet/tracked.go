@@ -73,8 +73,11 @@ func (v *tracked) assign(a vhi.Assignment) error {
 		v.move = moving{id: id, plugs: v.move.plugs, report: vhi.MoveReport{ID: id, Stage: vhi.MoveWaiting}}
 	}
 	part := v.part
-	if part.Undecided() {
+	switch {
+	case part.Undecided():
 		part.State = handover.Gone // the site knows who has it
+	case moveID(a) != part.Move:
+		part = part.Withdraw()
 	}
 	obsolete := a.Power != v.want.Power || moveID(a) != moveID(v.want)
 	if err := v.keep(a, part); err != nil {

@@ -77,6 +77,7 @@ func Open(ctx context.Context, cfg Config) (*Tracker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list assignments: %w", err)
 	}
+	var before []kept
 	for _, n := range names {
 		if strings.HasPrefix(n.Name(), ".") {
 			_ = os.Remove(filepath.Join(t.dir, n.Name())) // a write that a crash cut off
@@ -87,9 +88,8 @@ func Open(ctx context.Context, cfg Config) (*Tracker, error) {
 			return nil, fault.New(fault.Internal, "assignment %s is damaged: %w", n.Name(), err).
 				Try("remove that file: the site will assign the VEE again")
 		}
-		v := newTracked(t, a.Assignment)
-		v.resume(a)
-		t.vees[a.VEE] = v
+		t.vees[a.VEE] = newTracked(t, a.Assignment)
+		before = append(before, a)
 	}
 	seen, err := cfg.Driver.Observe(ctx)
 	if err != nil {
@@ -102,6 +102,11 @@ func Open(ctx context.Context, cfg Config) (*Tracker, error) {
 			t.vees[o.ID] = v
 		}
 		v.seen = o
+	}
+	for _, k := range before {
+		if err := t.vees[k.VEE].resume(k); err != nil {
+			return nil, err
+		}
 	}
 	return t, nil
 }

@@ -92,6 +92,7 @@ type vm struct {
 	poweredOff bool                 // by the guest itself
 	halted     time.Time            // since when its vCPUs stood still the last time
 	ran        time.Time            // since when they ran the last time
+	unexported bool                 // its NBD server was stopped
 
 	mu      sync.Mutex
 	channel net.Conn // the newest caller's

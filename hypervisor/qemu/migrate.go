@@ -103,6 +103,9 @@ func (g *guest) receive(ctx context.Context, gs hypervisor.Guest, shape []byte) 
 		return err
 	}
 	v.become("") // should it end, it crashed
+	if err := v.do(ctx, "migrate-set-capabilities", object{"capabilities": []object{{"capability": "events", "state": true}}}, nil); err != nil {
+		return err
+	}
 	if err := v.openExports(ctx); err != nil {
 		return err
 	}
@@ -193,7 +196,7 @@ func socketPair() (ours net.Conn, theirs *os.File, err error) {
 	return ours, theirs, nil
 }
 
-// Loaded implements hypervisor.Migrator.
+// Loaded implements hypervisor.Migrator. When it returns, nobody else writes to the disks.
 func (d *Driver) Loaded(ctx context.Context, id vee.ID) error {
 	g := d.guest(id)
 	v := g.process()
@@ -210,47 +213,51 @@ func (d *Driver) Loaded(ctx context.Context, id vee.ID) error {
 		}
 		switch m.Status {
 		case "completed":
-			return nil
+			return v.closeExports(ctx)
 		case "failed":
 			return fmt.Errorf("wait for the memory of %s: its QEMU cannot load it: %s", id, m.Error)
 		}
-		if err := v.stir(ctx, 2*time.Millisecond); err != nil {
+		if err := v.stir(ctx, stirPatience); err != nil {
 			return fmt.Errorf("wait for the memory of %s: %w", id, err)
 		}
 	}
 }
 
-// Take implements hypervisor.Migrator. Its commit point is the record that wants the guest
-// running: from there a crash of the driver ends in a guest that runs.
+// Take implements hypervisor.Migrator. The guest stands still for as long as it takes, so
+// whatever goes to disk does so when it runs: a driver that comes after a crash knows from
+// QEMU itself whether it ever ran.
 func (d *Driver) Take(ctx context.Context, id vee.ID, e vee.Epoch) (ran time.Time, err error) {
-	g, ctx, done, err := d.command(ctx, id, e)
+	ctx, obey, done, err := d.turns.TakeQuick(ctx, id, e)
 	if err != nil {
 		return ran, fmt.Errorf("take %s: %w", id, err)
 	}
 	defer done()
+	g := d.guest(id)
 	c, v := g.condition(), g.process()
 	switch {
 	case c == hypervisor.Running:
-		return g.observe().Since, nil
+		return g.observe().Since, obey()
 	case c != hypervisor.Incoming || v == nil:
 		return ran, g.wrongState("take")
 	}
-	if err := v.take(ctx); err != nil {
+	if err = v.closeExports(ctx); err == nil {
+		err = v.do(ctx, "cont", nil, nil)
+	}
+	if err != nil {
 		return ran, fmt.Errorf("take %s: %w", id, err)
 	}
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	return v.ran, nil
+	ran = v.ran
+	g.mu.Unlock()
+	if err := errors.Join(obey(), v.taken(ctx)); err != nil {
+		return ran, fmt.Errorf("take %s, which runs: %w", id, err)
+	}
+	return ran, nil
 }
 
-func (v *vm) take(ctx context.Context) error {
+// taken notes that a guest runs that came from another host.
+func (v *vm) taken(ctx context.Context) error {
 	if err := v.g.save(func(r *record) { r.Want = hypervisor.Running }); err != nil {
-		return err
-	}
-	if err := v.closeExports(ctx); err != nil {
-		return err
-	}
-	if err := v.do(ctx, "cont", nil, nil); err != nil {
 		return err
 	}
 	_ = os.Remove(filepath.Join(v.g.dir, nbdSocket))
@@ -260,14 +267,19 @@ func (v *vm) take(ctx context.Context) error {
 // closeExports ends the NBD server, if there is one: nobody else writes to the disks from
 // here on.
 func (v *vm) closeExports(ctx context.Context) error {
-	if len(v.g.writableDisks()) == 0 {
+	v.g.mu.Lock()
+	closed := v.unexported
+	v.g.mu.Unlock()
+	if closed || len(v.g.writableDisks()) == 0 {
 		return nil
 	}
-	err := v.do(ctx, "nbd-server-stop", nil, nil)
-	if err != nil && strings.Contains(err.Error(), "not running") {
-		return nil
+	if err := v.do(ctx, "nbd-server-stop", nil, nil); err != nil && !strings.Contains(err.Error(), "not running") {
+		return err
 	}
-	return err
+	v.g.mu.Lock()
+	v.unexported = true
+	v.g.mu.Unlock()
+	return nil
 }
 
 // Send implements hypervisor.Migrator. The record says Sent all the while, so that a
@@ -331,12 +343,22 @@ func (o *outlet) send(ctx context.Context) (err error) {
 	}
 	g.mu.Lock()
 	o.took.Stopped = v.halted
+	g.set(hypervisor.Sent, "")
 	g.mu.Unlock()
 	o.took.DisksTook, o.took.MemoryTook = mirrored.Sub(begun), o.took.Stopped.Sub(mirrored)
-	o.wg.Wait() // what QEMU has written is on its way
-	o.close()
 	_ = os.RemoveAll(filepath.Join(g.dir, mirrorDir))
-	return v.refresh(ctx)
+	// The vCPUs stand still: nobody waits here for QEMU to tidy up, nor for the last bytes,
+	// which the other host finds missing if they do not arrive.
+	g.d.watches.Go(func() {
+		stop := context.AfterFunc(g.d.ctx, func() {
+			for _, c := range o.lines {
+				_ = c.Close()
+			}
+		})
+		defer stop()
+		o.wg.Wait()
+	})
+	return nil
 }
 
 // close the streams and wait for those who carry them.
@@ -579,18 +601,14 @@ func (o *outlet) memory(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		o.s.Progress(m.transfer())
+		o.took.Memory = max(o.took.Memory, vee.Bytes(m.RAM.Transferred))
 		switch m.Status {
 		case "completed":
-			o.took.Memory = vee.Bytes(m.RAM.Transferred)
 			return nil
 		case "failed", "cancelled", "cancelling":
 			return fmt.Errorf("send its memory: %s %s", m.Status, m.Error)
 		case "pre-switchover":
-			if err := v.endMirrors(ctx, false); err != nil {
-				return err
-			}
-			if err := v.do(ctx, "migrate-continue", object{"state": "pre-switchover"}, nil); err != nil {
+			if err := o.switchover(ctx); err != nil {
 				return err
 			}
 		default:
@@ -598,10 +616,19 @@ func (o *outlet) memory(ctx context.Context) error {
 				return err
 			}
 		}
+		o.s.Progress(m.transfer())
 		if err := v.stir(ctx, stirPatience); err != nil {
 			return fmt.Errorf("send its memory: %w", err)
 		}
 	}
+}
+
+// switchover: the vCPUs stand still, so the disks at both hosts are the same for good.
+func (o *outlet) switchover(ctx context.Context) error {
+	if err := o.v.endMirrors(ctx, false); err != nil {
+		return err
+	}
+	return o.v.do(ctx, "migrate-continue", object{"state": "pre-switchover"}, nil)
 }
 
 // mirrorsGoOn while memory is sent; one that failed would leave an old disk over there.
@@ -688,11 +715,16 @@ func (v *vm) unsend(ctx context.Context) error {
 // rerun lets the vCPUs of a guest that was to be sent run here again.
 func (v *vm) rerun(ctx context.Context) error {
 	status, err := v.status(ctx)
+	for err == nil && status == "finish-migrate" { // QEMU tidies up, and refuses "cont"
+		if err = v.stir(ctx, migrationPoll); err == nil {
+			status, err = v.status(ctx)
+		}
+	}
 	if err != nil {
 		return err
 	}
 	switch status {
-	case "postmigrate", "finish-migrate", "paused":
+	case "postmigrate", "paused":
 		if err := v.do(ctx, "cont", nil, nil); err != nil {
 			return err
 		}
@@ -728,15 +760,24 @@ func (d *Driver) takeBack(ctx context.Context, id vee.ID, e vee.Epoch) error {
 // anything before that is undone.
 func (v *vm) adoptMigration(ctx context.Context, want hypervisor.Condition) error {
 	status, err := v.status(ctx)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case want == hypervisor.Incoming && status == "inmigrate":
-		return v.end(ctx) // what carried its streams is gone
-	case want == hypervisor.Sent && status != "postmigrate":
-		return v.unsend(ctx)
 	}
-	return v.refresh(ctx)
+	if want == hypervisor.Sent {
+		m, err := v.migration(ctx)
+		if err == nil && m.Status == "completed" {
+			v.g.setCondition(hypervisor.Sent, "") // also while QEMU still tidies up
+			return nil
+		}
+		return errors.Join(err, v.unsend(ctx))
+	}
+	switch status {
+	case "inmigrate":
+		return v.end(ctx) // what carried its streams is gone
+	case "paused", "prelaunch":
+		return v.refresh(ctx)
+	}
+	return v.taken(ctx) // it came to run, and perhaps further
 }
 
 // stir waits until QEMU says that something happened, or a while.
