@@ -40,10 +40,6 @@ func (s *site) Site(ctx context.Context) (admin.Site, error) {
 	if len(s.cfg.EtcdEndpoints) > 0 {
 		out.Store.Kind = "cluster"
 	}
-	hosts, err := s.veem.ListHosts(ctx)
-	if err != nil {
-		return out, err
-	}
 	vees, err := s.veem.ListVEEs(ctx, vmi.Filter{})
 	if err != nil {
 		return out, err
@@ -56,11 +52,19 @@ func (s *site) Site(ctx context.Context) (admin.Site, error) {
 	if err != nil {
 		return out, err
 	}
+	out.VEEs, out.Services, out.Images = len(vees), len(services), len(images)
+	if identity.From(ctx).Is(identity.Provider) {
+		return out, nil // hosts and the store are the site's own affair
+	}
+	hosts, err := s.veem.ListHosts(ctx)
+	if err != nil {
+		return out, err
+	}
 	st, err := s.store.Status(ctx)
 	if err != nil {
 		return out, err
 	}
-	out.Hosts, out.VEEs, out.Services, out.Images = len(hosts), len(vees), len(services), len(images)
+	out.Hosts = len(hosts)
 	out.Store.Size, out.Store.InUse, out.Store.Quota = vee.Bytes(st.Size), vee.Bytes(st.InUse), vee.Bytes(st.Quota)
 	if st.Full {
 		out.Store.Alarm = "full"

@@ -207,10 +207,10 @@ func (s *site) close() {
 	}
 }
 
-func (s *site) serve(ctx context.Context, ln net.Listener) error {
+// faces are all of the site's interfaces on one server.
+func (s *site) faces(auditor httpapi.Auditor, receipts httpapi.Receipts) *httpapi.Server {
 	api := httpapi.NewServer("Reservoir site "+s.cfg.Name, s.cfg.Version, s.cfg.Log)
-	api.Audit(s.audit)
-	receipts := receipt.NewBook(store.NewCollection[receipt.Receipt](s.store, "receipt"), time.Now, s.cfg.Log)
+	api.Audit(auditor)
 	api.Receipts(receipts)
 	vmi.Register(api, s.veem)
 	vmi.RegisterMonitoringReceiver(api, s.sm)
@@ -219,6 +219,12 @@ func (s *site) serve(ctx context.Context, ln net.Listener) error {
 	vhi.RegisterManager(api, hosts{s.veem, s})
 	api.HandleStock("/v2/", s.images.Handler(image.Allow))
 	s.registerOCCI(api)
+	return api
+}
+
+func (s *site) serve(ctx context.Context, ln net.Listener) error {
+	receipts := receipt.NewBook(store.NewCollection[receipt.Receipt](s.store, "receipt"), time.Now, s.cfg.Log)
+	api := s.faces(s.audit, receipts)
 	auth := &identity.Authenticator{Site: s.cfg.Name, Tokens: s.tokens, Admit: s.admit}
 	listener := &httpapi.Listener{Handler: api.Handler(auth.Caller, vhi.JoinPath), TLS: s.keys.ServerTLS(), Log: s.cfg.Log}
 

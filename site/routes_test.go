@@ -1,0 +1,229 @@
+package site
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/internal/audit"
+	"github.com/reservoir-cloud/reservoir/internal/identity"
+	"github.com/reservoir-cloud/reservoir/internal/receipt"
+	"github.com/reservoir-cloud/reservoir/internal/store"
+	"github.com/reservoir-cloud/reservoir/vhi"
+	"github.com/reservoir-cloud/reservoir/vmi/occi"
+)
+
+const (
+	anID = "alpha.aaaaaaaaaa"
+	aVEE = `{"model":"BESTEFFORT","vees":[{"descriptor":{"name":"a","vcpus":1,"memoryBytes":134217728}}]}`
+)
+
+// routes is every operation of a site: who may, and an example of a request. O is an
+// operator, P a service provider, A an auditor, S the site itself, H one of its hosts;
+// partners have no say yet. ~ stands for the caller's letter.
+var routes = map[string]struct{ may, path, body string }{
+	"GET /vmi/v1/vees":                                   {"OPAS", "", ""},
+	"GET /vmi/v1/watch/vees":                             {"OPAS", "", ""},
+	"GET /vmi/v1/vees/{id}":                              {"OPAS", "/vmi/v1/vees/" + anID, ""},
+	"POST /vmi/v1/vees":                                  {"OPS", "", aVEE},
+	"POST /vmi/v1/plan":                                  {"OPAS", "", aVEE},
+	"POST /vmi/v1/submit":                                {"OPS", "", `{"ids":["` + anID + `"]}`},
+	"POST /vmi/v1/state":                                 {"OPS", "", `{"ids":["` + anID + `"],"action":"PAUSE"}`},
+	"POST /vmi/v1/update":                                {"OPS", "", `{"updates":[{"id":"` + anID + `"}]}`},
+	"POST /vmi/v1/vees/{id}/tell":                        {"OPS", "/vmi/v1/vees/" + anID + "/tell", `{"type":"ready"}`},
+	"GET /vmi/v1/vees/{id}/console":                      {"OPS", "/vmi/v1/vees/" + anID + "/console", ""},
+	"GET /vmi/v1/vees/{id}/disks":                        {"OPAS", "/vmi/v1/vees/" + anID + "/disks", ""},
+	"GET /vmi/v1/vees/{id}/disks/{disk}/export":          {"OPS", "/vmi/v1/vees/" + anID + "/disks/root/export", ""},
+	"GET /vmi/v1/vees/{id}/snapshots":                    {"OPAS", "/vmi/v1/vees/" + anID + "/snapshots", ""},
+	"PUT /vmi/v1/vees/{id}/snapshots/{name}":             {"OPS", "/vmi/v1/vees/" + anID + "/snapshots/one", `{}`},
+	"POST /vmi/v1/vees/{id}/snapshots/{name}/restore":    {"OPS", "/vmi/v1/vees/" + anID + "/snapshots/one/restore", ""},
+	"DELETE /vmi/v1/vees/{id}/snapshots/{name}":          {"OPS", "/vmi/v1/vees/" + anID + "/snapshots/one", ""},
+	"GET /vmi/v1/access-points":                          {"OPAS", "", ""},
+	"PUT /vmi/v1/groups/{group}/access-points/{name}":    {"OPS", "/vmi/v1/groups/~/access-points/web", `{"name":"web","groupID":"~","port":80,"backends":0}`},
+	"DELETE /vmi/v1/groups/{group}/access-points/{name}": {"OPS", "/vmi/v1/groups/~/access-points/web", ""},
+	"GET /vmi/v1/hosts":                                  {"OAS", "", ""},
+	"GET /vmi/v1/hosts/{name}":                           {"OAS", "/vmi/v1/hosts/h1", ""},
+	"PUT /vmi/v1/hosts/{name}/state":                     {"OS", "/vmi/v1/hosts/h1/state", `{"state":"draining"}`},
+	"DELETE /vmi/v1/hosts/{name}":                        {"OS", "/vmi/v1/hosts/h1", ""},
+	"POST /vmi/v1/accounting-listeners":                  {"OPS", "", `{"ids":["` + anID + `"],"intervalMs":1000}`},
+	"POST /vmi/v1/accounting-listeners/deregister":       {"OPS", "", `{"ids":["` + anID + `"]}`},
+	"GET /vmi/v1/events":                                 {"OPAS", "", ""},
+	"POST /vmi/v1/monitoring":                            {"S", "", `{"events":[{"type":"Agent","t0":1,"fqn":"a.b","value":1}]}`},
+	"GET /vmi/v1/quotas":                                 {"OAS", "", ""},
+	"GET /vmi/v1/quotas/{customer}":                      {"OPAS", "/vmi/v1/quotas/acme", ""},
+	"PUT /vmi/v1/quotas/{customer}":                      {"OS", "/vmi/v1/quotas/acme", `{"limits":{}}`},
+	"DELETE /vmi/v1/quotas/{customer}":                   {"OS", "/vmi/v1/quotas/acme", ""},
+	"GET /vmi/v1/migrations":                             {"OAS", "", ""},
+	"GET /vmi/v1/migrations/{id}":                        {"OAS", "/vmi/v1/migrations/x", ""},
+	"POST /vmi/v1/migrations":                            {"OS", "", `{"vee":"` + anID + `"}`},
+	"POST /vmi/v1/migrations/{id}/cancel":                {"OS", "/vmi/v1/migrations/x/cancel", ""},
+
+	"GET /smi/v1/services":                                        {"OPAS", "", ""},
+	"GET /smi/v1/watch/services":                                  {"OPAS", "", ""},
+	"GET /smi/v1/services/{name}":                                 {"OPAS", "/smi/v1/services/shop", ""},
+	"GET /smi/v1/services/{name}/manifest":                        {"OPAS", "/smi/v1/services/shop/manifest", ""},
+	"POST /smi/v1/services":                                       {"OPS", "", `{"manifest":"service: shop"}`},
+	"POST /smi/v1/plan":                                           {"OPS", "", `{"manifest":"service: shop"}`},
+	"PUT /smi/v1/services/{name}/components/{component}/replicas": {"OPS", "/smi/v1/services/shop/components/web/replicas", `{"replicas":2}`},
+	"DELETE /smi/v1/services/{name}":                              {"OPS", "/smi/v1/services/shop", ""},
+	"GET /smi/v1/events":                                          {"OPAS", "", ""},
+	"GET /smi/v1/watch/events":                                    {"OPAS", "", ""},
+
+	"GET /site/v1":                  {"OPA", "", ""},
+	"GET /site/v1/tokens":           {"OA", "", ""},
+	"POST /site/v1/tokens":          {"O", "", `{"name":"new","role":"auditor"}`},
+	"DELETE /site/v1/tokens/{name}": {"O", "/site/v1/tokens/nobody", ""},
+	"POST /site/v1/invites":         {"O", "", `{}`},
+	"POST /site/v1/compact":         {"O", "", ""},
+	"GET /site/v1/audit":            {"OA", "", ""},
+
+	"POST /vhi/v1/renew":       {"H", "", `{"report":{"host":"h1","incarnation":"1","seq":1,"address":"h1:1","version":"1","capacity":{"milliCPU":1,"memoryBytes":1,"diskBytes":1},"cpus":1,"diskFreeBytes":1,"drivers":[],"vees":[],"generation":0}}`},
+	"POST /vhi/v1/certificate": {"H", "", `{"csr":"AA=="}`},
+}
+
+// stock is what plain handlers serve; they check for themselves.
+var stock = map[string]struct{ may, path, body string }{
+	"GET /v2/":                    {"OPASHQ", "", ""},
+	"DELETE /v2/{name}/manifests": {"OPS", "/v2/web/manifests/latest", ""},
+	"GET " + occi.QueryPath:       {"OPAS", "", ""},
+	"POST " + occi.QueryPath:      {"OPS", "", ""},
+	"GET occi compute":            {"OPAS", occi.Base + "/compute/", ""},
+	"POST occi compute":           {"OPS", occi.Base + "/compute/", ""},
+	"DELETE occi compute":         {"OPS", occi.Base + "/compute/" + anID, ""},
+}
+
+var callers = map[rune]identity.Caller{
+	'O': {ID: "operator", Role: identity.Operator},
+	'P': {ID: "provider", Role: identity.Provider, Customer: "acme"},
+	'A': {ID: "auditor", Role: identity.Auditor},
+	'S': {ID: "site", Role: identity.SiteRole},
+	'H': {ID: "host", Role: identity.HostRole, Host: "h1"},
+	'Q': {ID: "partner", Role: identity.Partner},
+}
+
+// trail keeps audit entries.
+type trail struct {
+	mu      sync.Mutex
+	entries []audit.Entry
+}
+
+func (t *trail) Record(e audit.Entry) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.entries = append(t.entries, e)
+}
+
+func (t *trail) take() []audit.Entry {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := t.entries
+	t.entries = nil
+	return all
+}
+
+// TestEveryRoute calls every operation of a site as every role: who may is as the table says,
+// and every call that changes something, and every one that is refused, is in the audit log
+// with who called.
+func TestEveryRoute(t *testing.T) {
+	cfg := config(t)
+	cfg.Log = slog.New(slog.DiscardHandler)
+	if err := cfg.check(); err != nil {
+		t.Fatal(err)
+	}
+	s := &site{cfg: cfg}
+	defer s.close()
+	if err := s.open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	kept := &trail{}
+	book := receipt.NewBook(store.NewCollection[receipt.Receipt](s.store, "receipt"), time.Now, cfg.Log)
+	api := s.faces(kept, book)
+	ctx, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = s.veem.Run(ctx) })
+	running.Go(func() { _ = s.sm.Run(ctx) })
+	running.Go(func() { book.Run(ctx) })
+	defer running.Wait()
+	defer stop()
+	var there []string
+	for _, op := range api.Operations() {
+		if op.Path != vhi.JoinPath { // open: the token is the proof
+			there = append(there, op.Method+" "+op.Path)
+		}
+	}
+	slices.Sort(there)
+	if table := slices.Sorted(maps.Keys(routes)); !slices.Equal(there, table) {
+		t.Errorf("operations\n%s\nand in the table\n%s", strings.Join(there, "\n"), strings.Join(table, "\n"))
+	}
+	srv := httptest.NewServer(api.Handler(func(r *http.Request) (identity.Caller, error) {
+		return callers[rune(r.Header.Get("Role")[0])], nil
+	}))
+	defer srv.Close()
+	all := maps.Clone(routes)
+	maps.Copy(all, stock)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		for letter, caller := range callers {
+			c := all[name]
+			method, path, _ := strings.Cut(name, " ")
+			if c.path != "" {
+				path = c.path
+			}
+			own := strings.NewReplacer("~", string(letter))
+			path = own.Replace(path)
+			status := call(t, srv, method, path, own.Replace(c.body), letter)
+			may := strings.ContainsRune(c.may, letter)
+			if denied := status == http.StatusForbidden || status == http.StatusUnauthorized; denied == may {
+				t.Errorf("%s as %s: status %d; may: %v", name, caller.Role, status, may)
+			}
+			if status == http.StatusUnprocessableEntity || status >= 500 && status != http.StatusNotImplemented {
+				t.Errorf("%s as %s: status %d: the example is none, or the site has failed", name, caller.Role, status)
+			}
+			want := 1
+			reads := method == http.MethodGet || strings.ContainsRune(c.may, 'A')
+			if may && reads || may && letter == 'H' && status < 400 || may && strings.HasPrefix(path, "/v2/") && method != http.MethodDelete {
+				want = 0
+			}
+			entries := kept.take()
+			if len(entries) != want {
+				t.Errorf("%s as %s (status %d): %d entries in the audit log, want %d: %+v", name, caller.Role, status, len(entries), want, entries)
+				continue
+			}
+			if want == 1 {
+				e := entries[0]
+				if e.By != caller.ID || e.Role != string(caller.Role) || e.Call != method+" "+path || e.Status != status || (e.Outcome == audit.Denied) == may || e.Object == "" {
+					t.Errorf("%s as %s: recorded as %+v", name, caller.Role, e)
+				}
+			}
+		}
+	}
+}
+
+// call and return the status; of a watch only the head is read.
+func call(t *testing.T, srv *httptest.Server, method, path, body string, role rune) int {
+	t.Helper()
+	var b io.Reader
+	if body != "" {
+		b = strings.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), method, srv.URL+path, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Role", string(role))
+	resp, err := srv.Client().Do(req)
+	if err != nil {
+		t.Fatal(fmt.Errorf("%s %s as %c: %w", method, path, role, err))
+	}
+	resp.Body.Close()
+	return resp.StatusCode
+}
