@@ -125,7 +125,7 @@ func (m *Manager) exists(id vee.ID) bool {
 	defer m.mu.Unlock()
 	for _, g := range m.world.groups {
 		if s, ok := g[id]; ok {
-			return s.State != vee.Destroyed
+			return s.state != vee.Destroyed
 		}
 	}
 	return !m.world.synced

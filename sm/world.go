@@ -19,51 +19,77 @@ type world struct {
 	synced bool   // everything there is has been told since the first round began
 }
 
+// seen is what the manager reads of a VEE: a site has thousands of them, and a whole
+// record of each would be the larger part of its memory.
 type seen struct {
-	vmi.VEE
-	round uint64
+	version, round       uint64
+	name, group          string
+	nics                 []vee.NIC
+	state, target        vee.State
+	phase                vee.Phase
+	progress             *vee.Progress
+	host, err            string
+	submitted            bool
+	ready, answers, idle bool // of its guest
+}
+
+func seenOf(v *vmi.VEE, round uint64) seen {
+	return seen{
+		version: v.Version, round: round, name: v.Descriptor.Name, group: v.Descriptor.GroupID, nics: v.Descriptor.NICs,
+		state: v.State, target: v.Target, phase: v.Phase, progress: v.Progress, host: v.Host, err: v.Error,
+		submitted: v.Submitted, ready: v.GuestReady, answers: v.GuestSeen, idle: v.GuestIdle,
+	}
+}
+
+func (s *seen) vee(id vee.ID) vmi.VEE {
+	return vmi.VEE{
+		ID: id, Version: s.version, Descriptor: vee.Descriptor{Name: s.name, GroupID: s.group, NICs: s.nics},
+		State: s.state, Target: s.target, Phase: s.phase, Progress: s.progress, Host: s.host, Error: s.err,
+		Submitted: s.submitted, GuestReady: s.ready, GuestSeen: s.answers, GuestIdle: s.idle,
+	}
 }
 
 func newWorld() world { return world{groups: map[string]map[vee.ID]seen{}} }
 
 // put keeps v unless something newer is known, and reports whether it took the place of a
 // VEE that has now freed its room.
-func (w *world) put(v vmi.VEE) (freed bool) {
+func (w *world) put(v *vmi.VEE) (freed bool) {
 	group := v.Descriptor.GroupID
 	if group == "" {
 		return false
 	}
-	v.Descriptor.Context, v.Descriptor.Raw = nil, nil // large, and of no use here
 	g := w.groups[group]
 	if g == nil {
 		g = map[vee.ID]seen{}
 		w.groups[group] = g
 	}
 	old, known := g[v.ID]
-	if known && old.Version > v.Version {
-		v = old.VEE
+	now := seenOf(v, w.round)
+	if known && old.version > now.version {
+		now = old
+		now.round = w.round
 	}
-	g[v.ID] = seen{v, w.round}
-	return known && old.State != vee.Destroyed && v.State == vee.Destroyed
+	g[v.ID] = now
+	return known && old.state != vee.Destroyed && now.state == vee.Destroyed
 }
 
 // drop what match says.
-func (w *world) drop(match func(seen) bool) {
+func (w *world) drop(match func(vee.ID, seen) bool) {
 	for id, g := range w.groups {
-		maps.DeleteFunc(g, func(_ vee.ID, s seen) bool { return match(s) })
+		maps.DeleteFunc(g, match)
 		if len(g) == 0 {
 			delete(w.groups, id)
 		}
 	}
 }
 
-// group is a copy of what is known of one.
+// group is what is known of one, as far as the manager reads it.
 func (m *Manager) group(id string) (vees map[vee.ID]vmi.VEE, synced bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	vees = make(map[vee.ID]vmi.VEE, len(m.world.groups[id]))
 	for id, s := range m.world.groups[id] {
-		vees[id] = s.VEE
+		vees[id] = s.vee(id)
 	}
 	return vees, m.world.synced
 }
@@ -72,8 +98,8 @@ func (m *Manager) group(id string) (vees map[vee.ID]vmi.VEE, synced bool) {
 func (m *Manager) learn(list []vmi.VEE) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, v := range list {
-		m.world.put(v)
+	for i := range list {
+		m.world.put(&list[i])
 	}
 }
 
@@ -103,15 +129,15 @@ func (m *Manager) apply(c vmi.Change) {
 	defer m.mu.Unlock()
 	switch {
 	case c.Synced:
-		m.world.drop(func(s seen) bool { return s.round < m.world.round })
+		m.world.drop(func(_ vee.ID, s seen) bool { return s.round < m.world.round })
 		m.world.synced = true
 		for _, w := range m.workers {
 			w.poke()
 		}
 	case c.Purged != "":
-		m.world.drop(func(s seen) bool { return s.ID == c.Purged })
+		m.world.drop(func(id vee.ID, _ seen) bool { return id == c.Purged })
 	case c.VEE != nil:
-		freed := m.world.put(*c.VEE)
+		freed := m.world.put(c.VEE)
 		for _, w := range m.workers {
 			if freed {
 				w.roomFreed.Store(true)

@@ -60,7 +60,8 @@ type word struct {
 	progress *vee.Progress
 }
 
-// take notes the progress in a report that is about to become the word's.
+// take p as the newest report. It is kept apart from the thousand others that it came with,
+// and what it only repeats is not kept twice.
 func (w *word) take(p *vhi.Report) {
 	switch {
 	case p.Progress != nil:
@@ -68,6 +69,11 @@ func (w *word) take(p *vhi.Report) {
 	case w.report != nil && w.report.Phase == p.Phase:
 		w.progress = nil // the phase goes on without any
 	}
+	if w.report != nil && identical(*w.report, *p) {
+		return
+	}
+	own := *p
+	w.report = &own
 }
 
 func (h *hosts) get(name string) *hostView {
@@ -166,6 +172,7 @@ func (h *hosts) learn(r vhi.HostReport, mine map[vee.ID]bool, asked uint64, now 
 	delete(v.past, r.Incarnation)
 	n.back = !v.alive
 	v.report, v.seen, v.alive, v.given = r, now, true, false
+	v.report.VEEs = nil // they are in the words
 	v.met = v.met || asked != 0
 	h.tick++
 	overtaken := func(w *word) bool { return asked == 0 || w.told >= asked }
@@ -190,7 +197,7 @@ func (h *hosts) learn(r vhi.HostReport, mine map[vee.ID]bool, asked uint64, now 
 			n.kpis = append(n.kpis, *p)
 		}
 		w.take(p)
-		w.report, w.at, w.settled = p, h.tick, true
+		w.at, w.settled = h.tick, true
 	}
 	for id, w := range v.vees {
 		switch {
@@ -228,6 +235,12 @@ func sameReport(a, b vhi.Report) bool {
 		a.GuestReady == b.GuestReady && a.GuestSeen == b.GuestSeen && a.GuestIdle == b.GuestIdle &&
 		a.Restarts == b.Restarts && a.Error == b.Error && a.Code == b.Code &&
 		a.Fitted == b.Fitted && slices.Equal(a.NextBoot, b.NextBoot)
+}
+
+// identical reports whether b says nothing that a does not.
+func identical(a, b vhi.Report) bool {
+	return sameReport(a, b) && a.DiskUsed == b.DiskUsed && maps.Equal(a.KPIs, b.KPIs) && a.Since.Equal(b.Since) &&
+		a.Freed == b.Freed && a.Move == nil && b.Move == nil
 }
 
 // now is the present tick.

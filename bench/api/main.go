@@ -66,13 +66,13 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	b := &bench{dir: dir}
-	defer func() { err = errors.Join(err, b.down()) }()
 	store, endpoint, err := startStore(dir)
 	if err != nil {
 		return err
 	}
 	defer store.Close()
+	b := &bench{dir: dir}
+	defer func() { err = errors.Join(err, b.down()) }() // before the store, which they write to
 	if err := b.up(ctx, endpoint); err != nil {
 		return err
 	}
@@ -158,10 +158,12 @@ func (b *bench) start(name string, env []string, args ...string) (*os.File, erro
 
 func (b *bench) down() error {
 	var errs []error
+	begin := time.Now()
 	for _, p := range slices.Backward(b.procs) {
 		errs = append(errs, p.Process.Signal(syscall.SIGTERM))
 		_ = p.Wait() // ended by our signal
 	}
+	fmt.Printf("the site and its hosts stopped within %v\n", time.Since(begin).Round(time.Millisecond))
 	return errors.Join(errs...)
 }
 
@@ -375,6 +377,23 @@ func (b *bench) update(ctx context.Context, ids []vee.ID) error {
 		return err
 	}
 	row("update, waited for", len(ids)/4, took, calls)
+	return b.resize(ctx, ids[len(ids)/4:])
+}
+
+// resize VEEs while they run, and wait for what their hosts say of it.
+func (b *bench) resize(ctx context.Context, ids []vee.ID) error {
+	less := 7 * vee.MiB
+	calls, took, err := parallel(ctx, len(ids)/4, 16, func(i int) error {
+		out, err := b.vmi.UpdateVEEs(ctx, []vmi.VEEUpdate{{ID: ids[i], Memory: &less}})
+		if err == nil && out[0].Detail != "applied live" {
+			err = fmt.Errorf("VEE %s: %s", ids[i], out[0].Detail)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	row("resize, waited for", len(ids)/4, took, calls)
 	return nil
 }
 

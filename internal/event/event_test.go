@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/reservoir-cloud/reservoir/internal/journal"
 	"github.com/reservoir-cloud/reservoir/smi"
 )
 
@@ -279,4 +280,28 @@ func TestRecordFromManyPlaces(t *testing.T) {
 	if len(sink.events) != 1600 || l.Dropped() != 0 {
 		t.Errorf("%d written, %d dropped", len(sink.events), l.Dropped())
 	}
+}
+
+// silent is a Sink that takes nothing and says nothing.
+type silent struct{ memory }
+
+func (*silent) PutAll(ctx context.Context, _ map[string]smi.Event) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// A log whose sink does not answer any more ends all the same.
+func TestCloseDoesNotWaitForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := open(t, &silent{}, 100)
+		for i := range 3 * batch {
+			l.Record(smi.Event{Message: fmt.Sprint(i)})
+		}
+		synctest.Wait()
+		began := time.Now()
+		l.Close()
+		if took := time.Since(began); took > journal.Patience {
+			t.Errorf("closed after %s", took)
+		}
+	})
 }

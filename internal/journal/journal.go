@@ -47,6 +47,8 @@ const (
 	Batch = 128
 	// Retry a failed write after so long.
 	Retry = 2 * time.Second
+	// Patience of Close with a sink that does not answer.
+	Patience = 3 * time.Second
 )
 
 // Log of entries. All methods may be called concurrently.
@@ -66,6 +68,8 @@ type Log[T any] struct {
 	pruned uint64 // entries before this one are gone from the sink; the writer's own
 
 	quit    chan struct{} // closed by Close
+	writing context.Context
+	cut     context.CancelFunc // of writing: the sink has been waited for long enough
 	writer  sync.WaitGroup
 	watches sync.WaitGroup
 }
@@ -86,6 +90,7 @@ func Open[T any](ctx context.Context, cfg Config[T]) (*Log[T], error) {
 		news:    make(chan struct{}),
 		quit:    make(chan struct{}),
 	}
+	l.writing, l.cut = context.WithCancel(context.WithoutCancel(ctx))
 	if n := len(entries); n > 0 {
 		l.written = l.number(&entries[n-1])
 		l.seq = l.written + uint64(cfg.Keep)
@@ -96,10 +101,12 @@ func Open[T any](ctx context.Context, cfg Config[T]) (*Log[T], error) {
 	return l, nil
 }
 
-// Close writes what is not written yet, once, and ends watches. Nothing may be recorded
-// any more.
+// Close writes what is not written yet, once and for at most Patience, and ends watches.
+// Nothing may be recorded any more.
 func (l *Log[T]) Close() {
 	close(l.quit)
+	defer l.cut()
+	defer time.AfterFunc(Patience, l.cut).Stop()
 	l.writer.Wait()
 	l.watches.Wait()
 }
@@ -260,7 +267,7 @@ func (l *Log[T]) flush(entries []T) error {
 		values[Key(l.number(&entries[i]))] = entries[i]
 	}
 	// Not the caller's context: an entry that was recorded is written. The sink bounds it.
-	if err := l.sink.PutAll(context.Background(), values); err != nil {
+	if err := l.sink.PutAll(l.writing, values); err != nil {
 		return err
 	}
 	l.mu.Lock()
@@ -270,7 +277,7 @@ func (l *Log[T]) flush(entries []T) error {
 	if oldest < l.pruned+uint64(l.keep/10) { // not at each write: it would double them
 		return nil
 	}
-	if err := l.sink.DeleteRange(context.Background(), Key(0), Key(oldest)); err != nil {
+	if err := l.sink.DeleteRange(l.writing, Key(0), Key(oldest)); err != nil {
 		return fmt.Errorf("prune the %s: %w", l.cfg.Name, err)
 	}
 	l.pruned = oldest
