@@ -1,14 +1,15 @@
 // Command migrate measures the live migration of a busy guest of 256 MiB between two hosts
 // of a site, and beside it, in turns, the same migration driven by hand over QMP: two QEMUs
-// with the same machine, kernel and work, joined by a Unix socket, without a site, agents,
-// TLS or a record of what happens.
+// with the command line of the product's guest (disk, NIC and all), the same work and the
+// same limits, joined by TCP on the loopback, without a site, agents, TLS or a record of
+// what happens. The work rewrites a quarter of the memory every second and keeps the vCPU
+// busy.
 //
-// Downtime is how long no vCPU runs. By hand it is the time from QEMU's STOP at the source
-// to its RESUME at the destination. For the product it is what the migration reports:
-// QEMU's own measure up to the moment when all memory is sent, and from there to the return
-// of "cont" at the destination, with both hosts' writes to disk in between. Total goes from
-// the start of the destination's QEMU (by hand) or the call (product) to the guest's going
-// on there (by hand) or the record's saying so (product).
+// Downtime is how long no vCPU runs: from QEMU's STOP at the source to its RESUME at the
+// destination, by QEMU's own timestamps. The product's leaves out the way of one message
+// from agent to agent, since hosts do not compare clocks. Total goes from the start of the
+// destination's QEMU (by hand) or the call (product) to the guest's going on there (by
+// hand) or the record's saying so (product).
 package main
 
 import (
@@ -21,11 +22,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
+	"regexp"
 	"strings"
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/bench/figure"
+	"github.com/reservoir-cloud/reservoir/hypervisor/disk"
 	"github.com/reservoir-cloud/reservoir/hypervisor/qemu/qmp"
 	"github.com/reservoir-cloud/reservoir/vhi/guest"
 	"github.com/reservoir-cloud/reservoir/vmi"
@@ -34,15 +36,23 @@ import (
 var (
 	binary = flag.String("reservoir", "build/reservoir", "the binary under test")
 	layout = flag.String("image", ".cache/images/appliance", "OCI layout of the appliance")
-	rounds = flag.Int("rounds", 5, "migrations of each kind")
+	rounds = flag.Int("rounds", 9, "migrations of each kind")
+	port   = flag.Int("port", 17929, "first of two TCP ports on the loopback, for the one by hand")
 	prefix = flag.String("prefix", "bmi", "of the stage's interfaces")
 	subnet = flag.String("subnet", "129", "of the stage")
 )
 
-// The work: so much memory is filled, and a CPU kept busy, while the guest migrates.
+// The work: so much memory is rewritten every second, and a CPU kept busy, while the guest
+// migrates.
 const (
 	burnMemory  = 64 << 20
-	burnSeconds = 30
+	burnSeconds = 20
+)
+
+const (
+	diskSize = 64 << 20 // as in the manifest
+	// downtimeLimit of QEMU, ms, as the product sets it.
+	downtimeLimit = 300
 )
 
 func main() {
@@ -83,7 +93,7 @@ func run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	machine, err := machineOf(stage)
+	m, err := machineOf(stage, dir)
 	if err != nil {
 		return err
 	}
@@ -94,7 +104,7 @@ func run(ctx context.Context) (err error) {
 		if err != nil {
 			return fmt.Errorf("round %d: %w", i+1, err)
 		}
-		h, err := byHand(ctx, filepath.Join(dir, fmt.Sprint("hand", i)), machine)
+		h, err := byHand(ctx, filepath.Join(dir, fmt.Sprint("hand", i)), m)
 		if err != nil {
 			return fmt.Errorf("round %d by hand: %w", i+1, err)
 		}
@@ -129,6 +139,8 @@ components:
   - name: web
     image: appliance
     memory: 256MiB
+    disks:
+      - {name: data, size: 64MiB}
     networks: [public]
     ports: [http:80]
 networks:
@@ -158,60 +170,111 @@ func product(ctx context.Context) (result, error) {
 	return result{time.Duration(list[0].DowntimeMS) * time.Millisecond, list[0].Ended.Sub(list[0].Started)}, nil
 }
 
-// machineOf the product's guest: the arguments that make it what it is, with the files that
-// it has open by their names.
-func machineOf(stage string) (args []string, err error) {
+// machine is the command line of the product's guest, to be made into that of one driven by
+// hand.
+type machine struct {
+	args []string
+	seed string // a copy of its second disk, which is read only
+}
+
+var fdPath = regexp.MustCompile(`^/proc/self/fd/\d+$`)
+
+// machineOf the product's guest, with what it has open by name.
+func machineOf(stage, dir string) (m machine, err error) {
 	cmdlines, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
-		return nil, err
+		return m, err
 	}
 	for _, c := range cmdlines {
 		b, err := os.ReadFile(c)
 		if err != nil || !strings.Contains(string(b), "qemu-system") || !strings.Contains(string(b), stage+"/") {
 			continue
 		}
-		all := strings.Split(strings.TrimRight(string(b), "\x00"), "\x00")
-		for i := range len(all) - 1 {
-			if slices.Contains([]string{"-machine", "-accel", "-cpu", "-m", "-smp", "-append"}, all[i]) {
-				args = append(args, all[i], all[i+1])
-			}
-			if all[i] == "-kernel" || all[i] == "-initrd" {
-				name, err := os.Readlink(filepath.Join(filepath.Dir(c), "fd", filepath.Base(all[i+1])))
+		args := strings.Split(strings.TrimRight(string(b), "\x00"), "\x00")[1:]
+		for i := 0; i < len(args); i++ {
+			switch a := args[i]; {
+			case a == "-add-fd", a == "-name", a == "-incoming":
+				i++
+			case fdPath.MatchString(a):
+				name, err := os.Readlink(filepath.Join(filepath.Dir(c), "fd", filepath.Base(a)))
 				if err != nil {
-					return nil, fmt.Errorf("find the guest's %s: %w", all[i], err)
+					return m, fmt.Errorf("find a file of the guest: %w", err)
 				}
-				args = append(args, all[i], name)
+				m.args = append(m.args, name)
+			default:
+				m.args = append(m.args, a)
 			}
 		}
-		return args, nil
+		return m, m.copySeed(stage, dir)
 	}
-	return nil, errors.New("the stage's guest is not to be found among the processes")
+	return m, errors.New("the stage's guest is not to be found among the processes")
+}
+
+func (m *machine) copySeed(stage, dir string) error {
+	found, err := filepath.Glob(filepath.Join(stage, "*", "*", "qemu", "vees", "*", disk.SeedFile))
+	if err != nil || len(found) != 1 {
+		return fmt.Errorf("find the seed of the stage's guest: %d found: %w", len(found), err)
+	}
+	b, err := os.ReadFile(found[0])
+	if err != nil {
+		return err
+	}
+	m.seed = filepath.Join(dir, disk.SeedFile)
+	return os.WriteFile(m.seed, b, 0o600)
+}
+
+// diskNode is the block node of the product's disk.
+const diskNode = "disk0"
+
+var fdSet = regexp.MustCompile(`/dev/fdset/\d+`)
+
+// byHand has sockets, disk and TAP of its own, and everything else the same.
+func (m machine) byHand(dir, name string) (args []string) {
+	for _, a := range m.args {
+		switch {
+		case strings.HasPrefix(a, "socket,id="):
+			id, _, _ := strings.Cut(strings.TrimPrefix(a, "socket,id="), ",")
+			a = fmt.Sprintf("socket,id=%s,server=on,wait=off,path=%s.%s", id, filepath.Join(dir, name), id)
+		case strings.Contains(a, `"node-name":"`+diskNode+`-file"`):
+			a = fdSet.ReplaceAllLiteralString(a, filepath.Join(dir, name+".disk"))
+		case fdSet.MatchString(a):
+			a = fdSet.ReplaceAllLiteralString(a, m.seed)
+		case strings.Contains(a, `"type":"tap"`):
+			a = fmt.Sprintf(`{"type":"tap","id":"net0","ifname":"%s-%s","script":"no","downscript":"no"}`, *prefix, name)
+		}
+		args = append(args, a)
+	}
+	return args
 }
 
 // hand is one QEMU that is driven by hand.
 type hand struct {
 	cmd    *exec.Cmd
 	qmp    *qmp.Client
-	events chan string
+	events chan qmp.Event
 }
 
-func startHand(ctx context.Context, dir, name string, args ...string) (*hand, error) {
-	qmpPath := filepath.Join(dir, name+".qmp")
-	h := &hand{events: make(chan string, 100)}
-	h.cmd = exec.CommandContext(ctx, "qemu-system-x86_64", append(args, "-nodefaults", "-display", "none",
-		"-qmp", "unix:"+qmpPath+",server=on,wait=off", "-device", "virtio-serial-pci",
-		"-chardev", "socket,id=guest,server=on,wait=off,path="+filepath.Join(dir, name+".guest"),
-		"-device", "virtserialport,chardev=guest,name="+guest.PortName,
-		"-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng")...)
+type object map[string]any
+
+func startHand(ctx context.Context, m machine, dir, name string, more ...string) (*hand, error) {
+	file, err := os.Create(filepath.Join(dir, name+".disk"))
+	if err == nil {
+		err = errors.Join(file.Truncate(diskSize), file.Close())
+	}
+	if err != nil {
+		return nil, err
+	}
+	h := &hand{events: make(chan qmp.Event, 1000)}
+	h.cmd = exec.CommandContext(ctx, "qemu-system-x86_64", append(m.byHand(dir, name), more...)...)
 	h.cmd.Stderr = os.Stderr
 	if err := h.cmd.Start(); err != nil {
 		return nil, err
 	}
-	conn, err := dial(ctx, qmpPath)
+	conn, err := dial(ctx, filepath.Join(dir, name+".qmp"))
 	if err == nil {
 		h.qmp, err = qmp.Connect(ctx, conn.(*net.UnixConn), func(e qmp.Event) {
 			select {
-			case h.events <- e.Event:
+			case h.events <- e:
 			default:
 			}
 		})
@@ -231,18 +294,40 @@ func (h *hand) end() {
 	_ = h.cmd.Wait()
 }
 
-// await an event, and say when it came.
-func (h *hand) await(ctx context.Context, event string) (time.Time, error) {
+// await the event whose data hold want, and say when QEMU sent it. STOP is remembered on
+// the way.
+func (h *hand) await(ctx context.Context, event, want string, stopped *time.Time) (time.Time, error) {
 	for {
 		select {
 		case e := <-h.events:
-			if e == event {
-				return time.Now(), nil
+			if e.Event == "STOP" && stopped != nil {
+				*stopped = e.Time()
+			}
+			if e.Event == "MIGRATION" && strings.Contains(string(e.Data), `"failed"`) {
+				return time.Time{}, errors.New("the migration failed")
+			}
+			if e.Event == event && strings.Contains(string(e.Data), want) {
+				return e.Time(), nil
 			}
 		case <-ctx.Done():
-			return time.Time{}, fmt.Errorf("no event %s: %w", event, ctx.Err())
+			return time.Time{}, fmt.Errorf("no event %s %s: %w", event, want, ctx.Err())
 		}
 	}
+}
+
+// script of commands, up to the first that fails.
+func (h *hand) script(ctx context.Context, lines ...line) error {
+	for _, l := range lines {
+		if err := h.qmp.Do(ctx, l.command, l.args, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type line struct {
+	command string
+	args    any
 }
 
 // dial a socket that is there in a moment.
@@ -260,50 +345,82 @@ func dial(ctx context.Context, path string) (net.Conn, error) {
 	}
 }
 
-func byHand(ctx context.Context, dir string, machine []string) (r result, err error) {
+// byHand is what a person would do who knows QEMU's docs/interop/live-block-operations.rst
+// by heart and types without delay: mirror the disk over NBD, send memory with a pause
+// before the switchover, let go of the mirror in it, stop the NBD server, go on. TCP on the
+// loopback stands for the way between two hosts.
+func byHand(ctx context.Context, dir string, m machine) (r result, err error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return r, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
-	from, err := startHand(ctx, dir, "from", machine...)
+	from, err := startHand(ctx, m, dir, "from")
 	if err != nil {
 		return r, err
 	}
 	defer from.end()
+	if err := from.qmp.Do(ctx, "cont", nil, nil); err != nil {
+		return r, err
+	}
 	if err := work(ctx, filepath.Join(dir, "from.guest")); err != nil {
 		return r, fmt.Errorf("put the guest to work: %w", err)
 	}
 
 	begun := time.Now()
-	incoming := filepath.Join(dir, "incoming")
-	to, err := startHand(ctx, dir, "to", append(slices.Clone(machine), "-incoming", "unix:"+incoming)...)
+	to, err := startHand(ctx, m, dir, "to", "-incoming", "defer")
 	if err != nil {
 		return r, err
 	}
 	defer to.end()
-	type object map[string]any
-	if err := from.qmp.Do(ctx, "migrate-set-parameters", object{"max-bandwidth": int64(1) << 40, "downtime-limit": 300}, nil); err != nil {
-		return r, err
-	}
-	if err := from.qmp.Do(ctx, "migrate", object{"uri": "unix:" + incoming}, nil); err != nil {
-		return r, err
-	}
-	type moment struct {
-		at  time.Time
-		err error
-	}
-	stopped := make(chan moment, 1)
-	go func() {
-		at, err := from.await(ctx, "STOP")
-		stopped <- moment{at, err}
-	}()
-	resumed, err := to.await(ctx, "RESUME")
+	address := func(port int) object { return object{"host": "127.0.0.1", "port": fmt.Sprint(port)} }
+	nbd := address(*port)
+	memory := fmt.Sprintf("tcp:127.0.0.1:%d", *port+1)
+	err = to.script(ctx,
+		line{"nbd-server-start", object{"addr": object{"type": "inet", "data": nbd}}},
+		line{"block-export-add", object{"type": "nbd", "id": "disk", "node-name": diskNode, "name": diskNode, "writable": true}},
+		line{"migrate-set-capabilities", object{"capabilities": []object{{"capability": "events", "state": true}}}},
+		line{"migrate-incoming", object{"uri": memory}})
 	if err != nil {
-		cancel()
+		return r, err
 	}
-	s := <-stopped
-	return result{resumed.Sub(s.at), resumed.Sub(begun)}, errors.Join(err, s.err)
+	err = from.script(ctx,
+		line{"blockdev-add", object{"driver": "nbd", "node-name": "to", "export": diskNode, "server": object{"type": "inet", "host": "127.0.0.1", "port": nbd["port"]}}},
+		line{"blockdev-mirror", object{"job-id": "mirror", "device": diskNode, "target": "to", "sync": "full", "copy-mode": "write-blocking"}})
+	if err == nil {
+		_, err = from.await(ctx, "BLOCK_JOB_READY", "mirror", nil)
+	}
+	if err != nil {
+		return r, err
+	}
+	err = from.script(ctx,
+		line{"migrate-set-capabilities", object{"capabilities": []object{{"capability": "events", "state": true}, {"capability": "pause-before-switchover", "state": true}}}},
+		line{"migrate-set-parameters", object{"max-bandwidth": int64(1) << 40, "downtime-limit": downtimeLimit}},
+		line{"migrate", object{"uri": memory}})
+	var stopped time.Time
+	if err == nil {
+		_, err = from.await(ctx, "MIGRATION", "pre-switchover", &stopped)
+	}
+	if err == nil {
+		err = from.qmp.Do(ctx, "block-job-cancel", object{"device": "mirror"}, nil)
+	}
+	if err == nil {
+		_, err = from.await(ctx, "BLOCK_JOB_COMPLETED", "mirror", nil)
+	}
+	if err == nil {
+		err = from.qmp.Do(ctx, "migrate-continue", object{"state": "pre-switchover"}, nil)
+	}
+	if err == nil {
+		_, err = to.await(ctx, "MIGRATION", "completed", nil)
+	}
+	if err == nil {
+		err = to.script(ctx, line{"nbd-server-stop", nil}, line{"cont", nil})
+	}
+	if err != nil {
+		return r, err
+	}
+	resumed, err := to.await(ctx, "RESUME", "", nil)
+	return result{resumed.Sub(stopped), resumed.Sub(begun)}, err
 }
 
 // work is told to the guest as soon as its agent answers, and given the time to begin.
