@@ -421,7 +421,7 @@ func parallel(ctx context.Context, n, width int, f func(int) error) (calls []tim
 
 var collected = regexp.MustCompile(`^gc (\d+) .* \d+->\d+->(\d+) MB, `)
 
-// liveHeap of the site, in bytes, when it has settled: the least that three garbage
+// liveHeap of the site, in bytes, when it has settled: the least that ten garbage
 // collections leave. Small calls provoke them, since the answer to a large one, while it is
 // under way, is no part of what VEEs take.
 func (b *bench) liveHeap(ctx context.Context) (least int64, err error) {
@@ -437,7 +437,7 @@ func (b *bench) liveHeap(ctx context.Context) (least int64, err error) {
 		if n > seen && (least == 0 || live < least) {
 			least = live
 		}
-		if seen = n; n >= first+3 {
+		if seen = n; n >= first+10 {
 			return least, nil
 		}
 		if _, _, err := parallel(ctx, 20, 2, func(int) error { _, err := b.vmi.ListVEEs(ctx, vmi.Filter{Limit: 10}); return err }); err != nil {
