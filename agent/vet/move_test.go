@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/hypervisor"
 	"github.com/reservoir-cloud/reservoir/hypervisor/sim"
+	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
@@ -25,8 +28,13 @@ type machine struct {
 	dir  string
 	net  map[string]*machine
 	cut  func(call string) error // consulted before and after each call of a peer
+	hit  chan struct{}           // the command of its driver that is hard has begun
 
-	tr     *Tracker
+	mu    sync.Mutex
+	tr    *Tracker
+	slow  sim.Op // the one that is hard: it takes a second
+	fault error  // what that ends with
+
 	d      *sim.Driver
 	bridge *host
 	stop   func()
@@ -34,7 +42,23 @@ type machine struct {
 
 func (m *machine) start() {
 	m.t.Helper()
-	d, err := sim.New(sim.Config{Dir: m.dir + "/sim"})
+	d, err := sim.New(sim.Config{Dir: m.dir + "/sim",
+		Latency: func(op sim.Op, _ vee.ID) time.Duration {
+			if slow, _ := m.trouble(); op != slow {
+				return 0
+			}
+			select {
+			case m.hit <- struct{}{}:
+			default:
+			}
+			return time.Second
+		},
+		Fault: func(op sim.Op, _ vee.ID) error {
+			if slow, err := m.trouble(); op == slow {
+				return err
+			}
+			return nil
+		}})
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -44,16 +68,38 @@ func (m *machine) start() {
 		m.bridge = h
 	}
 	h = m.bridge
-	m.tr, err = Open(m.t.Context(), Config{Dir: m.dir, Driver: d, Images: h, Plugs: h, Changed: func() {},
+	tr, err := Open(m.t.Context(), Config{Dir: m.dir, Driver: d, Images: h, Plugs: h, Changed: func() {},
 		Peer: func(host, _ string) peer.Host { return wire{from: m, to: m.net[host]} }, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
 		m.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	tr := m.tr
+	m.mu.Lock()
+	m.tr = tr
+	m.mu.Unlock()
 	go func() { defer close(done); _ = tr.Run(ctx) }()
 	m.stop = func() { cancel(); <-done; _ = d.Close() }
+}
+
+// tracker that answers other hosts now.
+func (m *machine) tracker() *Tracker {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.tr
+}
+
+func (m *machine) trouble() (sim.Op, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.slow, m.fault
+}
+
+// hard makes a command of its driver take a second and end with err.
+func (m *machine) hard(op sim.Op, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.slow, m.fault = op, err
 }
 
 func (m *machine) restart() { m.stop(); m.start() }
@@ -81,12 +127,12 @@ func (w wire) call(ctx context.Context, what string, f func(context.Context) err
 }
 
 func (w wire) Open(ctx context.Context, o peer.Offer) error {
-	return w.call(ctx, "open", func(ctx context.Context) error { return w.to.tr.Open(ctx, o) })
+	return w.call(ctx, "open", func(ctx context.Context) error { return w.to.tracker().Open(ctx, o) })
 }
 
 func (w wire) Stream(ctx context.Context, move string, id vee.ID, name string) (c io.ReadWriteCloser, err error) {
 	err = w.call(ctx, "stream", func(ctx context.Context) error {
-		c, err = w.to.tr.Stream(ctx, move, id, name)
+		c, err = w.to.tracker().Stream(ctx, move, id, name)
 		return err
 	})
 	return c, err
@@ -94,14 +140,14 @@ func (w wire) Stream(ctx context.Context, move string, id vee.ID, name string) (
 
 func (w wire) Give(ctx context.Context, g peer.Gift) (a peer.Answer, err error) {
 	err = w.call(ctx, "give", func(ctx context.Context) error {
-		a, err = w.to.tr.Give(ctx, g)
+		a, err = w.to.tracker().Give(ctx, g)
 		return err
 	})
 	return a, err
 }
 
 func (w wire) Abandon(ctx context.Context, move string, id vee.ID) error {
-	return w.call(ctx, "abandon", func(ctx context.Context) error { return w.to.tr.Abandon(ctx, move, id) })
+	return w.call(ctx, "abandon", func(ctx context.Context) error { return w.to.tracker().Abandon(ctx, move, id) })
 }
 
 func mover(seq uint64, p vhi.Power) vhi.Assignment {
@@ -117,7 +163,7 @@ func twoHosts(t *testing.T) (a, b *machine) {
 	t.Helper()
 	net := map[string]*machine{}
 	for _, name := range []string{"a", "b"} {
-		net[name] = &machine{t: t, name: name, dir: t.TempDir(), net: net, cut: func(string) error { return nil }}
+		net[name] = &machine{t: t, name: name, dir: t.TempDir(), net: net, cut: func(string) error { return nil }, hit: make(chan struct{}, 1)}
 		net[name].start()
 	}
 	a, b = net["a"], net["b"]
@@ -221,18 +267,7 @@ func TestMoveCutAtEachPhase(t *testing.T) {
 					if what == "destination killed" || what == "both killed" {
 						b.restart()
 					}
-					time.Sleep(10 * time.Second)
-					// The site ends what has failed, by the source's word (veem, decideMoving).
-					if r := report(t, a.tr); r.Move != nil && (r.Move.Stage == vhi.MoveFailed || r.Move.Stage == vhi.MoveVoid) {
-						after := mover(4, vhi.Running)
-						after.Epoch = r.Epoch
-						assign(t, a.tr, after)
-						gone := after
-						gone.Seq, gone.Power = 5, vhi.Absent
-						if _, err := b.tr.Assign(t.Context(), gone); err != nil {
-							t.Fatal(err)
-						}
-					}
+					siteEnds(t, a, b)
 					atOnePlace(t, a, b)
 				})
 			})
@@ -240,9 +275,138 @@ func TestMoveCutAtEachPhase(t *testing.T) {
 	}
 }
 
-// Cancelled before the commit point it stays; after it the source refuses.
+// siteEnds what has failed, by the source's word, as veem's decideMoving does.
+func siteEnds(t *testing.T, a, b *machine) {
+	t.Helper()
+	time.Sleep(10 * time.Second)
+	synctest.Wait()
+	if r := report(t, a.tr); r.Move != nil && (r.Move.Stage == vhi.MoveFailed || r.Move.Stage == vhi.MoveVoid) {
+		after := mover(4, vhi.Running)
+		after.Epoch = r.Epoch
+		assign(t, a.tr, after)
+		gone := after
+		gone.Seq, gone.Power = 5, vhi.Absent
+		if _, err := b.tr.Assign(t.Context(), gone); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// An agent is killed while a driver is at work for the move, at either host: only once the
+// destination has decided does the VEE go there.
+func TestMoveKilledAtWork(t *testing.T) {
+	for _, c := range []struct {
+		at      string
+		op      sim.Op
+		arrives bool
+	}{{"b", sim.Receive, false}, {"a", sim.Send, false}, {"a", sim.Copy, false}, {"b", sim.Take, true}} {
+		for _, what := range []string{"source", "destination", "both"} {
+			t.Run(fmt.Sprintf("%s, %s killed", c.op, what), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					a, b := twoHosts(t)
+					defer func() { a.stop(); b.stop() }()
+					busy := a.net[c.at]
+					busy.hard(c.op, nil)
+					a.send()
+					<-busy.hit
+					if what != "destination" {
+						a.restart()
+					}
+					if what != "source" {
+						b.restart()
+					}
+					siteEnds(t, a, b)
+					if at := atOnePlace(t, a, b); (at == b) != c.arrives {
+						t.Errorf("it is on %s", at.name)
+					}
+				})
+			})
+		}
+	}
+}
+
+// What a driver cannot do ends the move, and the VEE's host says why.
+func TestMoveFails(t *testing.T) {
+	for _, c := range []struct {
+		at   string
+		op   sim.Op
+		err  error
+		code fault.Code
+	}{
+		{"b", sim.Receive, hypervisor.ErrNoSpace, fault.DiskFull},
+		{"b", sim.Receive, hypervisor.ErrUnsupported, fault.Unsupported},
+		{"a", sim.Copy, hypervisor.ErrNoSpace, fault.DiskFull}, // the mirror's, at the destination
+		{"a", sim.Copy, hypervisor.ErrWrongState, fault.WrongState},
+	} {
+		t.Run(fmt.Sprint(c.op, " ", c.code), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, b := twoHosts(t)
+				defer func() { a.stop(); b.stop() }()
+				busy := a.net[c.at]
+				busy.hard(c.op, fmt.Errorf("the test has it fail: %w", c.err))
+				a.send()
+				time.Sleep(5 * time.Second)
+				synctest.Wait()
+				if m := report(t, a.tr).Move; m == nil || m.Stage != vhi.MoveFailed || fault.Code(m.Code) != c.code || !strings.Contains(m.Error, "the test has it fail") {
+					t.Errorf("the source says %+v", m)
+				}
+				siteEnds(t, a, b)
+				if at := atOnePlace(t, a, b); at != a {
+					t.Errorf("it is on %s", at.name)
+				}
+			})
+		})
+	}
+}
+
+// The destination cannot let run what it has taken: it is not taken back for that, and
+// runs there when it can.
+func TestMoveTakenAndNotRunning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := twoHosts(t)
+		defer func() { a.stop(); b.stop() }()
+		b.hard(sim.Take, errors.New("not now"))
+		a.send()
+		<-b.hit
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if r := report(t, b.tr); r.Move == nil || r.Move.Stage == vhi.MoveTaken {
+			t.Errorf("it does not run, and the destination says %+v", r.Move)
+		}
+		b.hard("", nil)
+		if at := atOnePlace(t, a, b); at != b {
+			t.Errorf("it is on %s", at.name)
+		}
+		if m := report(t, b.tr).Move; m.Stage != vhi.MoveTaken || m.Took.DowntimeMS < 10_000 {
+			t.Errorf("the destination says %+v", m)
+		}
+	})
+}
+
+// Cancelled while a driver is at work it stays where it was.
+func TestMoveCancelledAtWork(t *testing.T) {
+	for at, op := range map[string]sim.Op{"a": sim.Copy, "b": sim.Receive} {
+		t.Run(string(op), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, b := twoHosts(t)
+				defer func() { a.stop(); b.stop() }()
+				a.net[at].hard(op, nil)
+				a.send()
+				<-a.net[at].hit
+				assign(t, a.tr, mover(4, vhi.Running))
+				gone := mover(5, vhi.Absent)
+				assign(t, b.tr, gone)
+				if at := atOnePlace(t, a, b); at != a {
+					t.Errorf("it is on %s", at.name)
+				}
+			})
+		})
+	}
+}
+
+// Cancelled before the gift it stays; from then on the source refuses.
 func TestMoveCancelled(t *testing.T) {
-	for _, when := range []string{"after open", "before give"} {
+	for _, when := range []string{"before open", "after open", "before stream", "after stream", "before give", "after give"} {
 		t.Run(when, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				a, b := twoHosts(t)
@@ -257,7 +421,7 @@ func TestMoveCancelled(t *testing.T) {
 				a.send()
 				time.Sleep(5 * time.Second)
 				synctest.Wait()
-				if late := when == "before give"; (refused != nil) != late {
+				if late := strings.HasSuffix(when, "give"); (refused != nil) != late {
 					t.Errorf("the cancellation was answered with %v", refused)
 				} else if at := atOnePlace(t, a, b); (at == b) != late {
 					t.Errorf("it is on %s", at.name)
