@@ -6,8 +6,10 @@ import (
 	"slices"
 	"time"
 
+	"github.com/reservoir-cloud/reservoir/account"
 	"github.com/reservoir-cloud/reservoir/internal/audit"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/smi"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vmi"
 )
@@ -20,6 +22,17 @@ func (f fakeVEEM) DeregisterAccountingInformationListener(context.Context, []vee
 }
 func (f fakeVEEM) WatchMonitoring(context.Context, vmi.EventFilter) (<-chan vmi.MonitoringEvent, error) {
 	return nil, f.unused()
+}
+
+func (f fakeSM) Usage(_ context.Context, _, name string) (smi.ServiceUsage, error) {
+	if name != "web" {
+		return smi.ServiceUsage{}, notThere("service", name)
+	}
+	at := time.Date(2030, 5, 6, 7, 0, 0, 0, time.UTC)
+	hour := account.Usage{ActiveMS: 3_600_000, VCPUMS: 3_600_000, MemoryMiBMS: 128 * 3_600_000, DiskMiBMS: 1024 * 3_600_000}
+	one := account.Interval{FromMS: at.UnixMilli(), ToMS: at.Add(time.Hour).UnixMilli(), Used: hour}
+	v := smi.VEEUsage{VEE: "alpha.aaaaaaaaaa", Name: "web-1", ServiceID: "s-1", From: at, Through: at.Add(time.Hour), Ended: true, Total: hour, Intervals: account.Series{one}}
+	return smi.ServiceUsage{Customer: "acme", Service: name, VEEs: []smi.VEEUsage{v}, Total: hour}, nil
 }
 
 func (f fakeVEEM) SetQuota(_ context.Context, q vmi.SetQuota) (vmi.Quota, error) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -38,6 +39,7 @@ and ca.pem into its directory, for: reservoir context add.`
 	fl.StringVar(&access, "access-address", "", "address of access points (as --advertise)")
 	fl.StringVar(&ports, "access-points", "20000-29999", "ports of access points")
 	fl.StringSliceVar(&c.EtcdEndpoints, "etcd-endpoints", nil, "an etcd cluster instead of the embedded store")
+	fl.DurationVar(&c.AccountingInterval, "accounting-interval", 5*time.Minute, "how often VEEs tell what they have used")
 	fl.StringArrayVar(&c.AccountingListeners, "accounting-listener", nil, "`URL` that accounting information may be sent to (repeatable)")
 	fl.StringVar(&c.Placement, "placement", "balance", "balance or pack")
 	fl.Float64Var(&c.HAScale, "ha-scale", 1, "scale every timing by this")

@@ -106,9 +106,12 @@ func (r recorder) Record(e veem.Event) {
 // openSM gives the Service Manager its surroundings. It holds the VEE Manager as nothing
 // but a vmi.Service.
 func (s *site) openSM() *sm.Manager {
-	return sm.New(sm.Config{
-		Site: s.cfg.Name, Store: s.store, VMI: s.veem, Images: references{s.images}, Events: s.events, Network: flat, Now: time.Now, Log: s.cfg.Log,
+	m := sm.New(sm.Config{
+		Site: s.cfg.Name, Store: s.store, VMI: s.veem, Images: references{s.images}, Events: s.events, Network: flat,
+		AccountingInterval: s.cfg.AccountingInterval, Now: time.Now, Log: s.cfg.Log,
 	})
+	s.veem.Attach(m.Identity(), m)
+	return m
 }
 
 // references resolves what manifests call their images.

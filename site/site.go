@@ -49,6 +49,8 @@ type Config struct {
 	AccessAddress           netip.Addr // that access points listen on; zero: Advertise's
 	AccessFirst, AccessLast uint16     // ports for them; 0: 20000 to 29999
 
+	// AccountingInterval is how often the Service Manager is told what VEEs have used; 0: 5 min.
+	AccountingInterval time.Duration
 	// AccountingListeners are the only URLs that accounting information may be sent to.
 	AccountingListeners []string
 
@@ -105,6 +107,9 @@ func (c *Config) check() error {
 		if err := checkListener(u); err != nil {
 			return err
 		}
+	}
+	if i := c.AccountingInterval; i != 0 && i < time.Second {
+		return fault.New(fault.Malformed, "accounting interval %v: want at least 1s", i)
 	}
 	if c.HAScale == 0 {
 		c.HAScale = 1
@@ -214,6 +219,7 @@ func (s *site) faces(auditor httpapi.Auditor, receipts httpapi.Receipts) *httpap
 	api.Receipts(receipts)
 	vmi.Register(api, s.veem)
 	vmi.RegisterMonitoringReceiver(api, s.sm)
+	vmi.RegisterAccountingListener(api, s.sm)
 	smi.Register(api, s.sm)
 	admin.Register(api, s)
 	vhi.RegisterManager(api, hosts{s.veem, s})

@@ -35,7 +35,9 @@ type fakeVMI struct {
 	receipts map[string][]vee.ID
 	points   map[string]vmi.AccessPoint // GROUP/NAME
 	watchers map[*fakeWatch]bool
-	broken   []string // what must never happen and did
+	listened map[vee.ID]int // how often the SM has registered for the usage of each VEE
+	deaf     int            // registrations that are still to fail
+	broken   []string       // what must never happen and did
 }
 
 type fakeWatch struct {
@@ -48,6 +50,7 @@ func newFake(seed uint64) *fakeVMI {
 	return &fakeVMI{
 		rnd: rand.New(rand.NewPCG(seed, 1)), room: 100,
 		vees: map[vee.ID]vmi.VEE{}, receipts: map[string][]vee.ID{}, points: map[string]vmi.AccessPoint{}, watchers: map[*fakeWatch]bool{},
+		listened: map[vee.ID]int{},
 	}
 }
 

@@ -20,7 +20,7 @@ const HouseCustomer = "house"
 // asSite gives the SM's own calls to the VMI the site's identity: what the caller may do
 // has been checked here.
 func (m *Manager) asSite(ctx context.Context) context.Context {
-	return identity.With(ctx, identity.Caller{ID: "sm." + m.cfg.Site, Role: identity.SiteRole})
+	return identity.With(ctx, m.Identity())
 }
 
 // owner is the customer that is meant, the caller's own where none is named.

@@ -47,9 +47,11 @@ type Config struct {
 	// Network of the site that every NIC is plugged into, whichever network of the
 	// manifest it names: in this version a site has one.
 	Network string
-	Now     func() time.Time
-	Random  io.Reader // for identifiers; nil: crypto/rand
-	Log     *slog.Logger
+	// AccountingInterval is how often the VMI tells what VEEs have used; 0: 5 min.
+	AccountingInterval time.Duration
+	Now                func() time.Time
+	Random             io.Reader // for identifiers; nil: crypto/rand
+	Log                *slog.Logger
 }
 
 // Manager of the services of one site. It implements smi.Manager.
@@ -57,6 +59,7 @@ type Manager struct {
 	cfg       Config
 	records   store.Collection[record]   // CUSTOMER/NAME
 	revisions store.Collection[revision] // ID/REVISION
+	usages    store.Collection[usage]    // CUSTOMER/ID/VEE
 
 	mu      sync.Mutex
 	world   world
@@ -70,10 +73,14 @@ var _ smi.Manager = (*Manager)(nil)
 
 // New makes a manager, which does nothing by itself before Run.
 func New(cfg Config) *Manager {
+	if cfg.AccountingInterval == 0 {
+		cfg.AccountingInterval = usageInterval
+	}
 	return &Manager{
 		cfg:       cfg,
 		records:   store.NewCollection[record](cfg.Store, "service"),
 		revisions: store.NewCollection[revision](cfg.Store, "manifest"),
+		usages:    store.NewCollection[usage](cfg.Store, "usage"),
 		world:     newWorld(),
 		workers:   map[string]*worker{},
 		views:     newViews(),
@@ -85,7 +92,7 @@ func New(cfg Config) *Manager {
 // Run keeps the services as they should be until ctx ends; it returns when all its workers
 // and watches have. It may be called once.
 func (m *Manager) Run(ctx context.Context) error {
-	ctx = identity.With(ctx, identity.Caller{ID: "sm." + m.cfg.Site, Role: identity.SiteRole})
+	ctx = identity.With(ctx, m.Identity())
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	defer m.views.close()
@@ -93,6 +100,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	defer cancel()
 	running.Go(func() { m.followVEEs(ctx) })
 	running.Go(func() { m.followMonitoring(ctx) })
+	running.Go(func() { m.forgetUsage(ctx) })
 	for c := range m.records.Watch(ctx, "") {
 		switch c.Kind {
 		case store.Changed:

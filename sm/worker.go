@@ -38,6 +38,8 @@ type worker struct {
 	troubles   map[string]trouble
 	access     map[string]vmi.AccessPoint // nil: to be listed
 	design     *design                    // of the current revision
+	accounted  map[vee.ID]bool            // VEEs whose usage this process has registered for
+	unheard    int                        // attempts at that which failed
 }
 
 type trouble struct {
@@ -47,7 +49,7 @@ type trouble struct {
 }
 
 func newWorker(m *Manager, key string) *worker {
-	w := &worker{m: m, key: key, news: make(chan struct{}, 1), troubles: map[string]trouble{}}
+	w := &worker{m: m, key: key, news: make(chan struct{}, 1), troubles: map[string]trouble{}, accounted: map[vee.ID]bool{}}
 	w.group.Store("")
 	return w
 }
@@ -127,6 +129,10 @@ func (w *worker) converge(ctx context.Context) (wake time.Time, err error) {
 		}
 		w.m.publish(w.m.show(rec, version, w.design, vees, w.access, step.Waiting))
 		if len(step.Actions) == 0 && equal(before.State, rec.State) {
+			again := w.listen(ctx, rec, vees)
+			if step.Wake.IsZero() || !again.IsZero() && again.Before(step.Wake) {
+				step.Wake = again
+			}
 			return step.Wake, w.forgetRevisions(ctx, rec, version)
 		}
 		for _, a := range step.Actions {
@@ -136,6 +142,19 @@ func (w *worker) converge(ctx context.Context) (wake time.Time, err error) {
 		}
 	}
 	return time.Time{}, ctx.Err()
+}
+
+// listen to what the VEEs use. A failure holds nothing else up: it is tried again at the hour
+// that listen returns.
+func (w *worker) listen(ctx context.Context, rec record, vees map[vee.ID]vmi.VEE) (again time.Time) {
+	if err := w.account(ctx, rec, vees); err != nil && ctx.Err() == nil {
+		w.m.cfg.Log.Warn("accounting: will try again", "service", w.key, "error", err)
+		again = w.m.cfg.Now().Add(backoff(w.unheard))
+		w.unheard++
+		return again
+	}
+	w.unheard = 0
+	return time.Time{}
 }
 
 // prepare brings what the worker remembers in line with the record.

@@ -73,6 +73,11 @@ func (c client) Manifest(ctx context.Context, customer, name string) (string, er
 	return t.Manifest, err
 }
 
+func (c client) Usage(ctx context.Context, customer, name string) (u ServiceUsage, err error) {
+	err = c.c.Call(ctx, http.MethodGet, serviceURL(name, "/usage"), query("customer", customer), nil, &u)
+	return u, err
+}
+
 func (c client) Delete(ctx context.Context, customer, name string) error {
 	return c.c.Call(ctx, http.MethodDelete, serviceURL(name, ""), query("customer", customer), nil, nil)
 }

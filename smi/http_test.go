@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/reservoir-cloud/reservoir/account"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
@@ -40,8 +41,11 @@ var (
 		}},
 		URLs: []smi.URL{{Component: "web", URL: "http://192.0.2.1:20000", Backends: 1}}, Created: at, Changed: at, NotInEffect: []string{"KPI load"},
 	}
-	plan = smi.Plan{Name: "shop", Feasible: true, Steps: []smi.PlanStep{{Action: "create", Object: "vee web-1", Component: "web", Order: 2, Where: "h1", Why: "most room", Size: "1 vCPU, 128MiB"}}}
-	ev   = smi.Event{Seq: 3, At: at, Type: "warning", Reason: "NoResources", Object: "service/shop", Customer: "acme", Service: "shop", Message: "no room"}
+	plan  = smi.Plan{Name: "shop", Feasible: true, Steps: []smi.PlanStep{{Action: "create", Object: "vee web-1", Component: "web", Order: 2, Where: "h1", Why: "most room", Size: "1 vCPU, 128MiB"}}}
+	usage = smi.ServiceUsage{Customer: "acme", Service: "shop", Total: account.Usage{ActiveMS: 5}, VEEs: []smi.VEEUsage{{
+		VEE: "alpha.aaaaaaaaaa", Name: "web-1", From: at, Through: at.Add(5 * time.Millisecond), Ended: true,
+		Intervals: account.Series{{FromMS: 1, ToMS: 6, Used: account.Usage{ActiveMS: 5}}}}}}
+	ev = smi.Event{Seq: 3, At: at, Type: "warning", Reason: "NoResources", Object: "service/shop", Customer: "acme", Service: "shop", Message: "no room"}
 )
 
 func (r *recorder) Plan(_ context.Context, d smi.Deploy) (smi.Plan, error) { return plan, r.got(d) }
@@ -59,6 +63,9 @@ func (r *recorder) List(_ context.Context, customer string) ([]smi.Service, erro
 }
 func (r *recorder) Manifest(_ context.Context, customer, name string) (string, error) {
 	return "service: shop\n", r.got(customer, name)
+}
+func (r *recorder) Usage(_ context.Context, customer, name string) (smi.ServiceUsage, error) {
+	return usage, r.got(customer, name)
 }
 func (r *recorder) Delete(_ context.Context, customer, name string) error {
 	return r.got(customer, name)

@@ -73,6 +73,8 @@ func registerServices(s *httpapi.Server, m Manager) {
 			t, err := m.Manifest(ctx, in.Customer, in.Name)
 			return text{t}, err
 		})
+	httpapi.Register(s, httpapi.Op{Method: "GET", Path: "/smi/v1/services/{name}/usage", Summary: "What the VEEs of a service have used", Roles: readers},
+		func(ctx context.Context, in *named) (ServiceUsage, error) { return m.Usage(ctx, in.Customer, in.Name) })
 	httpapi.Register(s, httpapi.Op{Method: "PUT", Path: "/smi/v1/services/{name}/components/{component}/replicas", Summary: "Scale a component", Roles: writers, Status: 202},
 		func(ctx context.Context, in *struct {
 			Name      string `path:"name" maxLength:"32"`

@@ -6,6 +6,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/reservoir-cloud/reservoir/account"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
 
@@ -94,6 +95,26 @@ type URL struct {
 	Backends  int    `json:"backends"` // ready now
 }
 
+// ServiceUsage is what the VEEs of a service have used since it was first deployed, under this name.
+type ServiceUsage struct {
+	Customer string        `json:"customer"`
+	Service  string        `json:"service"`
+	VEEs     []VEEUsage    `json:"vees"` // those that are gone too, oldest first
+	Total    account.Usage `json:"total"`
+}
+
+// VEEUsage is what one VEE has used, as far as its VEE Manager has told.
+type VEEUsage struct {
+	VEE       vee.ID         `json:"vee"`
+	Name      string         `json:"name"`
+	ServiceID string         `json:"serviceID"`
+	From      time.Time      `json:"from,omitzero"`
+	Through   time.Time      `json:"through,omitzero"`
+	Ended     bool           `json:"ended,omitempty"` // it is gone, and nothing will be added
+	Total     account.Usage  `json:"total"`
+	Intervals account.Series `json:"intervals,omitempty"`
+}
+
 // Plan is what a deployment would do.
 type Plan struct {
 	Name        string        `json:"name"`
@@ -148,6 +169,8 @@ type Manager interface {
 	// Manifest is the text that was handed in, as it was.
 	Manifest(ctx context.Context, customer, name string) (string, error)
 	Delete(ctx context.Context, customer, name string) error
+	// Usage of a service, also of one that is gone; fault.NotFound where nothing is known.
+	Usage(ctx context.Context, customer, name string) (ServiceUsage, error)
 	// Watch sends the service (every service of the customer when name is empty) as it is,
 	// then again at each change; a deleted one comes a last time with Phase Deleting and no
 	// component. The channel closes with ctx or when the caller must watch anew.
