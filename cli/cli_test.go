@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/json"
 	"flag"
 	"os"
 	"path/filepath"
@@ -42,7 +43,7 @@ func TestScripts(t *testing.T) {
 			}
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exit": wantExit, "scrub": scrub},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exit": wantExit, "scrub": scrub, "isjson": isJSON},
 	})
 }
 
@@ -58,6 +59,17 @@ func wantExit(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if got != args[0] {
 		ts.Fatalf("exit status %s, want %s\n%s%s", got, args[0], ts.ReadFile("stdout"), ts.ReadFile("stderr"))
+	}
+}
+
+// isJSON is "isjson COMMAND…": the command prints one JSON document, and nothing else.
+func isJSON(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: isjson COMMAND…")
+	}
+	ts.Check(ts.Exec(args[0], args[1:]...))
+	if text := ts.ReadFile("stdout"); !json.Valid([]byte(text)) {
+		ts.Fatalf("%s: this is not JSON:\n%s", strings.Join(args, " "), text)
 	}
 }
 

@@ -46,6 +46,8 @@ type fake struct {
 	born     time.Time
 	version  uint64
 	quotas   map[string]vmi.Quota
+
+	snapshots []vee.Snapshot
 }
 
 func startFake(e *testscript.Env) (*fake, error) {
@@ -80,7 +82,7 @@ func startFake(e *testscript.Env) (*fake, error) {
 	f.furnish()
 	s := httpapi.NewServer("fake", "0", nil)
 	smi.Register(s, fakeSM{f})
-	vmi.Register(s, fakeVEEM{fake: f})
+	vmi.Register(s, fakeVEEM{f})
 	admin.Register(s, fakeAdmin{f})
 	s.Handle("/v2/", f.images.Handler(image.Allow))
 	ts := httptest.NewUnstartedServer(s.Handler(func(r *http.Request) (identity.Caller, error) {
@@ -348,10 +350,7 @@ func (f fakeSM) WatchEvents(ctx context.Context, q smi.EventFilter) (<-chan smi.
 	return ch, err
 }
 
-type fakeVEEM struct {
-	*fake
-	vmi.Storage // nil: no test comes here
-}
+type fakeVEEM struct{ *fake }
 
 func (f fakeVEEM) unused() error { return errors.New("the command line does not call this") }
 
