@@ -62,8 +62,9 @@ type Passage struct {
 type Sending struct {
 	// Dial opens a stream to the inlet of that name at the other host. Send closes it.
 	Dial func(ctx context.Context, stream string) (io.ReadWriteCloser, error)
-	// Bandwidth limit per second of memory, and of each disk; 0: none.
-	Bandwidth vee.Bytes
+	// Bandwidth is the limit per second of memory, and of each disk, as it is at the moment; 0:
+	// none. nil: there is never one. It is asked again and again, and must not wait.
+	Bandwidth func() vee.Bytes
 	// AutoConverge slows the guest down if it changes its memory faster than it can be sent.
 	AutoConverge bool
 	Progress     func(Transfer) // called from Send's goroutine; nil: nobody wants to know

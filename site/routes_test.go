@@ -67,6 +67,7 @@ var routes = map[string]struct{ may, path, body string }{
 	"GET /vmi/v1/migrations/{id}":                        {"OAS", "/vmi/v1/migrations/x", ""},
 	"POST /vmi/v1/migrations":                            {"OS", "", `{"vee":"` + anID + `"}`},
 	"POST /vmi/v1/migrations/{id}/cancel":                {"OS", "/vmi/v1/migrations/x/cancel", ""},
+	"PUT /vmi/v1/migrations/{id}/limit":                  {"OS", "/vmi/v1/migrations/x/limit", `{"bandwidthBytes":1}`},
 
 	"GET /smi/v1/services":                                        {"OPAS", "", ""},
 	"GET /smi/v1/watch/services":                                  {"OPAS", "", ""},

@@ -303,6 +303,30 @@ func errNoMigration(id string) *fault.Error {
 
 // CancelMigration: vmi.Service.
 func (m *Manager) CancelMigration(ctx context.Context, id string) (vmi.Migration, error) {
+	return m.changeMigration(ctx, id, func(r *record) {
+		if !r.Move.Cancelling {
+			r.cancelMove("it was cancelled")
+		}
+	})
+}
+
+// LimitMigration: vmi.Service.
+func (m *Manager) LimitMigration(ctx context.Context, id string, bandwidth vee.Bytes) (vmi.Migration, error) {
+	if bandwidth < 0 {
+		return vmi.Migration{}, malformed("migration", "bandwidth cannot be negative")
+	}
+	return m.changeMigration(ctx, id, func(r *record) {
+		if r.Move.Bandwidth != bandwidth && !r.Move.Cancelling {
+			v := *r.Move
+			v.Bandwidth = bandwidth
+			r.Move = &v
+			r.Seq++
+		}
+	})
+}
+
+// changeMigration of one that is under way.
+func (m *Manager) changeMigration(ctx context.Context, id string, change func(*record)) (vmi.Migration, error) {
 	if err := overseer(ctx, true); err != nil {
 		return vmi.Migration{}, err
 	}
@@ -317,10 +341,8 @@ func (m *Manager) CancelMigration(ctx context.Context, id string) (vmi.Migration
 			return errNoMigration(id)
 		case !r.moving():
 			return fault.New(fault.WrongState, "migration %s has ended: %s", id, r.Move.State)
-		case r.Move.Cancelling:
-			return nil
 		}
-		r.cancelMove("it was cancelled")
+		change(&r)
 		t.putVEE(r)
 		return nil
 	})

@@ -73,6 +73,9 @@ type Migrations interface {
 	// CancelMigration has it undone unless it has come to its commit point; what became of
 	// it is seen by GetMigration. Errors: WrongState (it has ended), NotFound.
 	CancelMigration(ctx context.Context, id string) (Migration, error)
+	// LimitMigration sets the most that one may take per second, also while it is under way;
+	// 0: no limit. Errors: WrongState (it has ended), NotFound, Malformed.
+	LimitMigration(ctx context.Context, id string, bandwidth vee.Bytes) (Migration, error)
 }
 
 const migrationsPath = "/vmi/v1/migrations"
@@ -92,6 +95,17 @@ func registerMigrations(s *httpapi.Server, svc Migrations) {
 		func(ctx context.Context, in *input) (Migration, error) { return svc.GetMigration(ctx, in.ID) })
 	httpapi.Register(s, httpapi.Op{Method: "POST", Path: migrationsPath + "/{id}/cancel", Summary: "Cancel a migration before its commit point", Roles: operators, Status: http.StatusAccepted},
 		func(ctx context.Context, in *input) (Migration, error) { return svc.CancelMigration(ctx, in.ID) })
+	httpapi.Register(s, httpapi.Op{Method: "PUT", Path: migrationsPath + "/{id}/limit", Summary: "Limit the bandwidth of a migration, also of one under way", Roles: operators},
+		func(ctx context.Context, in *struct {
+			ID   string `path:"id"`
+			Body migrationLimit
+		}) (Migration, error) {
+			return svc.LimitMigration(ctx, in.ID, in.Body.Bandwidth)
+		})
+}
+
+type migrationLimit struct {
+	Bandwidth vee.Bytes `json:"bandwidthBytes" minimum:"0" doc:"per second; 0: none"`
 }
 
 func (c client) Migrate(ctx context.Context, r Migrate) (out Migration, err error) {
@@ -111,5 +125,10 @@ func (c client) GetMigration(ctx context.Context, id string) (out Migration, err
 
 func (c client) CancelMigration(ctx context.Context, id string) (out Migration, err error) {
 	err = c.c.Call(ctx, http.MethodPost, migrationsPath+"/"+url.PathEscape(id)+"/cancel", nil, nil, &out)
+	return out, err
+}
+
+func (c client) LimitMigration(ctx context.Context, id string, bandwidth vee.Bytes) (out Migration, err error) {
+	err = c.c.Call(ctx, http.MethodPut, migrationsPath+"/"+url.PathEscape(id)+"/limit", nil, migrationLimit{bandwidth}, &out)
 	return out, err
 }

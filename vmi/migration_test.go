@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/internal/identity"
+	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vmi"
 )
@@ -31,12 +32,17 @@ func (r *recorder) CancelMigration(_ context.Context, id string) (vmi.Migration,
 	return someMigration, r.got("CancelMigration", id)
 }
 
+func (r *recorder) LimitMigration(_ context.Context, id string, bandwidth vee.Bytes) (vmi.Migration, error) {
+	return someMigration, r.got("LimitMigration", id, bandwidth)
+}
+
 func migrations(ctx context.Context, s vmi.Migrations) (results []any, errs []error) {
 	add := func(result any, err error) { results, errs = append(results, result), append(errs, err) }
 	add(s.Migrate(ctx, vmi.Migrate{VEE: id, To: "h2", Bandwidth: 1 << 20, AutoConverge: true, DeadlineMS: 5000}))
 	add(s.ListMigrations(ctx))
 	add(s.GetMigration(ctx, "m1"))
 	add(s.CancelMigration(ctx, "m1"))
+	add(s.LimitMigration(ctx, "m1", 5<<20))
 	return results, errs
 }
 

@@ -73,6 +73,10 @@ func (c *counting) CancelMigration(_ context.Context, id string) (vmi.Migration,
 	c.n++
 	return vmi.Migration{ID: id, Name: fmt.Sprint(c.n)}, nil
 }
+func (c *counting) LimitMigration(_ context.Context, id string, b vee.Bytes) (vmi.Migration, error) {
+	c.n++
+	return vmi.Migration{ID: id, Name: fmt.Sprint(c.n), Bandwidth: b}, nil
+}
 func (c *counting) CreateSnapshot(_ context.Context, _ vee.ID, name string, memory bool) (vee.Snapshot, error) {
 	c.n++
 	return vee.Snapshot{Name: name, Memory: memory, Size: vee.Bytes(c.n)}, nil
@@ -121,6 +125,9 @@ var keyed = map[string]func(ctx context.Context, s vmi.Service, v int) (any, err
 	},
 	"POST /vmi/v1/migrations/{id}/cancel": func(ctx context.Context, s vmi.Service, v int) (any, error) {
 		return s.CancelMigration(ctx, fmt.Sprint("m", v))
+	},
+	"PUT /vmi/v1/migrations/{id}/limit": func(ctx context.Context, s vmi.Service, v int) (any, error) {
+		return s.LimitMigration(ctx, "m", vee.Bytes(v))
 	},
 	"PUT /vmi/v1/vees/{id}/snapshots/{name}": func(ctx context.Context, s vmi.Service, v int) (any, error) {
 		return s.CreateSnapshot(ctx, id, "one", v == 1)

@@ -143,7 +143,9 @@ func (v *tracked) stage(id string, change func(*vhi.MoveReport)) {
 	if v.move.id == id {
 		before := v.move.report.Stage
 		change(&v.move.report)
-		if tell = before != v.move.report.Stage || time.Since(v.move.told) > tellMoveEvery; tell {
+		news := before != v.move.report.Stage || time.Since(v.move.told) > tellMoveEvery
+		// While the guest stands still nothing else is done; the end of it is told soon.
+		if tell = news && v.move.report.Stage != vhi.MoveSwitchover; tell {
 			v.move.told = time.Now()
 		}
 	}
@@ -206,7 +208,7 @@ func (v *tracked) sendTo(ctx context.Context, to peer.Host, a vhi.Assignment) er
 		Dial: func(ctx context.Context, stream string) (io.ReadWriteCloser, error) {
 			return to.Stream(ctx, m.ID, a.VEE, stream)
 		},
-		Bandwidth: m.Bandwidth, AutoConverge: m.AutoConverge,
+		Bandwidth: func() vee.Bytes { return v.bandwidth(m.ID) }, AutoConverge: m.AutoConverge,
 		Progress: func(t hypervisor.Transfer) {
 			v.stage(m.ID, func(r *vhi.MoveReport) {
 				r.Stage = map[string]vhi.MoveStage{"disks": vhi.MoveDisks, "memory": vhi.MoveMemory}[t.What]
@@ -229,6 +231,16 @@ func (v *tracked) sendTo(ctx context.Context, to peer.Host, a vhi.Assignment) er
 // wants reports whether the site still wants the move of a. v.mu is held.
 func (v *tracked) wants(a vhi.Assignment) bool {
 	return v.want.Epoch == a.Epoch && v.want.Power == a.Power && moveID(v.want) == a.Move.ID
+}
+
+// bandwidth that the site allows the move now.
+func (v *tracked) bandwidth(id string) vee.Bytes {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if moveID(v.want) != id {
+		return 0 // it is being cancelled
+	}
+	return v.want.Move.Bandwidth
 }
 
 // offer writes down that the VEE may be given away from now on.
@@ -288,11 +300,9 @@ func (v *tracked) give(ctx context.Context) error {
 	}
 	call, cancel := context.WithTimeout(ctx, giveTimeout)
 	defer cancel()
-	noted := make(chan struct{})
-	go func() { defer close(noted); v.noteGift() }() // nobody waits for it at the destination
 	answer, err := v.t.cfg.Peer(a.Move.To, a.Move.Address).Give(call, gift)
-	<-noted
 	if err != nil {
+		v.noteGift()
 		return fmt.Errorf("given to host %s, whose answer is not known: it runs here again, or there, when that host answers: %w", a.Move.To, err)
 	}
 	v.mu.Lock()

@@ -51,8 +51,8 @@ const (
 
 const (
 	diskSize = 64 << 20 // as in the manifest
-	// downtimeLimit of QEMU, ms, as the product sets it.
-	downtimeLimit = 300
+	// downtimeLimit of QEMU, ms, as the product sets it at first.
+	downtimeLimit = 30
 )
 
 func main() {

@@ -266,7 +266,7 @@ func (v *vm) onEvent(e qmp.Event) {
 		case v.poke <- struct{}{}:
 		default:
 		}
-	case "MIGRATION", "JOB_STATUS_CHANGE":
+	case "MIGRATION", "MIGRATION_PASS", "JOB_STATUS_CHANGE":
 		select {
 		case v.stirred <- struct{}{}:
 		default:

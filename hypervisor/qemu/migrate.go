@@ -31,8 +31,12 @@ const (
 	nbdSocket = "nbd.sock" // of the destination's NBD server
 	mirrorDir = "mirror"   // of the source's sockets that QEMU itself connects to
 
-	// maxDowntime is how long the vCPUs may stand still for the last memory.
-	maxDowntime = 300 * time.Millisecond
+	// The vCPUs may stand still so long for the last memory: firstDowntime in the first
+	// patientRounds over it, then twice as long with each, up to maxDowntime, which is QEMU's
+	// default.
+	firstDowntime = 30 * time.Millisecond
+	maxDowntime   = 300 * time.Millisecond
+	patientRounds = 4
 	// unlimited bandwidth, bytes per second.
 	unlimited = int64(1) << 40
 	// stirPatience bounds the wait for an event before QEMU is asked anyway.
@@ -300,7 +304,10 @@ func (d *Driver) Send(ctx context.Context, id vee.ID, e vee.Epoch, s hypervisor.
 	if s.Progress == nil {
 		s.Progress = func(hypervisor.Transfer) {}
 	}
-	o := &outlet{v: v, s: s}
+	if s.Bandwidth == nil {
+		s.Bandwidth = func() vee.Bytes { return 0 }
+	}
+	o := &outlet{v: v, s: s, limit: s.Bandwidth()}
 	if err := o.send(ctx); err != nil {
 		return hypervisor.Passage{}, fmt.Errorf("send %s: %w", id, err)
 	}
@@ -312,6 +319,7 @@ type outlet struct {
 	v     *vm
 	s     hypervisor.Sending
 	took  hypervisor.Passage
+	limit vee.Bytes // that is set, per second
 	disks []writableDisk
 	wg    sync.WaitGroup // goroutines that carry streams
 	lines []io.Closer    // of those
@@ -424,7 +432,7 @@ func (o *outlet) mirror(ctx context.Context) error {
 		}
 		if err := v.do(ctx, "blockdev-mirror", object{
 			"job-id": "mirror-" + k.node, "device": k.node, "target": "to-" + k.node, "sync": sync,
-			"copy-mode": "write-blocking", "speed": int64(o.s.Bandwidth), "auto-dismiss": false,
+			"copy-mode": "write-blocking", "speed": int64(o.limit), "auto-dismiss": false,
 		}, nil); err != nil {
 			return err
 		}
@@ -449,6 +457,14 @@ func (o *outlet) mirror(ctx context.Context) error {
 		if ready == len(o.disks) {
 			o.took.Disks = t.Total
 			return nil
+		}
+		if limit := o.s.Bandwidth(); limit != o.limit {
+			o.limit = limit
+			for _, k := range o.disks {
+				if err := v.do(ctx, "block-job-set-speed", object{"device": "mirror-" + k.node, "speed": int64(limit)}, nil); err != nil {
+					return err
+				}
+			}
 		}
 		if err := v.stir(ctx, stirPatience); err != nil {
 			return fmt.Errorf("mirror its disks: %w", err)
@@ -564,10 +580,6 @@ func (v *vm) endMirrors(ctx context.Context, force bool) error {
 // memory goes over until all of it is there, with the disks let go just before the last.
 func (o *outlet) memory(ctx context.Context) error {
 	v := o.v
-	bandwidth := unlimited
-	if o.s.Bandwidth > 0 {
-		bandwidth = int64(o.s.Bandwidth)
-	}
 	var capabilities []object
 	for name, on := range map[string]bool{"events": true, "pause-before-switchover": true, "auto-converge": o.s.AutoConverge} {
 		capabilities = append(capabilities, object{"capability": name, "state": on})
@@ -586,7 +598,8 @@ func (o *outlet) memory(ctx context.Context) error {
 	if err := v.do(ctx, "migrate-set-capabilities", object{"capabilities": capabilities}, nil); err != nil {
 		return err
 	}
-	if err := v.do(ctx, "migrate-set-parameters", object{"max-bandwidth": bandwidth, "downtime-limit": maxDowntime.Milliseconds()}, nil); err != nil {
+	downtime := firstDowntime
+	if err := o.set(ctx, downtime); err != nil {
 		return err
 	}
 	if err := v.doWithFile(ctx, "getfd", object{"fdname": hypervisor.MemoryStream}, theirs, nil); err != nil {
@@ -615,12 +628,36 @@ func (o *outlet) memory(ctx context.Context) error {
 			if err := o.mirrorsGoOn(ctx); err != nil {
 				return err
 			}
+			if d, b := downtimeLimit(m.RAM.Rounds), o.s.Bandwidth(); d != downtime || b != o.limit {
+				downtime, o.limit = d, b
+				if err := o.set(ctx, downtime); err != nil {
+					return err
+				}
+			}
 		}
 		o.s.Progress(m.transfer())
 		if err := v.stir(ctx, stirPatience); err != nil {
 			return fmt.Errorf("send its memory: %w", err)
 		}
 	}
+}
+
+// set the limits of the memory's way.
+func (o *outlet) set(ctx context.Context, downtime time.Duration) error {
+	bandwidth := unlimited
+	if o.limit > 0 {
+		bandwidth = int64(o.limit)
+	}
+	return o.v.do(ctx, "migrate-set-parameters", object{"max-bandwidth": bandwidth, "downtime-limit": downtime.Milliseconds()}, nil)
+}
+
+// downtimeLimit in a round over the memory, from 1.
+func downtimeLimit(round int64) time.Duration {
+	limit := firstDowntime
+	for ; round > patientRounds && limit < maxDowntime; round-- {
+		limit *= 2
+	}
+	return min(limit, maxDowntime)
 }
 
 // switchover: the vCPUs stand still, so the disks at both hosts are the same for good.
@@ -659,6 +696,7 @@ type migration struct {
 		Transferred int64 `json:"transferred"`
 		DirtyRate   int64 `json:"dirty-pages-rate"`
 		PageSize    int64 `json:"page-size"`
+		Rounds      int64 `json:"dirty-sync-count"`
 	} `json:"ram"`
 }
 

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/reservoir-cloud/reservoir/hypervisor"
 	"github.com/reservoir-cloud/reservoir/hypervisor/disk"
@@ -93,5 +94,18 @@ func TestIdentity(t *testing.T) {
 	me.Start++
 	if _, err := openProcess(me); err != errEnded {
 		t.Errorf("the same PID with another start: %v, want errEnded", err)
+	}
+}
+
+// A guest that is changed faster than it can be sent is given longer and longer to stand
+// still, within bounds.
+func TestDowntimeLimit(t *testing.T) {
+	for round, want := range map[int64]time.Duration{
+		0: firstDowntime, 1: firstDowntime, patientRounds: firstDowntime, patientRounds + 1: 2 * firstDowntime,
+		patientRounds + 3: 8 * firstDowntime, patientRounds + 4: maxDowntime, 1000: maxDowntime,
+	} {
+		if got := downtimeLimit(round); got != want {
+			t.Errorf("round %d: %v, want %v", round, got, want)
+		}
 	}
 }
