@@ -214,21 +214,20 @@ func TestMethodsInEveryState(t *testing.T) {
 // A collection some of which cannot: each has its outcome. A list goes on with the next one
 // when the one before has failed, and not sooner; a set is done at once.
 func TestACollectionOfWhichSomeFail(t *testing.T) {
-	inSite(t, 2, func(s *fakeSite) {
-		vs := s.deploy(4)
-		var full, fine []vee.ID // by host
-		for _, id := range vs {
-			if s.get(id).Host == "h1" {
+	inSite(t, 4, func(s *fakeSite) { // a VEE on each host
+		var full, fine []vee.ID
+		for _, id := range s.deploy(4) {
+			if h := s.get(id).Host; h == "h1" || h == "h2" {
 				full = append(full, id)
 			} else {
 				fine = append(fine, id)
 			}
 		}
 		if len(full) != 2 || len(fine) != 2 {
-			t.Fatalf("on h1 %v, on h2 %v", full, fine)
+			t.Fatalf("on h1 and h2 %v, on the others %v", full, fine)
 		}
-		for _, h := range s.hosts {
-			h.set(func() { h.failSave = h.name == "h1"; h.slow = time.Second })
+		for i, h := range s.hosts {
+			h.set(func() { h.failSave = i < 2; h.slow = time.Second })
 		}
 		some := []vee.ID{full[0], fine[0], "alpha.zzzzzzzzzz", full[1], fine[1]}
 		want := []bool{false, true, false, false, true}
