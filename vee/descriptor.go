@@ -53,14 +53,20 @@ type Disk struct {
 	CDROM      bool `json:"cdrom,omitempty"` // read-only medium
 }
 
-// NIC of a VEE. MAC and Address are filled by the VEEM when the VEE is initialised.
+// NIC of a VEE. What is not the caller's to choose is filled by the VEEM when the VEE is
+// initialised: it is what the guest is told, by DHCP and on its seed medium.
 type NIC struct {
-	Network string `json:"network"`
-	Target  string `json:"target,omitempty"` // device in the guest, "eth0"; empty: in order
-	MAC     string `json:"mac,omitempty"`
-	Address string `json:"address,omitempty"` // CIDR, "10.80.128.7/16"
-	Gateway string `json:"gateway,omitempty"`
-	Public  bool   `json:"public,omitempty"`
+	Network  string   `json:"network"`
+	Target   string   `json:"target,omitempty"` // device in the guest, "eth0"; empty: in order
+	MAC      string   `json:"mac,omitempty"`
+	Address  string   `json:"address,omitempty"`  // IPv4, CIDR, "10.80.128.7/16"
+	Address6 string   `json:"address6,omitempty"` // IPv6, CIDR
+	Gateway  string   `json:"gateway,omitempty"`  // of the default route; empty where nothing is routed
+	Gateway6 string   `json:"gateway6,omitempty"`
+	DNS      []string `json:"dns,omitempty"`    // name servers
+	Domain   string   `json:"domain,omitempty"` // searched for short names, "shop.alpha.internal"
+	MTU      int      `json:"mtu,omitempty"`    // bytes; 0: the guest's own
+	Public   bool     `json:"public,omitempty"`
 }
 
 // RestartPolicy says what happens to a VEE whose guest ended without being told to.
