@@ -10,6 +10,7 @@ package vhi
 import (
 	"context"
 	"io"
+	"net/netip"
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/vee"
@@ -82,7 +83,12 @@ type HostReport struct {
 	Drivers     []DriverInfo  `json:"drivers"`
 	CPUs        int           `json:"cpus"` // physical; Capacity may be overbooked
 	VEEs        []Report      `json:"vees"`
-	Generation  uint64        `json:"generation"` // newest seen; the host refuses older
+	// Segments that are in effect here, and their versions.
+	Segments map[string]uint64 `json:"segments,omitempty"`
+	// Underlay address, where other hosts send the traffic of networks; none where guests
+	// are simulated.
+	Underlay   netip.Addr `json:"underlay,omitzero"`
+	Generation uint64     `json:"generation"` // newest seen; the host refuses older
 }
 
 // DriverInfo is what hypervisor.Capabilities tells of a driver.
@@ -98,6 +104,7 @@ type DriverInfo struct {
 // Host is one host's agent, as the VEE Manager sees it.
 type Host interface {
 	Storage
+	Networks
 	// Assign is durable when it returns. It answers with the VEE's report as of now, not
 	// with the result, which comes by Renew. Errors: fault.StaleEpoch.
 	Assign(ctx context.Context, a Assignment) (Report, error)

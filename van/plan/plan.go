@@ -18,7 +18,8 @@ type Segment struct {
 	Version uint64 `json:"version"`
 	// VNI is the VXLAN network identifier (RFC 7348), 1 to 2²⁴−1; 0 where Public.
 	VNI uint32 `json:"vni,omitempty"`
-	// Public is the site's own network: ports are in the host's bridge, without VXLAN.
+	// Public is the site's own network: ports are in the host's bridge, without VXLAN. Each
+	// group that has NICs there is a segment of its own, so several may be in one bridge.
 	Public bool `json:"public,omitempty"`
 	// Domain under which the names of the ports are: "shop.alpha.internal".
 	Domain string `json:"domain,omitempty"`
@@ -41,7 +42,8 @@ type Port struct {
 	// Host that the VEE runs on, and that host's underlay address.
 	Host     string     `json:"host"`
 	Underlay netip.Addr `json:"underlay"`
-	// Names relative to Domain: "web-1.web", "web-1"; empty while the replica must not be found.
+	// Names relative to Domain: "web-1.web", "web-1", and "web" while it is ready, which other
+	// ports have too. Nothing else stands for it; empty while the replica must not be found.
 	Names []string `json:"names,omitempty"`
 	// Firewall rules of the port, tried in order. None: everything is allowed that isolation
 	// allows. Some: what no rule of a direction that has rules speaks of is denied.
