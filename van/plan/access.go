@@ -26,12 +26,12 @@ type Point struct {
 // Algorithm of spreading.
 type Algorithm string
 
-// Algorithms; empty means RoundRobin. Source sends the connections of one client address to
+// Algorithms; empty means RoundRobin. SourceHash sends the connections of one client address to
 // one backend as long as that is there.
 const (
 	RoundRobin       Algorithm = "round-robin"
 	LeastConnections Algorithm = "least-connections"
-	Source           Algorithm = "source"
+	SourceHash       Algorithm = "source"
 )
 
 // Backend of an access point.

@@ -56,7 +56,7 @@ type Rule struct {
 	Out   bool `json:"out,omitempty"` // direction, as the guest sees it
 	// Protocol is "tcp", "udp", "icmp" (ICMPv6 too) or "any".
 	Protocol string `json:"protocol"`
-	// First to Last are destination ports; zero: all.
+	// First to Last are destination ports; First zero: all; Last zero: First alone.
 	First uint16 `json:"first,omitempty"`
 	Last  uint16 `json:"last,omitempty"`
 	// Peers that it speaks of; empty: anybody. Components and networks of the manifest are
