@@ -221,7 +221,7 @@ func TestResponder(t *testing.T) {
 	// More than fits is cut, and whole by TCP.
 	segment.Ports = segment.Ports[:1:1]
 	for i := range 100 {
-		segment.Ports = append(segment.Ports, plan.Port{VEE: "alpha.x", Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 9, 1, byte(i)})}, Names: []string{"x.many"}})
+		segment.Ports = append(segment.Ports, plan.Port{VEE: "alpha.x", Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 9, 1, byte(i)})}, Names: []string{"many"}})
 	}
 	r.Set(segment)
 	resolve("many.shop.alpha.internal.", dns.TypeA, func(m *dns.Msg) bool { return m.Truncated })

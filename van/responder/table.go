@@ -65,22 +65,18 @@ func (t *Table) add(p plan.Port) {
 	if t.zone == "" {
 		return
 	}
-	names := map[string]bool{}
 	for _, name := range p.Names {
 		full := dns.CanonicalName(name + "." + t.zone)
-		names[full] = true
-		// A component's name has the addresses of all its replicas.
-		if _, component, has := strings.Cut(name, "."); has {
-			names[dns.CanonicalName(component+"."+t.zone)] = true
+		t.names[full] = append(t.names[full], p.Addresses...)
+		// An address has the names that it has alone: those that say which replica it is.
+		if !strings.Contains(name, ".") {
+			continue
 		}
 		for _, a := range p.Addresses {
 			if of, err := dns.ReverseAddr(a.String()); err == nil {
 				t.reversed[of] = append(t.reversed[of], full)
 			}
 		}
-	}
-	for name := range names {
-		t.names[name] = append(t.names[name], p.Addresses...)
 	}
 }
 
