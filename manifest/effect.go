@@ -90,7 +90,6 @@ func (c *Component) notInEffect() []string {
 		say(true, "promise on KPI %s", p.KPI)
 	}
 	say(c.RestartTime != nil, "promise of a restart time")
-	say(c.LoadBalancer != nil, "choice of load balancing")
 	say(len(c.Firewall) > 0, "firewall (%d rules)", len(c.Firewall))
 	for _, m := range c.DiskMapping {
 		say(true, "storage %s for disk %s", m.Storage, m.Disk)

@@ -114,8 +114,8 @@ type NIC struct {
 // Port that a component answers on. `ports: [http:80]` is scheme and number.
 type Port struct {
 	Port   int    `yaml:"port" ovf:"@port"`
-	Scheme string `yaml:"scheme" ovf:"@scheme" enum:"http,https,tcp"` // empty: http
-	Health string `yaml:"health" ovf:"@health"`                       // path that answers 200 when the replica is well
+	Scheme string `yaml:"scheme" ovf:"@scheme" enum:"http,https,tcp,udp"` // empty: http
+	Health string `yaml:"health" ovf:"@health"`                           // path that answers 200 when the replica is well
 }
 
 // Startup is the component's item of OVF's StartupSection. Order 0 has no place in the order.

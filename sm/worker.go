@@ -168,7 +168,7 @@ func (w *worker) prepare(ctx context.Context, rec record) error {
 			}
 		}
 	}
-	if w.access == nil {
+	if w.access == nil || rec.State.Draining() {
 		list, err := w.m.cfg.VMI.ListAccessPoints(ctx, rec.ID)
 		if err != nil {
 			return fmt.Errorf("list the access points of service %s: %w", w.key, err)

@@ -19,6 +19,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/placement"
+	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vhi/guest"
@@ -382,27 +383,53 @@ func (l *eventLog) count(reason string) (n int) {
 
 type pointLog struct {
 	mu  sync.Mutex
-	now map[string][]netip.AddrPort
+	now map[string]plan.Point
 	n   int
 }
 
-func (b *pointLog) Set(_ context.Context, key, wanted string, to []netip.AddrPort) (string, error) {
+func (b *pointLog) Set(_ context.Context, p plan.Point) (string, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.now[key] = slices.Clone(to)
-	if wanted == "" {
+	b.now[p.Key] = p
+	if p.Address == "" {
 		b.n++
-		wanted = fmt.Sprintf("192.0.2.1:%d", 20000+b.n)
+		p.Address = fmt.Sprintf("192.0.2.1:%d", 20000+b.n)
 	}
-	return wanted, nil
+	return p.Address, nil
 }
 
-func (b *pointLog) Remove(key string) { b.mu.Lock(); defer b.mu.Unlock(); delete(b.now, key) }
-
-func (b *pointLog) get(key string) []netip.AddrPort {
+func (b *pointLog) Remove(key string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.now[key]
+	delete(b.now, key)
+	return nil
+}
+
+// Show: every backend is well, and has one connection.
+func (b *pointLog) Show(keys ...string) map[string][]plan.BackendState {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	all := map[string][]plan.BackendState{}
+	for _, key := range keys {
+		for _, k := range b.now[key].Backends {
+			all[key] = append(all[key], plan.BackendState{Backend: k, Healthy: true, Connections: 1})
+		}
+	}
+	return all
+}
+
+func (b *pointLog) Sweep() error { return nil }
+
+// get the addresses of the backends that get new connections.
+func (b *pointLog) get(key string) (to []netip.AddrPort) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, k := range b.now[key].Backends {
+		if !k.Draining {
+			to = append(to, k.Address)
+		}
+	}
+	return to
 }
 
 type fakeImages struct{}
@@ -417,7 +444,7 @@ func (fakeImages) VirtualSize(_ context.Context, digest string) (vee.Bytes, erro
 // inSite runs f beside a manager and hosts of 4 vCPUs and 4 GiB each; virtual time.
 func inSite(t *testing.T, hosts int, f func(s *fakeSite)) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &fakeSite{t: t, store: newMemRecords(), points: pointLog{now: map[string][]netip.AddrPort{}}}
+		s := &fakeSite{t: t, store: newMemRecords(), points: pointLog{now: map[string]plan.Point{}}}
 		s.cfg = Config{
 			Site: "alpha", Store: s.store, Placer: placement.Balance, Images: fakeImages{}, Balancer: &s.points, Recorder: &s.events,
 			Dial: func(name, _ string) vhi.Host { return s.host(name) },

@@ -38,6 +38,8 @@ type hostView struct {
 	given  bool // up as lost; told once
 
 	vees map[vee.ID]*word
+	// segments that it holds, by its report or its answer since.
+	segments map[string]uint64
 	// met: it has answered a question of this manager. Until then nothing is known of VEEs
 	// that a manager before this one has assigned.
 	met bool
@@ -112,6 +114,15 @@ func (h *hosts) alive(name string) bool {
 	return v != nil && v.alive
 }
 
+// lost reports whether a host has not renewed for too long. One that has not been heard of
+// since this manager started is not: the record says what it had.
+func (h *hosts) lost(name string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	v := h.known[name]
+	return v != nil && v.given
+}
+
 // view of a VEE that has a host.
 func (h *hosts) view(name string, id vee.ID) view {
 	h.mu.Lock()
@@ -167,6 +178,7 @@ func (h *hosts) learn(r vhi.HostReport, mine map[vee.ID]bool, asked uint64, now 
 	n.back = !v.alive
 	v.report, v.seen, v.alive, v.given = r, now, true, false
 	v.met = v.met || asked != 0
+	v.segments = r.Segments
 	h.tick++
 	overtaken := func(w *word) bool { return asked == 0 || w.told >= asked }
 	doubt := v.doubt && asked == 0
@@ -333,12 +345,15 @@ func (m *Manager) nonce() (string, error) {
 // learn takes a report, asked for at tick asked or sent by itself (0), and wakes whom it
 // concerns. It reports whether it is news.
 func (m *Manager) learn(r vhi.HostReport, asked uint64) bool {
-	mine := map[vee.ID]bool{}
+	mine, wanted := map[vee.ID]bool{}, map[string]uint64{}
 	var rec hostRecord
 	m.ledger.read(func(s *state) {
 		for _, v := range s.vees.rows {
 			if v.at(r.Host) && v.Assigned {
 				mine[v.ID] = true
+				for id := range segmentsOf(v) {
+					wanted[id] = s.segments.version[id]
+				}
 			}
 		}
 		if h := s.hosts.rows[r.Host]; h != nil {
@@ -351,6 +366,9 @@ func (m *Manager) learn(r vhi.HostReport, asked uint64) bool {
 			m.queue.add(job{hostJob, r.Host}, controlLane(r.Host))
 		}
 		return false
+	}
+	for _, id := range differing(r.Segments, wanted) {
+		m.queue.add(segmentJobOf(r.Host, id), networkLane(r.Host))
 	}
 	lane := hostLane(r.Host)
 	if n.back {

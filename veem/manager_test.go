@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vmi"
@@ -482,12 +483,20 @@ func TestAccessPoints(t *testing.T) {
 				t.Errorf("seen: %+v, %v", list, err)
 			}
 		}
+		drained, err := s.m.PutAccessPoint(s.provider("acme"), vmi.AccessPoint{Name: "web", GroupID: "shop", Tag: "web", Port: 80, Scheme: "http", Draining: vs[:1]})
+		if err != nil || drained.Backends != 1 || len(drained.Serving) != 2 || !drained.Serving[0].Draining || drained.Serving[0].Connections != 1 || drained.Serving[0].VEE != vs[0] {
+			t.Errorf("with one being drained: %+v, %v", drained, err)
+		}
+		s.m.BackendChanged("shop/web", plan.BackendState{Backend: plan.Backend{VEE: vs[1]}, Why: "answers /health with 500"})
+		if s.events.count("BackendIll") != 1 {
+			t.Error("no event says that a backend is ill")
+		}
 		s.act(vee.Pause, vs[0])
 		if got := s.points.get("shop/web"); !slices.Equal(got, want[1:]) {
 			t.Errorf("with one paused: %v", got)
 		}
 		s.stop()
-		s.points.Remove("shop/web")
+		_ = s.points.Remove("shop/web")
 		s.start()
 		time.Sleep(10 * time.Second)
 		if list, _ := s.m.ListAccessPoints(s.operator(), "shop"); len(list) != 1 || list[0].Address != a.Address || list[0].Backends != 1 || len(s.points.get("shop/web")) != 1 {

@@ -15,6 +15,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/store"
 	"github.com/reservoir-cloud/reservoir/placement"
+	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vmi"
 )
@@ -156,7 +157,7 @@ func TestOnTheSiteStore(t *testing.T) {
 	var events eventLog
 	s := &fakeSite{t: t}
 	run := func(st *store.Store) (m *Manager, stop func()) {
-		m, err := New(t.Context(), Config{Site: "alpha", Store: OnStore(st), Images: fakeImages{}, Recorder: &events, Balancer: &pointLog{now: map[string][]netip.AddrPort{}},
+		m, err := New(t.Context(), Config{Site: "alpha", Store: OnStore(st), Images: fakeImages{}, Recorder: &events, Balancer: &pointLog{now: map[string]plan.Point{}},
 			Placer: placement.Balance, Log: slog.New(slog.DiscardHandler), Networks: map[string]Network{"net": {Subnet: netip.MustParsePrefix("10.80.0.0/16")}}})
 		if err != nil {
 			t.Fatal(err)

@@ -36,9 +36,9 @@ type Config struct {
 	Pool        netip.Prefix // addresses for groups; zero: none
 	// Every is the pause between two checks of a backend, and their timeout; 0: 2 s.
 	Every time.Duration
-	// Changed is called when the health or the connections of a point's backends have
-	// changed. It does not block. nil: nobody asks.
-	Changed func(key string)
+	// Changed is called when a backend of a point has become well, or ill. It does not block.
+	// nil: nobody asks.
+	Changed func(key string, b plan.BackendState)
 	Log     *slog.Logger
 }
 
@@ -74,7 +74,7 @@ func New(cfg Config) *Balancer {
 		cfg.Every = 2 * time.Second
 	}
 	if cfg.Changed == nil {
-		cfg.Changed = func(string) {}
+		cfg.Changed = func(string, plan.BackendState) {}
 	}
 	b := &Balancer{cfg: cfg, kernel: newKernel(), points: map[string]*point{}}
 	b.run, b.stop = context.WithCancel(context.Background())
@@ -232,19 +232,23 @@ func (b *Balancer) probe(ctx context.Context, p *point, a netip.AddrPort) {
 			return
 		}
 		b.mu.Lock()
+		key, k := p.Key, plan.Backend{Address: a}
+		if i := slices.IndexFunc(p.Backends, func(k plan.Backend) bool { return k.Address == a }); i >= 0 {
+			k = p.Backends[i]
+		}
 		was := p.health[a]
 		now := was.after(err)
-		if b.points[p.Key] == p && p.probes[a] != nil {
+		if b.points[key] == p && p.probes[a] != nil {
 			p.health[a] = now
 			if was.well != now.well {
 				if err := b.write(p); err != nil {
-					b.cfg.Log.Warn("access point", "point", p.Key, "err", err)
+					b.cfg.Log.Warn("access point", "point", key, "err", err)
 				}
 			}
 		}
 		b.mu.Unlock()
 		if was.well != now.well {
-			b.cfg.Changed(p.Key)
+			b.cfg.Changed(key, plan.BackendState{Backend: k, Healthy: now.well, Why: now.why})
 		}
 		pause := b.cfg.Every
 		if !now.once {
@@ -258,8 +262,7 @@ func (b *Balancer) probe(ctx context.Context, p *point, a netip.AddrPort) {
 	}
 }
 
-// count the connections where somebody wants to know: of points that drain a backend, or
-// spread by load.
+// count the connections of points that are spread by load.
 func (b *Balancer) count() {
 	tick := time.NewTicker(b.cfg.Every / 8)
 	defer tick.Stop()
@@ -269,39 +272,29 @@ func (b *Balancer) count() {
 			return
 		case <-tick.C:
 		}
-		for _, key := range b.recount() {
-			b.cfg.Changed(key)
-		}
+		b.recount()
 	}
 }
 
-// recount answers with the points whose drained backends have other numbers now.
-func (b *Balancer) recount() (changed []string) {
+func (b *Balancer) recount() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !slices.ContainsFunc(b.list(), (*point).counts) {
-		return nil
+		return
 	}
 	under, err := b.kernel.connections()
 	if err != nil {
 		b.cfg.Log.Warn("access points", "err", err)
-		return nil
+		return
 	}
 	for key, p := range b.points {
-		was := p.connections
 		p.connections = under[p.target]
-		for _, k := range p.Backends {
-			if k.Draining && was[k.Address] != p.connections[k.Address] && !slices.Contains(changed, key) {
-				changed = append(changed, key)
-			}
-		}
 		if p.Algorithm == plan.LeastConnections {
 			if err := b.write(p); err != nil {
 				b.cfg.Log.Warn("access point", "point", key, "err", err)
 			}
 		}
 	}
-	return changed
 }
 
 func (b *Balancer) list() (all []*point) {
@@ -311,9 +304,7 @@ func (b *Balancer) list() (all []*point) {
 	return all
 }
 
-func (p *point) counts() bool {
-	return p.Algorithm == plan.LeastConnections || slices.ContainsFunc(p.Backends, func(k plan.Backend) bool { return k.Draining })
-}
+func (p *point) counts() bool { return p.Algorithm == plan.LeastConnections }
 
 // Show the backends of points: health as last checked, connections as they are now.
 func (b *Balancer) Show(keys ...string) map[string][]plan.BackendState {

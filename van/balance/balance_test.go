@@ -386,7 +386,7 @@ func TestTheIllGetNoNewConnections(t *testing.T) {
 	s := newStage(t)
 	one, two := s.backend("one"), s.backend("two")
 	changed := make(chan string, 100)
-	b := open(t, func(c *Config) { c.Changed = func(key string) { changed <- key } })
+	b := open(t, func(c *Config) { c.Changed = func(key string, _ plan.BackendState) { changed <- key } })
 	p := plan.Point{Key: "web", Port: 80, Health: "/health"}
 	for _, k := range []*server{one, two} {
 		p.Backends = append(p.Backends, plan.Backend{Address: netip.AddrPortFrom(k.at.Addr(), 81)})
@@ -469,7 +469,7 @@ func TestDatagrams(t *testing.T) {
 func TestOneClientStaysWithOneBackend(t *testing.T) {
 	s := newStage(t)
 	b := open(t)
-	at := set(t, b, plan.Point{Key: "web", Port: 80, Algorithm: plan.Source, Backends: backends(s.backend("one"), s.backend("two"), s.backend("three"))})
+	at := set(t, b, plan.Point{Key: "web", Port: 80, Algorithm: plan.SourceHash, Backends: backends(s.backend("one"), s.backend("two"), s.backend("three"))})
 	s.well(b, "web", 3)
 	first := s.ask("tcp", at)
 	for range 5 {

@@ -181,7 +181,7 @@ func (k *kernel) put(key string, t target, a plan.Algorithm, slots []netip.AddrP
 		}
 		n := uint32(len(slots))
 		choose := []expr.Any{&expr.Numgen{Register: reg, Modulus: n, Type: unix.NFT_NG_INCREMENTAL}}
-		if a == plan.Source {
+		if a == plan.SourceHash {
 			choose = []expr.Any{
 				&expr.Payload{DestRegister: 2, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
 				&expr.Hash{SourceRegister: 2, DestRegister: reg, Length: 4, Modulus: n, Type: expr.HashTypeJenkins},

@@ -18,7 +18,7 @@ func spread(a plan.Algorithm, backends []netip.AddrPort, connections []int) []ne
 	switch {
 	case len(backends) == 0:
 		return nil
-	case a == plan.Source:
+	case a == plan.SourceHash:
 		return rendezvous(backends)
 	case a == plan.LeastConnections:
 		return weighted(backends, connections)

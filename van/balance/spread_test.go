@@ -29,7 +29,7 @@ func TestSlotsAreBackendsAndBackendsHaveSlots(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		list := addresses(rapid.IntRange(0, 30).Draw(t, "backends"))
 		load := rapid.SliceOfN(rapid.IntRange(0, 3), len(list), len(list)).Draw(t, "load")
-		for _, a := range []plan.Algorithm{"", plan.RoundRobin, plan.Source, plan.LeastConnections} {
+		for _, a := range []plan.Algorithm{"", plan.RoundRobin, plan.SourceHash, plan.LeastConnections} {
 			slots := spread(a, list, load)
 			if (len(slots) == 0) != (len(list) == 0) {
 				t.Fatalf("%s: %d slots for %d backends", a, len(slots), len(list))
@@ -53,7 +53,7 @@ func TestSlotsAreBackendsAndBackendsHaveSlots(t *testing.T) {
 
 func TestABackendThatGoesTakesItsOwnSlotsAlong(t *testing.T) {
 	list := addresses(8)
-	before, after := spread(plan.Source, list, nil), spread(plan.Source, list[1:], nil)
+	before, after := spread(plan.SourceHash, list, nil), spread(plan.SourceHash, list[1:], nil)
 	for i := range before {
 		if before[i] != list[0] && before[i] != after[i] {
 			t.Errorf("slot %d moved from %v to %v", i, before[i], after[i])
