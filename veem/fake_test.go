@@ -106,6 +106,8 @@ type fakeHost struct {
 
 	mu          *sync.Mutex // one for all hosts, since invariants are about all of them
 	guests      map[vee.ID]*fakeGuest
+	segments    map[string]plan.Segment
+	puts        int
 	incarnation int
 	seq         uint64
 	generation  uint64
@@ -198,7 +200,11 @@ func (h *fakeHost) report() vhi.HostReport {
 	defer h.lock()()
 	h.seq++
 	r := vhi.HostReport{Host: h.name, Incarnation: fmt.Sprint(h.incarnation), Seq: h.seq, Address: h.name + ":1", Capacity: h.capacity, CPUs: 4,
-		Drivers: []vhi.DriverInfo{{Name: "sim", Simulated: true}}, Generation: h.generation}
+		Drivers: []vhi.DriverInfo{{Name: "sim", Simulated: true}}, Generation: h.generation,
+		Underlay: netip.MustParseAddr("192.0.2." + h.name[1:]), Segments: map[string]uint64{}}
+	for id, g := range h.segments {
+		r.Segments[id] = g.Version
+	}
 	for _, id := range slices.Sorted(maps.Keys(h.guests)) {
 		r.VEEs = append(r.VEEs, h.guests[id].report())
 	}
@@ -210,6 +216,33 @@ func (h *fakeHost) Report(context.Context) (vhi.HostReport, error) {
 		return vhi.HostReport{}, err
 	}
 	return h.report(), h.net()
+}
+
+func (h *fakeHost) PutSegment(_ context.Context, g plan.Segment) error {
+	if err := h.net(); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	if h.puts++; h.segments[g.ID].Version < g.Version {
+		h.segments[g.ID] = g
+	}
+	h.mu.Unlock()
+	return h.net()
+}
+
+func (h *fakeHost) RemoveSegment(_ context.Context, id string) error {
+	if err := h.net(); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	delete(h.segments, id)
+	h.mu.Unlock()
+	return h.net()
+}
+
+func (h *fakeHost) NetworkPlan(_ context.Context, id string) (vhi.NetworkPlan, error) {
+	defer h.lock()()
+	return vhi.NetworkPlan{Version: h.segments[id].Version, Entries: []string{"bridge of " + id}}, nil
 }
 
 func (h *fakeHost) Console(_ context.Context, id vee.ID) (io.ReadWriteCloser, error) {
@@ -466,7 +499,7 @@ func inSite(t *testing.T, hosts int, f func(s *fakeSite)) {
 		}()
 		for i := range hosts {
 			h := &fakeHost{s: s, mu: &mu, name: fmt.Sprintf("h%d", i+1), capacity: vee.Resources{MilliCPU: 4000, Memory: 4 * vee.GiB, Disk: 100 * vee.GiB},
-				guests: map[vee.ID]*fakeGuest{}, changed: make(chan struct{}, 1), slow: 100 * time.Millisecond, rng: rand.New(rand.NewPCG(1, uint64(i)))}
+				guests: map[vee.ID]*fakeGuest{}, segments: map[string]plan.Segment{}, changed: make(chan struct{}, 1), slow: 100 * time.Millisecond, rng: rand.New(rand.NewPCG(1, uint64(i)))}
 			s.hosts = append(s.hosts, h)
 			if err := s.m.HostJoined(context.Background(), h.name); err != nil {
 				t.Fatal(err)

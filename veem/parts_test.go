@@ -29,7 +29,7 @@ func TestPool(t *testing.T) {
 		if err := n.check(); err != nil {
 			t.Fatal(err)
 		}
-		p := &pool{net: n, taken: map[netip.Addr]bool{}}
+		p := &pool{net: n, taken: map[netip.Addr]string{}}
 		room := 1<<(32-n.Subnet.Bits()) - 3 // without the network, the broadcast address and the gateway
 		seen := map[netip.Addr]bool{}
 		for range room {
@@ -37,7 +37,7 @@ func TestPool(t *testing.T) {
 			if !free || seen[a] || !n.Subnet.Contains(a) || a == n.Gateway || a == n.Subnet.Addr() || a.As4()[3] == byte(1<<(32-n.Subnet.Bits())-1) {
 				t.Fatalf("address %d of %d: %v, free %v", len(seen), room, a, free)
 			}
-			seen[a] = true
+			seen[a], p.taken[a] = true, "somebody"
 		}
 		if a, free := p.next(); free {
 			t.Fatalf("one more than there are: %v", a)

@@ -1,6 +1,7 @@
 package veem
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -115,16 +116,17 @@ type hostRecord struct {
 	CPUs     int              `json:"cpus,omitempty"`
 	Capacity vee.Resources    `json:"capacity"`
 	Drivers  []vhi.DriverInfo `json:"drivers,omitempty"`
+	Underlay netip.Addr       `json:"underlay,omitzero"`
 }
 
 // with is h after a report.
 func (h hostRecord) with(r vhi.HostReport) hostRecord {
-	h.Address, h.Version, h.CPUs, h.Capacity, h.Drivers = r.Address, r.Version, r.CPUs, r.Capacity, r.Drivers
+	h.Address, h.Version, h.CPUs, h.Capacity, h.Drivers, h.Underlay = r.Address, r.Version, r.CPUs, r.Capacity, r.Drivers, r.Underlay
 	return h
 }
 
 func (h hostRecord) same(o hostRecord) bool {
-	return h.Address == o.Address && h.Version == o.Version && h.CPUs == o.CPUs && h.Capacity == o.Capacity &&
+	return h.Address == o.Address && h.Version == o.Version && h.CPUs == o.CPUs && h.Capacity == o.Capacity && h.Underlay == o.Underlay &&
 		slices.EqualFunc(h.Drivers, o.Drivers, func(a, b vhi.DriverInfo) bool {
 			return a.Name == b.Name && a.Version == b.Version && a.Accelerator == b.Accelerator && a.Why == b.Why &&
 				a.Simulated == b.Simulated && slices.Equal(a.Operations, b.Operations)
