@@ -1,12 +1,9 @@
 package manifest
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
-
-	"github.com/beevik/etree"
 
 	"github.com/reservoir-cloud/reservoir/vee"
 )
@@ -19,8 +16,8 @@ type Owner struct {
 }
 
 // Descriptor of replica n (1 is the first) of component c of the service. Disks carry the
-// image's reference in Source; the caller resolves it to a digest. The guest's addresses
-// are not known yet: who knows them adds the file network-config to Context.
+// image's reference in Source; the caller resolves it to a digest. There is no Context yet:
+// what the guest is told has addresses in it, which are known once the VEE is initialised.
 func (s *Service) Descriptor(c *Component, n int, by Owner) vee.Descriptor {
 	d := vee.Descriptor{
 		Name:       fmt.Sprintf("%s-%d", c.Name, n),
@@ -71,7 +68,6 @@ func (s *Service) Descriptor(c *Component, n int, by Owner) vee.Descriptor {
 		}
 		d.Raw[r.Key] = r.Value
 	}
-	d.Context = s.context(c, d.Name, by.GroupID)
 	return d
 }
 
@@ -125,64 +121,4 @@ func (c *Component) driver() string {
 		return "sim"
 	}
 	return ""
-}
-
-// context is what cloud-init's NoCloud data source reads, and the properties as OVF hands
-// them over (DSP0027).
-func (s *Service) context(c *Component, name, group string) map[string]string {
-	id := name
-	if group != "" {
-		id = group + "." + name
-	}
-	// JSON is YAML, and quotes what must be quoted.
-	meta, _ := json.MarshalIndent(struct {
-		ID   string   `json:"instance-id"`
-		Host string   `json:"local-hostname"`
-		Keys []string `json:"public-keys,omitempty"`
-	}{id, name, c.SSHKeys}, "", "  ") // strings always marshal
-	files := map[string]string{
-		"meta-data": string(meta) + "\n",
-		"user-data": "#cloud-config\n", // the data source wants the file
-	}
-	if c.UserData != "" {
-		files["user-data"] = c.UserData
-	}
-	if env := s.environment(c, name); env != "" {
-		files["ovf-env.xml"] = env
-	}
-	return files
-}
-
-// environment is an ovf-env.xml with the service's properties and the component's, which
-// win. Empty when there is none.
-func (s *Service) environment(c *Component, name string) string {
-	values, names := map[string]string{}, []string(nil)
-	add := func(key string, p Property) {
-		if _, twice := values[key]; !twice {
-			names = append(names, key)
-		}
-		values[key] = p.Value
-	}
-	eachProperty(s.Properties, s.Products, add)
-	eachProperty(c.Properties, c.Products, add)
-	if len(names) == 0 {
-		return ""
-	}
-	doc := etree.NewDocument()
-	doc.WriteSettings = writeSettings
-	doc.CreateProcInst("xml", `version="1.0" encoding="UTF-8"`)
-	env := doc.CreateElement("Environment")
-	const ns = "http://schemas.dmtf.org/ovf/environment/1"
-	env.CreateAttr("xmlns", ns)
-	env.CreateAttr("xmlns:oe", ns)
-	env.CreateAttr("oe:id", name)
-	section := env.CreateElement("PropertySection")
-	for _, key := range names {
-		p := section.CreateElement("Property")
-		p.CreateAttr("oe:key", key)
-		p.CreateAttr("oe:value", values[key])
-	}
-	doc.Indent(2)
-	text, _ := doc.WriteToString() // to memory
-	return text
 }

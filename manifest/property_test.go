@@ -17,7 +17,7 @@ func anyText() *rapid.Generator[string] {
 	nasty := []rune("ab \n\t:#-'\"&<>{}[]|>%@`!*,?\\~0é€😀]]>")
 	return rapid.OneOf(
 		rapid.StringOfN(rapid.SampledFrom(nasty), 1, 24, -1),
-		rapid.SampledFrom([]string{"true", "null", "~", "0x10", "1e3", "2001-01-01", "- a", "a: b", "<<", "---", "...", " lead", "trail ", "a\n", "\n", "a\n\n", "\n a", "@IP(net)", "]]>", "&amp;", "no", "="}),
+		rapid.SampledFrom([]string{"true", "null", "~", "0x10", "1e3", "2001-01-01", "- a", "a: b", "<<", "---", "...", " lead", "trail ", "a\n", "\n", "a\n\n", "\n a", "@id(1) @Domain", "]]>", "&amp;", "no", "="}),
 	)
 }
 

@@ -155,8 +155,6 @@ func TestDescriptor(t *testing.T) {
 	s := mustParse(t, "everything.yaml", read(t, "testdata/valid/everything.yaml"))
 	by := Owner{Customer: "acme", GroupID: "alpha.grid", FQNPrefix: "alpha.customers.acme.services.grid.vees.db.replicas.3"}
 	d := s.Descriptor(s.Component("db"), 3, by)
-	context := d.Context
-	d.Context = nil
 	want := vee.Descriptor{
 		Name: "db-3", Customer: "acme", GroupID: "alpha.grid", FQNPrefix: by.FQNPrefix,
 		Hypervisor: "qemu", VCPUs: 2, CPU: vee.CPUShare{ReservationMHz: 1000, LimitMHz: 4000, Weight: 200},
@@ -179,20 +177,9 @@ func TestDescriptor(t *testing.T) {
 	if got := s.Apart(); !reflect.DeepEqual(got, []string{"executor", "apart.2"}) {
 		t.Errorf("apart: %v", got)
 	}
-	if context["user-data"] != "#cloud-config\n" || !strings.Contains(context["ovf-env.xml"], `oe:value="@ServiceId at @Domain"`) {
-		t.Errorf("context %v", context)
-	}
 
 	master := s.Descriptor(s.Component("master"), 1, by)
 	if !master.NICs[1].Public || master.NICs[0].Public {
 		t.Errorf("NICs %+v", master.NICs)
-	}
-	var text strings.Builder
-	for _, name := range []string{"meta-data", "user-data", "ovf-env.xml"} {
-		text.WriteString("-- " + name + " --\n" + master.Context[name])
-	}
-	golden(t, "testdata/golden/context.txt", []byte(text.String()))
-	if len(master.Context) != 3 {
-		t.Errorf("context %v", master.Context)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/reservoir-cloud/reservoir/manifest/macro"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
 
@@ -189,6 +190,49 @@ func (s *Service) validate(r *report) {
 			i := slices.Index(v.components, cycle.Components[0])
 			v.bad(atIndex("components", i)+".startAfter", "a cycle: "+cycle.String(), "want an order of start that has a beginning")
 		}
+		v.macros(s)
+	}
+}
+
+// macros checks that every macro can be resolved once addresses are known: here each NIC
+// has one of those that are for documentation (RFC 5737).
+func (v *validator) macros(s *Service) {
+	example := func(c *Component) []macro.NIC {
+		r := Replica{Component: c.Name, Number: 1}
+		for _, n := range c.NICs {
+			nic := vee.NIC{Network: n.Network, Address: "192.0.2.1/24", DNS: []string{"192.0.2.2"}}
+			if i := slices.Index(v.networks, n.Network); i >= 0 && s.Networks[i].Public {
+				nic.Gateway = "192.0.2.3" // nothing is routed in a private network
+			}
+			r.NICs = append(r.NICs, nic)
+		}
+		return c.macroNICs(r)
+	}
+	scope := macro.Scope{ServiceID: "alpha.s-1", VEE: "alpha.1", Domain: "alpha.internal", Channel: "/dev/null", Number: 1, Others: map[string][]macro.NIC{}}
+	for i := range s.Components {
+		scope.Others[s.Components[i].Name] = example(&s.Components[i])
+	}
+	for i := range s.Components {
+		c := &s.Components[i]
+		scope.NICs = scope.Others[c.Name]
+		check := func(path string, list []Property, whose string) {
+			for j, p := range list {
+				if !p.CloudConfigurable {
+					continue
+				}
+				if _, err := scope.Expand(p.Value); err != nil {
+					v.bad(atIndex(path, j)+".value", whose+"property "+p.Key, err.Error())
+				}
+			}
+		}
+		all := func(base string, list []Property, products []Product, whose string) {
+			check(at(base, "properties"), list, whose)
+			for j, g := range products {
+				check(atIndex(at(base, "products"), j)+".properties", g.Properties, whose)
+			}
+		}
+		all(atIndex("components", i), c.Properties, c.Products, "")
+		all("", s.Properties, s.Products, "component "+c.Name+", ")
 	}
 }
 

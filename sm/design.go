@@ -117,7 +117,8 @@ func (d *design) fingerprint(c *manifest.Component) string {
 	text, _ := json.Marshal(struct {
 		VEE   vee.Descriptor
 		Rules []vmi.PlacementRule
-	}{d.descriptor(c, 0, manifest.Owner{}), d.rules([]string{c.Name})}) // plain data always marshals
+		Told  map[string]string
+	}{d.descriptor(c, 0, manifest.Owner{}), d.rules([]string{c.Name}), d.manifest.Told(c)}) // plain data always marshals
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:8])
 }
