@@ -1,6 +1,10 @@
 package vhi
 
-import "github.com/reservoir-cloud/reservoir/vee"
+import (
+	"net/netip"
+
+	"github.com/reservoir-cloud/reservoir/vee"
+)
 
 // Incoming is the power of a VEE at the destination of a live migration: a place and an
 // open door for it, and nothing that runs.
@@ -14,6 +18,8 @@ type Move struct {
 	From    string `json:"from"`
 	To      string `json:"to"`
 	Address string `json:"address,omitempty"` // of To's VHI, host:port; for the source
+	// Underlay address of To, where the source sends what still comes for the VEE.
+	Underlay netip.Addr `json:"underlay,omitzero"`
 	// Ticket proves to To that the site sent From. It opens the door once.
 	Ticket       string    `json:"ticket"`
 	Bandwidth    vee.Bytes `json:"bandwidthBytes,omitempty"` // limit per second; 0: none

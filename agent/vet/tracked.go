@@ -394,7 +394,7 @@ func (v *tracked) guest(ctx context.Context, a vhi.Assignment) (hypervisor.Guest
 		g.Images = append(g.Images, img)
 	}
 	for i, n := range a.Descriptor.NICs {
-		tap, err := v.t.cfg.Plugs.Plug(a.VEE, i)
+		tap, err := v.t.cfg.Plugs.Plug(ctx, a.VEE, i)
 		if err != nil {
 			return g, err
 		}
