@@ -187,6 +187,8 @@ func guestWord(v vmi.VEE) string {
 	switch {
 	case v.GuestReady:
 		return "ready"
+	case v.GuestFailure != "":
+		return "its first boot failed: " + oneLine(v.GuestFailure)
 	case v.GuestSeen:
 		return "its agent answers, not ready yet"
 	case v.State == vee.Active:

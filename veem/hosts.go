@@ -237,7 +237,7 @@ func sameReport(a, b vhi.Report) bool {
 	a.Progress, b.Progress, a.KPIs, b.KPIs = nil, nil, nil, nil
 	a.DiskUsed, b.DiskUsed = 0, 0
 	return a.VEE == b.VEE && a.Epoch == b.Epoch && a.Seq == b.Seq && a.Power == b.Power && a.Phase == b.Phase &&
-		a.GuestReady == b.GuestReady && a.GuestSeen == b.GuestSeen && a.GuestIdle == b.GuestIdle &&
+		a.GuestReady == b.GuestReady && a.GuestSeen == b.GuestSeen && a.GuestIdle == b.GuestIdle && a.GuestFailure == b.GuestFailure &&
 		a.Restarts == b.Restarts && a.Error == b.Error && a.Code == b.Code &&
 		a.Fitted == b.Fitted && slices.Equal(a.NextBoot, b.NextBoot)
 }

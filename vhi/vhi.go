@@ -56,6 +56,8 @@ type Report struct {
 	GuestReady bool               `json:"guestReady,omitempty"` // the guest's own word
 	GuestSeen  bool               `json:"guestSeen,omitempty"`  // an agent answers in the guest
 	GuestIdle  bool               `json:"guestIdle,omitempty"`
+	// GuestFailure is what went wrong in the guest's first boot, in its own words.
+	GuestFailure string `json:"guestFailure,omitempty"`
 	KPIs       map[string]float64 `json:"kpis,omitempty"`
 	Restarts   int                `json:"restarts,omitempty"` // in place, since it was assigned
 	Error      string             `json:"error,omitempty"`    // the last one, while it stands

@@ -80,6 +80,8 @@ type VEE struct {
 	GuestReady bool            `json:"guestReady"`
 	GuestSeen  bool            `json:"guestSeen"`
 	GuestIdle  bool            `json:"guestIdle,omitempty"`
+	// GuestFailure is what went wrong in the guest's first boot, in its own words.
+	GuestFailure string `json:"guestFailure,omitempty"`
 	Restarts   int             `json:"restarts,omitempty"`
 	// ReservedUntil is set while a TWOPHASE reservation is held and not yet submitted.
 	ReservedUntil *time.Time `json:"reservedUntil,omitempty"`

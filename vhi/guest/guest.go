@@ -24,6 +24,9 @@ type Status struct {
 	Ready   bool               `json:"ready"` // its service answers: what waitingForGuest waits for
 	Message string             `json:"message,omitempty"`
 	Idle    bool               `json:"idle,omitempty"`
+	// Failure of what the guest was to do at its first boot, in words; it stands until the
+	// next boot. A guest that has one is not ready.
+	Failure string `json:"failure,omitempty"`
 	KPIs    map[string]float64 `json:"kpis,omitempty"`
 	UptimeS float64            `json:"uptimeSeconds,omitempty"`
 }
