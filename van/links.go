@@ -355,7 +355,7 @@ func (l *links) entry(d netlink.Link, names map[int]string) plan.Entry {
 	a := d.Attrs()
 	master := names[a.MasterIndex]
 	switch {
-	case isTap(a.Name) && d.Type() == "tuntap" && master != "":
+	case isTap(a.Name) && master != "":
 		return plan.Member{Tap: a.Name, Bridge: master}
 	case !isOurs(a.Name):
 	case d.Type() == "bridge" && strings.HasPrefix(a.Name, plan.BridgePrefix):
