@@ -82,7 +82,7 @@ type VEE struct {
 	GuestIdle  bool            `json:"guestIdle,omitempty"`
 	// GuestFailure is what went wrong in the guest's first boot, in its own words.
 	GuestFailure string `json:"guestFailure,omitempty"`
-	Restarts   int             `json:"restarts,omitempty"`
+	Restarts     int    `json:"restarts,omitempty"`
 	// ReservedUntil is set while a TWOPHASE reservation is held and not yet submitted.
 	ReservedUntil *time.Time `json:"reservedUntil,omitempty"`
 	Created       time.Time  `json:"created"`
