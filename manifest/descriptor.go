@@ -3,6 +3,7 @@ package manifest
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/reservoir-cloud/reservoir/vee"
@@ -13,6 +14,7 @@ type Owner struct {
 	Customer  string
 	GroupID   string
 	FQNPrefix string // of this replica
+	Domain    string // of the names of the service's replicas, "shop.alpha.internal"
 }
 
 // Descriptor of replica n (1 is the first) of component c of the service. Disks carry the
@@ -47,7 +49,11 @@ func (s *Service) Descriptor(c *Component, n int, by Owner) vee.Descriptor {
 	}
 	for _, k := range c.NICs {
 		i := slices.IndexFunc(s.Networks, func(n Network) bool { return n.Name == k.Network })
-		d.NICs = append(d.NICs, vee.NIC{Network: k.Network, Target: k.Target, Public: i >= 0 && s.Networks[i].Public})
+		d.NICs = append(d.NICs, vee.NIC{Network: k.Network, Target: k.Target, Address: k.Address, Public: i >= 0 && s.Networks[i].Public})
+	}
+	d.Naming = vee.Naming{Domain: by.Domain, Own: []string{d.Name + "." + c.Name, d.Name}, Shared: []string{c.Name}}
+	for _, f := range c.Firewall {
+		d.Firewall = append(d.Firewall, s.firewall(f))
 	}
 	for _, p := range c.Ports {
 		d.Ports = append(d.Ports, p.Port)
@@ -69,6 +75,40 @@ func (s *Service) Descriptor(c *Component, n int, by Owner) vee.Descriptor {
 		d.Raw[r.Key] = r.Value
 	}
 	return d
+}
+
+// firewall rule with its peer as what it is: a component's tag, a network, or addresses.
+func (s *Service) firewall(f FirewallRule) vee.FirewallRule {
+	r := vee.FirewallRule{Allow: f.Action == "allow", Out: f.Direction == "out", Protocol: f.Protocol}
+	if r.Protocol == "" {
+		r.Protocol = "any"
+	}
+	if first, last, isRange := strings.Cut(f.Ports, "-"); f.Ports != "" {
+		if !isRange {
+			last = first
+		}
+		low, _ := strconv.ParseUint(first, 10, 16) // Validate has
+		high, _ := strconv.ParseUint(last, 10, 16)
+		r.First, r.Last = uint16(low), uint16(high)
+	}
+	switch {
+	case f.Peer == "":
+	case s.Component(f.Peer) != nil:
+		r.PeerTag = f.Peer
+	case slices.ContainsFunc(s.Networks, func(n Network) bool { return n.Name == f.Peer }):
+		r.PeerNetwork = f.Peer
+	default:
+		r.PeerPrefix = f.Peer
+	}
+	return r
+}
+
+// Reachable reports whether users of the site can be led to a component: it is on a public
+// network, or on none, and is plugged into the site's then.
+func (s *Service) Reachable(c *Component) bool {
+	return len(c.NICs) == 0 || slices.ContainsFunc(c.NICs, func(k NIC) bool {
+		return slices.ContainsFunc(s.Networks, func(n Network) bool { return n.Name == k.Network && n.Public })
+	})
 }
 
 // Apart lists the tags whose VEEs must be on distinct hosts: the rules of anti-affinity

@@ -16,9 +16,6 @@ func (s *Service) NotInEffect() []string {
 			list = append(list, fmt.Sprintf(format, args...))
 		}
 	}
-	for _, n := range s.Networks {
-		say(!n.Public, "network %s: isolation of private networks", n.Name)
-	}
 	for _, f := range s.Files {
 		say(f.Compression == "gzip", "file %s: compression", f.ID)
 	}
@@ -88,7 +85,6 @@ func (c *Component) notInEffect() []string {
 		say(true, "promise on KPI %s", p.KPI)
 	}
 	say(c.RestartTime != nil, "promise of a restart time")
-	say(len(c.Firewall) > 0, "firewall (%d rules)", len(c.Firewall))
 	for _, m := range c.DiskMapping {
 		say(true, "storage %s for disk %s", m.Storage, m.Disk)
 	}
@@ -138,6 +134,9 @@ func (s *Service) Warnings() []string {
 	check("", s.Properties, s.Products)
 	for _, c := range s.Components {
 		check("component "+c.Name+": ", c.Properties, c.Products)
+		if len(c.Ports) > 0 && !s.Reachable(&c) {
+			said = append(said, fmt.Sprintf("component %s: its ports have no access point, since it is on no public network", c.Name))
+		}
 		if c.Software != nil && c.UserData != "" && !strings.HasPrefix(c.UserData, "#") {
 			said = append(said, "component "+c.Name+": beside software, userData is used only if it begins with #, as a cloud-config or a script does")
 		}

@@ -153,7 +153,7 @@ func TestStartOrder(t *testing.T) {
 
 func TestDescriptor(t *testing.T) {
 	s := mustParse(t, "everything.yaml", read(t, "testdata/valid/everything.yaml"))
-	by := Owner{Customer: "acme", GroupID: "alpha.grid", FQNPrefix: "alpha.customers.acme.services.grid.vees.db.replicas.3"}
+	by := Owner{Customer: "acme", GroupID: "alpha.grid", FQNPrefix: "alpha.customers.acme.services.grid.vees.db.replicas.3", Domain: "grid.alpha.internal"}
 	d := s.Descriptor(s.Component("db"), 3, by)
 	want := vee.Descriptor{
 		Name: "db-3", Customer: "acme", GroupID: "alpha.grid", FQNPrefix: by.FQNPrefix,
@@ -165,11 +165,15 @@ func TestDescriptor(t *testing.T) {
 			{Name: "seed", Source: "https://images.example/seed.iso.gz", CDROM: true},
 			{Name: "scratch", Source: "registry.example/scratch:1", Size: 1536 * vee.MiB},
 		},
-		NICs:    []vee.NIC{{Network: "backend", Target: "eth0"}},
+		NICs:    []vee.NIC{{Network: "backend", Target: "eth0", Address: "10.1.0.10"}},
 		Tags:    []string{"db", "database", "stateful", "apart.2", "apart.3"},
 		Raw:     map[string]string{"qemu": "-device pvpanic"},
 		Restart: vee.RestartElse,
 		Ports:   []int{5432},
+		Naming:  vee.Naming{Domain: "grid.alpha.internal", Own: []string{"db-3.db", "db-3"}, Shared: []string{"db"}},
+		Firewall: []vee.FirewallRule{
+			{Allow: true, Protocol: "tcp", First: 5432, Last: 5432, PeerTag: "master"}, {Allow: true, Protocol: "icmp", PeerPrefix: "10.0.0.0/8"}, {Protocol: "any"},
+		},
 	}
 	if !reflect.DeepEqual(d, want) {
 		t.Errorf("got  %+v\nwant %+v", d, want)

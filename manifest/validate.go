@@ -156,7 +156,7 @@ func (s *Service) validate(r *report) {
 	v.unique("networks", ".name", v.networks)
 	v.unique("kpis", ".name", v.kpis)
 	for i, n := range s.Networks {
-		v.match(atIndex("networks", i)+".name", n.Name, word, wantWord)
+		v.network(atIndex("networks", i), n)
 	}
 	v.files(s)
 	v.properties("", s.Properties, s.Products)
@@ -353,6 +353,21 @@ func safePath(p string) bool {
 	return p != "" && !path.IsAbs(p) && !strings.Contains(p, `\`) && path.Clean(p) != ".." && !strings.HasPrefix(path.Clean(p), "../")
 }
 
+func (v *validator) network(p string, n Network) {
+	v.match(p+".name", n.Name, word, wantWord)
+	subnet, err := netip.ParsePrefix(n.Subnet)
+	switch {
+	case n.Public && (n.Subnet != "" || n.IPv6 || n.MTU != 0):
+		v.bad(p+".public", "subnet, ipv6 or mtu beside it", "want none of them: a public network is the site's own")
+	case n.Subnet != "" && (err != nil || !subnet.Addr().Is4() || subnet != subnet.Masked() || subnet.Bits() < 16 || subnet.Bits() > 29):
+		v.bad(p+".subnet", quote(n.Subnet), `want an IPv4 network of /16 to /29 such as "10.1.0.0/24"`)
+	case n.IPv6 && n.MTU != 0:
+		v.within(p+".mtu", n.MTU, 1280, 1450)
+	case n.MTU != 0:
+		v.within(p+".mtu", n.MTU, 576, 1450)
+	}
+}
+
 func (v *validator) properties(base string, list []Property, products []Product) {
 	check := func(path string, list []Property) {
 		var keys []string
@@ -433,6 +448,15 @@ func (v *validator) component(p string, c *Component) {
 		}
 		if n.Alias != "" {
 			v.match(q+".alias", n.Alias, word, wantWord)
+		}
+		if n.Address != "" {
+			a, err := netip.ParseAddr(n.Address)
+			switch {
+			case err != nil || !a.Is4():
+				v.bad(q+".address", quote(n.Address), `want an IPv4 address such as "10.1.0.10"`)
+			case c.Replicas.Max > 1:
+				v.bad(q+".address", quote(n.Address), "want no more than one replica (replicas.max) where it has an address of its own")
+			}
 		}
 		if n.MAC != "" {
 			if mac, err := net.ParseMAC(n.MAC); err != nil || len(mac) != 6 {
@@ -664,6 +688,9 @@ func (v *validator) firewall(p string, c *Component) {
 			v.bad(q+".action", "nothing", "want allow or deny")
 		}
 		if f.Ports != "" {
+			if f.Protocol != "tcp" && f.Protocol != "udp" {
+				v.bad(q+".protocol", quote(f.Protocol), "want tcp or udp where ports are named")
+			}
 			m := portRange.FindStringSubmatch(f.Ports)
 			if m == nil {
 				v.bad(q+".ports", quote(f.Ports), `want a port or a range such as "8000-8100"`)
