@@ -28,7 +28,7 @@ func (a *app) veeCmd() *cobra.Command {
 		a.veeAction("suspend", vee.Suspend, vee.Suspended, "Save the memory to disk and free the host"),
 		a.veeAction("shutdown", vee.Shutdown, vee.Defined, "Shut down, keep the disks"),
 		a.veeAction("destroy", vee.Destroy, vee.Destroyed, "End a VEE and delete its disks"),
-		a.veeConsole(), a.veeTell(), a.veeUpdate(), a.veeDisk(), a.veeSnapshot(),
+		a.veeConsole(), a.veeSSH(), a.veePortForward(), a.veeTell(), a.veeUpdate(), a.veeDisk(), a.veeSnapshot(),
 		a.veeMigrate(), a.veeMigrations(), a.veeMigration())
 }
 

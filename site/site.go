@@ -181,7 +181,7 @@ func (s *site) open(ctx context.Context) (err error) {
 	}
 	s.balancer = balance.New(balance.Config{
 		Address: c.AccessAddress, First: c.AccessFirst, Last: c.AccessLast, Pool: c.AccessPool, Log: c.Log,
-		Every: time.Duration(c.HAScale * float64(2*time.Second)),
+		Every: max(leastCheck, time.Duration(c.HAScale*float64(2*time.Second))),
 		// Points are set, and so checked, by the VEE Manager alone.
 		Changed: func(key string, b plan.BackendState) { s.veem.BackendChanged(key, b) },
 	})
@@ -191,6 +191,10 @@ func (s *site) open(ctx context.Context) (err error) {
 	s.sm = s.openSM()
 	return nil
 }
+
+// leastCheck is the shortest timeout of a health check: however much the timings are
+// shortened, a guest is no faster.
+const leastCheck = time.Second
 
 // close undoes open, in reverse, as far as it got.
 func (s *site) close() {

@@ -249,6 +249,14 @@ func (h *fakeHost) Console(_ context.Context, id vee.ID) (io.ReadWriteCloser, er
 	return nopCloser{bytes.NewBufferString("console of " + string(id))}, nil
 }
 
+func (h *fakeHost) Connect(_ context.Context, id vee.ID, port uint16) (io.ReadWriteCloser, error) {
+	return nopCloser{bytes.NewBufferString(fmt.Sprintf("port %d of %s", port, id))}, nil
+}
+
+func (h *fakeHost) Capture(_ context.Context, id vee.ID, nic int) (io.ReadWriteCloser, error) {
+	return nopCloser{bytes.NewBufferString(fmt.Sprintf("NIC %d of %s", nic, id))}, nil
+}
+
 type nopCloser struct{ io.ReadWriter }
 
 func (nopCloser) Close() error { return nil }

@@ -35,6 +35,7 @@ func (p veePath) id() (vee.ID, error) {
 func RegisterHost(s *httpapi.Server, h Host) {
 	registerStorage(s, h)
 	registerNetworks(s, h)
+	registerReach(s, h)
 	httpapi.Register(s, httpapi.Op{Method: "PUT", Path: "/vhi/v1/vees/{id}", Summary: "Assign a VEE to this host, with the power it should have", Roles: siteOnly},
 		func(ctx context.Context, in *struct {
 			ID   string `path:"id"`
