@@ -13,6 +13,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/hypervisor/sim"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/van"
+	"github.com/reservoir-cloud/reservoir/van/responder"
 )
 
 // accelerator remembers until the machine boots again which accelerator works, for every
@@ -50,5 +51,9 @@ func openDatapath(cfg Config) (datapath, answering, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return path, noAnswers{}, nil
+	resolve, err := responder.Forward("/etc/resolv.conf")
+	if err != nil { // public names are then not found
+		cfg.Log.Warn("this host has no resolver to ask for its guests", "error", err)
+	}
+	return path, newAnswers(cfg.Name, listenInside(path), resolve, cfg.Log), nil
 }
