@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -28,6 +29,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
+	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vhi/guest"
@@ -42,12 +44,15 @@ type Config struct {
 	JoinToken string // one time; not needed once the host has joined
 	Listen    string // where the VHI listens, host:port
 	Advertise string // the address that the site calls; empty: Listen
-	Bridge    string // that VEEs are plugged into; made if it is not there
-	Driver    string // "qemu", "libvirt", "libvirt:URI" or "sim"
-	Offer     lrt.Offer
-	HAScale   float64 // scales every timing together; 0: 1
-	Version   string
-	Log       *slog.Logger
+	Bridge    string // that VEEs on public networks are plugged into; made if it is not there
+	// Underlay address, which the traffic of private networks goes from and to; zero: the one
+	// that is advertised, or by which the site is reached.
+	Underlay netip.Addr
+	Driver   string // "qemu", "libvirt", "libvirt:URI" or "sim"
+	Offer    lrt.Offer
+	HAScale  float64 // scales every timing together; 0: 1
+	Version  string
+	Log      *slog.Logger
 }
 
 func (c *Config) check() error {
@@ -71,6 +76,7 @@ type agent struct {
 	cfg         Config
 	keys        *identity.Keypair
 	tracker     *vet.Tracker
+	networks    *networks
 	driver      hypervisor.Driver
 	info        vhi.DriverInfo
 	capacity    vee.Resources
@@ -140,15 +146,28 @@ func (a *agent) run(ctx context.Context) error {
 		return err
 	}
 	defer images.Close()
-	plugs, err := openPlugs(a.cfg)
+	if !a.cfg.Underlay.IsValid() && a.cfg.Driver != "sim" {
+		if a.cfg.Underlay, err = underlayOf(ctx, a.cfg.Advertise, a.cfg.Site); err != nil {
+			return err
+		}
+	}
+	path, answers, err := openDatapath(a.cfg)
 	if err != nil {
 		return err
 	}
-	a.tracker, err = vet.Open(ctx, vet.Config{Dir: a.cfg.Dir, Driver: driver, Images: images, Plugs: plugs, Changed: a.renewer.poke, Peer: a.peer, Log: a.cfg.Log})
+	if a.networks, err = openNetworks(a.cfg.Dir, a.cfg.Name, path, answers, a.renewer.poke, a.cfg.Log); err != nil {
+		return errors.Join(err, path.Close())
+	}
+	defer func() {
+		if err := a.networks.close(); err != nil {
+			a.cfg.Log.Warn("close the networks of this host", "err", err)
+		}
+	}()
+	a.tracker, err = vet.Open(ctx, vet.Config{Dir: a.cfg.Dir, Driver: driver, Images: images, Plugs: a.networks, Changed: a.renewer.poke, Peer: a.peer, Log: a.cfg.Log})
 	if err != nil {
 		return err
 	}
-	if err := plugs.Sweep(a.tracker.Here()); err != nil {
+	if err := a.networks.Sweep(a.tracker.Here()); err != nil {
 		a.cfg.Log.Warn("TAP devices of VEEs that are gone", "err", err)
 	}
 
@@ -177,6 +196,7 @@ func (a *agent) run(ctx context.Context) error {
 			return nil
 		},
 		func(ctx context.Context) error { a.collect(ctx, images); return nil },
+		func(ctx context.Context) error { a.networks.mend(ctx); return nil },
 	} {
 		wg.Add(1)
 		go func() {
@@ -228,6 +248,17 @@ func (a *agent) Assign(ctx context.Context, as vhi.Assignment) (vhi.Report, erro
 	return a.tracker.Assign(ctx, as)
 }
 
+// PutSegment implements vhi.Host.
+func (a *agent) PutSegment(_ context.Context, s plan.Segment) error { return a.networks.put(s) }
+
+// RemoveSegment implements vhi.Host.
+func (a *agent) RemoveSegment(_ context.Context, id string) error { return a.networks.remove(id) }
+
+// NetworkPlan implements vhi.Host.
+func (a *agent) NetworkPlan(_ context.Context, id string) (vhi.NetworkPlan, error) {
+	return a.networks.show(id, a.cfg.Underlay, a.cfg.Bridge)
+}
+
 // Report implements vhi.Host.
 func (a *agent) Report(context.Context) (vhi.HostReport, error) { return a.report(), nil }
 
@@ -269,7 +300,7 @@ func (a *agent) report() vhi.HostReport {
 	return vhi.HostReport{
 		Host: a.cfg.Name, Incarnation: a.incarnation, Seq: a.seq.Add(1), Address: a.cfg.Advertise, Version: a.cfg.Version,
 		Capacity: a.capacity, DiskFree: free, Drivers: []vhi.DriverInfo{a.info}, CPUs: a.cpus,
-		VEEs: a.tracker.Reports(), Generation: a.generation.Load(),
+		VEEs: a.tracker.Reports(), Generation: a.generation.Load(), Segments: a.networks.versions(), Underlay: a.cfg.Underlay,
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/hypervisor/sim"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/van"
-	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/van/responder"
 )
 
 // accelerator remembers until the machine boots again which accelerator works, for every
@@ -39,25 +39,21 @@ func openDriver(ctx context.Context, cfg Config) (hypervisor.Driver, error) {
 	return nil, fault.New(fault.Malformed, "hypervisor driver %q: want qemu, libvirt, libvirt:URI or sim", cfg.Driver).Try("reservoir host --driver qemu")
 }
 
-// plugs of a host: its bridge, or none where guests are simulated.
-type plugs interface {
-	Plug(id vee.ID, nic int) (tap string, err error)
-	Unplug(id vee.ID) error
-	Sweep(keep []vee.ID) error
-}
-
-type noPlugs struct{}
-
-func (noPlugs) Plug(vee.ID, int) (string, error) { return "", nil }
-func (noPlugs) Unplug(vee.ID) error              { return nil }
-func (noPlugs) Sweep([]vee.ID) error             { return nil }
-
-func openPlugs(cfg Config) (plugs, error) {
+// openDatapath of a host: its kernel, or none where guests are simulated.
+func openDatapath(cfg Config) (datapath, answering, error) {
 	if cfg.Driver == "sim" {
-		return noPlugs{}, nil
+		return noNetwork{}, noAnswers{}, nil
 	}
 	if cfg.Bridge == "" {
-		return nil, fault.New(fault.Malformed, "no bridge is named to plug VEEs into").Try("reservoir host --bridge rsv0")
+		return nil, nil, fault.New(fault.Malformed, "no bridge is named to plug VEEs into").Try("reservoir host --bridge rsv0")
 	}
-	return van.EnsureBridge(cfg.Bridge)
+	path, err := van.Open(van.Config{Host: cfg.Name, Underlay: cfg.Underlay, Bridge: cfg.Bridge, Log: cfg.Log})
+	if err != nil {
+		return nil, nil, err
+	}
+	resolve, err := responder.Forward("/etc/resolv.conf")
+	if err != nil { // public names are then not found
+		cfg.Log.Warn("this host has no resolver to ask for its guests", "error", err)
+	}
+	return path, newAnswers(cfg.Name, listenInside(path), resolve, cfg.Log), nil
 }

@@ -368,7 +368,14 @@ func (f fakeVEEM) PutAccessPoint(context.Context, vmi.AccessPoint) (vmi.AccessPo
 }
 func (f fakeVEEM) DeleteAccessPoint(context.Context, string, string) error { return f.unused() }
 func (f fakeVEEM) ListAccessPoints(context.Context, string) ([]vmi.AccessPoint, error) {
-	return nil, f.unused()
+	return []vmi.AccessPoint{
+		{Name: "web-80", Port: 80, Scheme: "http", Address: "10.80.0.1:20000", Health: "/health", Backends: 1, Serving: []vmi.Backend{
+			{VEE: "alpha.aaaaaaaaaa", Address: "10.80.128.2:80", Healthy: true, Connections: 3},
+			{VEE: "alpha.bbbbbbbbbb", Address: "10.80.128.3:80", Healthy: true, Draining: true, Connections: 1},
+			{VEE: "alpha.cccccccccc", Address: "10.80.128.4:80", Why: "answers /health with 500"},
+		}},
+		{Name: "web-53-udp", Port: 53, Scheme: "udp", Address: "10.80.0.1:20000"},
+	}, nil
 }
 
 func (f fakeVEEM) UpdateState(_ context.Context, r vmi.UpdateState) ([]vmi.Outcome, error) {
@@ -434,6 +441,22 @@ func (f fakeVEEM) WatchVEEs(ctx context.Context, q vmi.Filter) (<-chan vmi.Chang
 	close(ch)
 	return ch, err
 }
+
+// Connect answers as an SSH server would, and repeats what it is told.
+func (f fakeVEEM) Connect(context.Context, vee.ID, uint16) (io.ReadWriteCloser, error) {
+	r, w := io.Pipe()
+	return &echoConsole{bytes.NewReader([]byte("SSH-2.0-fake\r\n")), r, w}, nil
+}
+
+// Capture is a pcap file without a frame.
+func (f fakeVEEM) Capture(context.Context, vee.ID, int) (io.ReadWriteCloser, error) {
+	return capture{bytes.NewReader([]byte("pcap"))}, nil
+}
+
+type capture struct{ io.Reader }
+
+func (capture) Write(b []byte) (int, error) { return len(b), nil }
+func (capture) Close() error                { return nil }
 
 // Console greets, and repeats what is typed.
 func (f fakeVEEM) Console(context.Context, vee.ID) (io.ReadWriteCloser, error) {

@@ -27,7 +27,7 @@ and ca.pem into its directory, for: reservoir context add.`
 	cmd.Example = `  reservoir site --dir /var/lib/reservoir --name alpha --advertise 10.0.0.5:8440 --vee-network 10.0.128.0/17 \
       --vee-prefix-len 16 --vee-gateway 10.0.0.1`
 	c := site.Config{Version: version}
-	var network, gateway, access, ports string
+	var network, gateway, access, ports, pool string
 	fl := cmd.Flags()
 	fl.StringVar(&c.Dir, "dir", "", "`DIRECTORY` of everything that the site keeps")
 	fl.StringVar(&c.Name, "name", "", "of the site: a DNS label")
@@ -37,7 +37,8 @@ and ca.pem into its directory, for: reservoir context add.`
 	fl.IntVar(&c.VEEBits, "vee-prefix-len", 0, "prefix length that VEEs configure (as --vee-network)")
 	fl.StringVar(&gateway, "vee-gateway", "", "the VEEs' way out (none)")
 	fl.StringVar(&access, "access-address", "", "address of access points (as --advertise)")
-	fl.StringVar(&ports, "access-points", "20000-29999", "ports of access points")
+	fl.StringVar(&ports, "access-points", "20000-29999", "ports of access points on that address")
+	fl.StringVar(&pool, "access-pool", "", "addresses `CIDR` that services get for their own access points")
 	fl.StringSliceVar(&c.EtcdEndpoints, "etcd-endpoints", nil, "an etcd cluster instead of the embedded store")
 	fl.DurationVar(&c.AccountingInterval, "accounting-interval", 5*time.Minute, "how often VEEs tell what they have used")
 	fl.StringArrayVar(&c.AccountingListeners, "accounting-listener", nil, "`URL` that accounting information may be sent to (repeatable)")
@@ -51,6 +52,9 @@ and ca.pem into its directory, for: reservoir context add.`
 			return err
 		}
 		if c.AccessAddress, err = parse(netip.ParseAddr, "--access-address", access); err != nil {
+			return err
+		}
+		if c.AccessPool, err = parse(netip.ParsePrefix, "--access-pool", pool); err != nil {
 			return err
 		}
 		if c.AccessFirst, c.AccessLast, err = portRange(ports); err != nil {

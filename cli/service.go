@@ -17,7 +17,7 @@ func (a *app) serviceCmd() *cobra.Command {
 	var customer string
 	cmd := noun("service", "Deploy services, scale them, see how they are",
 		a.serviceDeploy(&customer, false), a.serviceDeploy(&customer, true), a.servicePlan(&customer), a.serviceList(&customer),
-		a.serviceShow(&customer), a.serviceUsage(&customer), a.serviceScale(&customer), a.serviceManifest(&customer), a.serviceDelete(&customer))
+		a.serviceShow(&customer), a.serviceAccess(&customer), a.serviceUsage(&customer), a.serviceScale(&customer), a.serviceManifest(&customer), a.serviceDelete(&customer))
 	cmd.PersistentFlags().StringVar(&customer, "customer", "", "whose services (your own)")
 	return cmd
 }

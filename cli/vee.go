@@ -28,7 +28,7 @@ func (a *app) veeCmd() *cobra.Command {
 		a.veeAction("suspend", vee.Suspend, vee.Suspended, "Save the memory to disk and free the host"),
 		a.veeAction("shutdown", vee.Shutdown, vee.Defined, "Shut down, keep the disks"),
 		a.veeAction("destroy", vee.Destroy, vee.Destroyed, "End a VEE and delete its disks"),
-		a.veeConsole(), a.veeTell(), a.veeUpdate(), a.veeDisk(), a.veeSnapshot(),
+		a.veeConsole(), a.veeSSH(), a.veePortForward(), a.veeTell(), a.veeUpdate(), a.veeDisk(), a.veeSnapshot(),
 		a.veeMigrate(), a.veeMigrations(), a.veeMigration())
 }
 
@@ -204,6 +204,8 @@ func guestWord(v vmi.VEE) string {
 	switch {
 	case v.GuestReady:
 		return "ready"
+	case v.GuestFailure != "":
+		return "its first boot failed: " + oneLine(v.GuestFailure)
 	case v.GuestSeen:
 		return "its agent answers, not ready yet"
 	case v.State == vee.Active:

@@ -1,12 +1,10 @@
 package manifest
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
-
-	"github.com/beevik/etree"
 
 	"github.com/reservoir-cloud/reservoir/vee"
 )
@@ -16,11 +14,12 @@ type Owner struct {
 	Customer  string
 	GroupID   string
 	FQNPrefix string // of this replica
+	Domain    string // of the names of the service's replicas, "shop.alpha.internal"
 }
 
 // Descriptor of replica n (1 is the first) of component c of the service. Disks carry the
-// image's reference in Source; the caller resolves it to a digest. The guest's addresses
-// are not known yet: who knows them adds the file network-config to Context.
+// image's reference in Source; the caller resolves it to a digest. There is no Context yet:
+// what the guest is told has addresses in it, which are known once the VEE is initialised.
 func (s *Service) Descriptor(c *Component, n int, by Owner) vee.Descriptor {
 	d := vee.Descriptor{
 		Name:       fmt.Sprintf("%s-%d", c.Name, n),
@@ -51,7 +50,11 @@ func (s *Service) Descriptor(c *Component, n int, by Owner) vee.Descriptor {
 	}
 	for _, k := range c.NICs {
 		i := slices.IndexFunc(s.Networks, func(n Network) bool { return n.Name == k.Network })
-		d.NICs = append(d.NICs, vee.NIC{Network: k.Network, Target: k.Target, Public: i >= 0 && s.Networks[i].Public})
+		d.NICs = append(d.NICs, vee.NIC{Network: k.Network, Target: k.Target, Address: k.Address, Public: i >= 0 && s.Networks[i].Public})
+	}
+	d.Naming = vee.Naming{Domain: by.Domain, Own: []string{d.Name + "." + c.Name, d.Name}, Shared: []string{c.Name}}
+	for _, f := range c.Firewall {
+		d.Firewall = append(d.Firewall, s.firewall(f))
 	}
 	for _, p := range c.Ports {
 		d.Ports = append(d.Ports, p.Port)
@@ -72,8 +75,41 @@ func (s *Service) Descriptor(c *Component, n int, by Owner) vee.Descriptor {
 		}
 		d.Raw[r.Key] = r.Value
 	}
-	d.Context = s.context(c, d.Name, by.GroupID)
 	return d
+}
+
+// firewall rule with its peer as what it is: a component's tag, a network, or addresses.
+func (s *Service) firewall(f FirewallRule) vee.FirewallRule {
+	r := vee.FirewallRule{Allow: f.Action == "allow", Out: f.Direction == "out", Protocol: f.Protocol}
+	if r.Protocol == "" {
+		r.Protocol = "any"
+	}
+	if first, last, isRange := strings.Cut(f.Ports, "-"); f.Ports != "" {
+		if !isRange {
+			last = first
+		}
+		low, _ := strconv.ParseUint(first, 10, 16) // Validate has
+		high, _ := strconv.ParseUint(last, 10, 16)
+		r.First, r.Last = uint16(low), uint16(high)
+	}
+	switch {
+	case f.Peer == "":
+	case s.Component(f.Peer) != nil:
+		r.PeerTag = f.Peer
+	case slices.ContainsFunc(s.Networks, func(n Network) bool { return n.Name == f.Peer }):
+		r.PeerNetwork = f.Peer
+	default:
+		r.PeerPrefix = f.Peer
+	}
+	return r
+}
+
+// Reachable reports whether users of the site can be led to a component: it is on a public
+// network, or on none, and is plugged into the site's then.
+func (s *Service) Reachable(c *Component) bool {
+	return len(c.NICs) == 0 || slices.ContainsFunc(c.NICs, func(k NIC) bool {
+		return slices.ContainsFunc(s.Networks, func(n Network) bool { return n.Name == k.Network && n.Public })
+	})
 }
 
 // Apart lists the tags whose VEEs must be on distinct hosts: the rules of anti-affinity
@@ -126,64 +162,4 @@ func (c *Component) driver() string {
 		return "sim"
 	}
 	return ""
-}
-
-// context is what cloud-init's NoCloud data source reads, and the properties as OVF hands
-// them over (DSP0027).
-func (s *Service) context(c *Component, name, group string) map[string]string {
-	id := name
-	if group != "" {
-		id = group + "." + name
-	}
-	// JSON is YAML, and quotes what must be quoted.
-	meta, _ := json.MarshalIndent(struct {
-		ID   string   `json:"instance-id"`
-		Host string   `json:"local-hostname"`
-		Keys []string `json:"public-keys,omitempty"`
-	}{id, name, c.SSHKeys}, "", "  ") // strings always marshal
-	files := map[string]string{
-		"meta-data": string(meta) + "\n",
-		"user-data": "#cloud-config\n", // the data source wants the file
-	}
-	if c.UserData != "" {
-		files["user-data"] = c.UserData
-	}
-	if env := s.environment(c, name); env != "" {
-		files["ovf-env.xml"] = env
-	}
-	return files
-}
-
-// environment is an ovf-env.xml with the service's properties and the component's, which
-// win. Empty when there is none.
-func (s *Service) environment(c *Component, name string) string {
-	values, names := map[string]string{}, []string(nil)
-	add := func(key string, p Property) {
-		if _, twice := values[key]; !twice {
-			names = append(names, key)
-		}
-		values[key] = p.Value
-	}
-	eachProperty(s.Properties, s.Products, add)
-	eachProperty(c.Properties, c.Products, add)
-	if len(names) == 0 {
-		return ""
-	}
-	doc := etree.NewDocument()
-	doc.WriteSettings = writeSettings
-	doc.CreateProcInst("xml", `version="1.0" encoding="UTF-8"`)
-	env := doc.CreateElement("Environment")
-	const ns = "http://schemas.dmtf.org/ovf/environment/1"
-	env.CreateAttr("xmlns", ns)
-	env.CreateAttr("xmlns:oe", ns)
-	env.CreateAttr("oe:id", name)
-	section := env.CreateElement("PropertySection")
-	for _, key := range names {
-		p := section.CreateElement("Property")
-		p.CreateAttr("oe:key", key)
-		p.CreateAttr("oe:value", values[key])
-	}
-	doc.Indent(2)
-	text, _ := doc.WriteToString() // to memory
-	return text
 }

@@ -2,8 +2,9 @@ package manifest
 
 import (
 	"fmt"
-	"regexp"
-	"slices"
+	"strings"
+
+	"github.com/reservoir-cloud/reservoir/manifest/macro"
 )
 
 // NotInEffect says in words what the manifest asks for that this version has no effect
@@ -14,9 +15,6 @@ func (s *Service) NotInEffect() []string {
 		if asked {
 			list = append(list, fmt.Sprintf(format, args...))
 		}
-	}
-	for _, n := range s.Networks {
-		say(!n.Public, "network %s: isolation of private networks", n.Name)
 	}
 	for _, f := range s.Files {
 		say(f.Compression == "gzip", "file %s: compression", f.ID)
@@ -41,7 +39,6 @@ func (s *Service) NotInEffect() []string {
 	say(s.RestartTime != nil, "promise of a restart time")
 	say(s.Offer != nil, "offer")
 	say(s.Contract != nil, "contract %s", s.contract())
-	list = append(list, macrosIn("", s.Properties, s.Products)...)
 	for i := range s.Components {
 		list = append(list, s.Components[i].notInEffect()...)
 	}
@@ -65,7 +62,6 @@ func (c *Component) notInEffect() []string {
 	say(c.Hypervisor != "" && c.driver() == "", "hypervisor %s", c.Hypervisor)
 	for _, n := range c.NICs {
 		say(n.MAC != "", "MAC address %s", n.MAC)
-		say(n.Alias != "", "alias %s on network %s", n.Alias, n.Network)
 	}
 	for _, p := range c.Ports {
 		say(p.Health != "", "health check of port %d at %s", p.Port, p.Health)
@@ -79,7 +75,6 @@ func (c *Component) notInEffect() []string {
 	for _, r := range c.Raw {
 		say(true, "raw data for driver %s", r.Key)
 	}
-	say(c.Software != nil, "installation of software")
 	for _, e := range c.Elastic {
 		say(true, "elasticity by KPI %s", e.KPI)
 	}
@@ -90,8 +85,6 @@ func (c *Component) notInEffect() []string {
 		say(true, "promise on KPI %s", p.KPI)
 	}
 	say(c.RestartTime != nil, "promise of a restart time")
-	say(c.LoadBalancer != nil, "choice of load balancing")
-	say(len(c.Firewall) > 0, "firewall (%d rules)", len(c.Firewall))
 	for _, m := range c.DiskMapping {
 		say(true, "storage %s for disk %s", m.Storage, m.Disk)
 	}
@@ -99,15 +92,7 @@ func (c *Component) notInEffect() []string {
 		say(a.FaultProtection != "", "fault protection by %s", a.FaultProtection)
 		say(a.Backup != nil, "backup")
 	}
-	return append(list, macrosIn("component "+c.Name+": ", c.Properties, c.Products)...)
-}
-
-// macro of a property's value, "@IP(net)".
-var macro = regexp.MustCompile(`@([A-Za-z]+)(?:\([^()]*\))?`)
-
-var macros = []string{
-	"IP", "Netmask", "Gateway", "DNSServer", "PrecedentTierEntryPoint",
-	"id", "Domain", "ServiceId", "VmId", "MonitoringChannel",
+	return list
 }
 
 // eachProperty calls f with every property under the name that the guest knows it by.
@@ -129,37 +114,32 @@ func eachProperty(list []Property, products []Product, f func(name string, p Pro
 	}
 }
 
-func macrosIn(whose string, list []Property, products []Product) []string {
-	var said []string
-	eachProperty(list, products, func(name string, p Property) {
-		for _, m := range macro.FindAllStringSubmatch(p.Value, -1) {
-			if p.CloudConfigurable && slices.Contains(macros, m[1]) {
-				said = append(said, fmt.Sprintf("%smacro %s in property %s", whose, m[0], name))
-			}
-		}
-	})
-	return said
-}
-
 // Warnings are what is allowed and looks like a mistake.
 func (s *Service) Warnings() []string {
 	var said []string
 	check := func(whose string, list []Property, products []Product) {
 		eachProperty(list, products, func(name string, p Property) {
-			for _, m := range macro.FindAllStringSubmatch(p.Value, -1) {
-				known := slices.Contains(macros, m[1])
-				switch {
-				case known && !p.CloudConfigurable:
-					said = append(said, fmt.Sprintf("%sproperty %s has the macro %s but is not cloudConfigurable: it stays as it is written", whose, name, m[0]))
-				case !known && p.CloudConfigurable:
-					said = append(said, fmt.Sprintf("%sproperty %s: %s is no macro: it stays as it is written", whose, name, m[0]))
+			known, unknown := macro.In(p.Value)
+			if p.CloudConfigurable {
+				for _, m := range unknown {
+					said = append(said, fmt.Sprintf("%sproperty %s: %s is no macro: it stays as it is written", whose, name, m))
 				}
+				return
+			}
+			for _, m := range known {
+				said = append(said, fmt.Sprintf("%sproperty %s has the macro %s but is not cloudConfigurable: it stays as it is written", whose, name, m))
 			}
 		})
 	}
 	check("", s.Properties, s.Products)
 	for _, c := range s.Components {
 		check("component "+c.Name+": ", c.Properties, c.Products)
+		if len(c.Ports) > 0 && !s.Reachable(&c) {
+			said = append(said, fmt.Sprintf("component %s: its ports have no access point, since it is on no public network", c.Name))
+		}
+		if c.Software != nil && c.UserData != "" && !strings.HasPrefix(c.UserData, "#") {
+			said = append(said, "component "+c.Name+": beside software, userData is used only if it begins with #, as a cloud-config or a script does")
+		}
 	}
 	return said
 }

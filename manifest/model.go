@@ -110,13 +110,15 @@ type NIC struct {
 	Target  string `yaml:"target"` // device in the guest, "eth0"
 	MAC     string `yaml:"mac"`    // not honoured with more than one replica
 	Alias   string `yaml:"alias"`  // name that macros may ask for the address by
+	// Address is IPv4; empty: the site gives out one. Of a component of one replica.
+	Address string `yaml:"address"`
 }
 
 // Port that a component answers on. `ports: [http:80]` is scheme and number.
 type Port struct {
 	Port   int    `yaml:"port" ovf:"@port"`
-	Scheme string `yaml:"scheme" ovf:"@scheme" enum:"http,https,tcp"` // empty: http
-	Health string `yaml:"health" ovf:"@health"`                       // path that answers 200 when the replica is well
+	Scheme string `yaml:"scheme" ovf:"@scheme" enum:"http,https,tcp,udp"` // empty: http
+	Health string `yaml:"health" ovf:"@health"`                           // path that answers 200 when the replica is well
 }
 
 // Startup is the component's item of OVF's StartupSection. Order 0 has no place in the order.
@@ -129,11 +131,16 @@ type Startup struct {
 	StopAction      string   `yaml:"stopAction" enum:"powerOff,guestShutdown,none"` // empty: guestShutdown
 }
 
-// Network that components are on.
+// Network that components are on: the service's own, or, where it is public, the site's.
 type Network struct {
 	Name        string `yaml:"name"`
 	Public      bool   `yaml:"public"`
 	Description string `yaml:"description"`
+	// Subnet is IPv4, CIDR. One that is asked for may be one that other services have too;
+	// empty: the site gives out one that nobody else has.
+	Subnet string `yaml:"subnet"`
+	IPv6   bool   `yaml:"ipv6"` // a subnet of IPv6 too
+	MTU    int    `yaml:"mtu"`  // bytes; 0: the site's
 }
 
 // File of the package, or elsewhere by URL, or in the site's registry. A file that is only

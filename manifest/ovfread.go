@@ -137,6 +137,13 @@ func (x *ovfReader) networkSection(e *etree.Element, s *Service) {
 			if hasAttribute(c, "public") {
 				x.leaf(reflect.ValueOf(&n.Public).Elem(), attribute(c, "public"), "", path+".public", field{})
 			}
+			n.Subnet = attribute(c, "subnet")
+			if hasAttribute(c, "ipv6") {
+				x.leaf(reflect.ValueOf(&n.IPv6).Elem(), attribute(c, "ipv6"), "", path+".ipv6", field{})
+			}
+			if hasAttribute(c, "mtu") {
+				x.leaf(reflect.ValueOf(&n.MTU).Elem(), attribute(c, "mtu"), "", path+".mtu", field{})
+			}
 			s.Networks = append(s.Networks, n)
 		default:
 			x.add(x.at[c], "NetworkSection."+c.Tag, "", unknown(c.Tag, []string{"Network"}))
@@ -442,7 +449,7 @@ func (x *ovfReader) item(e *etree.Element, c *Component, path string) {
 		x.mark(where, x.at[e])
 		c.NICs = append(c.NICs, NIC{
 			Network: i.rasd["Connection"], MAC: i.rasd["Address"],
-			Target: attribute(e, "target"), Alias: attribute(e, "alias"),
+			Target: attribute(e, "target"), Alias: attribute(e, "alias"), Address: attribute(e, "address"),
 		})
 	case kind == typeDisk && normal, (kind == typeCD || kind == typeDVD) && normal && i.rasd["HostResource"] != "":
 		x.disk(i, c, kind != typeDisk)

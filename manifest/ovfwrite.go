@@ -156,6 +156,9 @@ func (w *ovfWriter) networks(env *etree.Element, s *Service) {
 		e := section.CreateElement("Network")
 		e.CreateAttr("ovf:name", n.Name)
 		attr(e, prefix+":public", ifTrue(n.Public))
+		attr(e, prefix+":subnet", n.Subnet)
+		attr(e, prefix+":ipv6", ifTrue(n.IPv6))
+		attr(e, prefix+":mtu", positive(n.MTU))
 		if n.Description != "" {
 			setText(e.CreateElement("Description"), n.Description)
 		}
@@ -362,6 +365,7 @@ func (w *ovfWriter) hardware(to *etree.Element, c *Component) {
 		e := item(typeNIC, map[string]string{"ElementName": "NIC on " + n.Network, "Connection": n.Network, "Address": n.MAC})
 		attr(e, prefix+":target", n.Target)
 		attr(e, prefix+":alias", n.Alias)
+		attr(e, prefix+":address", n.Address)
 	}
 	w.keep(section, c.Extra, "hardware")
 }

@@ -147,6 +147,8 @@ type Remedy struct {
 type LoadBalancer struct {
 	Algorithm string `yaml:"algorithm" ovf:"Algorithm" enum:"round-robin,least-connections,source"`
 	Sticky    bool   `yaml:"sticky" ovf:"Sticky"`
+	// Drain is how long a replica that leaves keeps its connections; 0: 10 s.
+	Drain Duration `yaml:"drain" ovf:"Drain"`
 }
 
 // FirewallRule lets traffic through or not. Rules are tried in order.

@@ -17,7 +17,7 @@ func anyText() *rapid.Generator[string] {
 	nasty := []rune("ab \n\t:#-'\"&<>{}[]|>%@`!*,?\\~0é€😀]]>")
 	return rapid.OneOf(
 		rapid.StringOfN(rapid.SampledFrom(nasty), 1, 24, -1),
-		rapid.SampledFrom([]string{"true", "null", "~", "0x10", "1e3", "2001-01-01", "- a", "a: b", "<<", "---", "...", " lead", "trail ", "a\n", "\n", "a\n\n", "\n a", "@IP(net)", "]]>", "&amp;", "no", "="}),
+		rapid.SampledFrom([]string{"true", "null", "~", "0x10", "1e3", "2001-01-01", "- a", "a: b", "<<", "---", "...", " lead", "trail ", "a\n", "\n", "a\n\n", "\n a", "@id(1) @Domain", "]]>", "&amp;", "no", "="}),
 	)
 }
 
@@ -138,7 +138,13 @@ func anyService(t *rapid.T) *Service {
 	}
 	name := func() string { return rapid.SampledFrom(names).Draw(t, "component") }
 	for i := range s.Networks {
-		s.Networks[i].Name = numbered("net", i)
+		n := &s.Networks[i]
+		if n.Name, n.Subnet, n.MTU = numbered("net", i), "", 0; n.Public {
+			n.IPv6 = false
+			continue
+		}
+		n.Subnet = rapid.SampledFrom([]string{"", "10.1.0.0/24"}).Draw(t, "subnet")
+		n.MTU = rapid.SampledFrom([]int{0, 1280}).Draw(t, "MTU")
 	}
 	for i := range s.KPIs {
 		s.KPIs[i].Name = numbered("kpi", i)
@@ -236,6 +242,9 @@ func anyService(t *rapid.T) *Service {
 		}
 		for j := range c.NICs {
 			c.NICs[j] = NIC{Network: "net0", Alias: rapid.SampledFrom([]string{"", "alias"}).Draw(t, "alias"), MAC: rapid.SampledFrom([]string{"", "52:54:00:00:00:01"}).Draw(t, "mac")}
+			if c.Replicas.Max == 1 {
+				c.NICs[j].Address = rapid.SampledFrom([]string{"", "10.1.0.10"}).Draw(t, "address")
+			}
 		}
 		for j := range c.Ports {
 			c.Ports[j].Port = 80 + j
@@ -280,7 +289,9 @@ func anyService(t *rapid.T) *Service {
 		for j := range c.Firewall {
 			f := &c.Firewall[j]
 			f.Action = "allow"
-			f.Ports = rapid.SampledFrom([]string{"", "1", "1-65535"}).Draw(t, "ports")
+			if f.Ports = ""; f.Protocol == "tcp" || f.Protocol == "udp" {
+				f.Ports = rapid.SampledFrom([]string{"", "1", "1-65535"}).Draw(t, "ports")
+			}
 			f.Peer = rapid.SampledFrom([]string{"", "c0", "10.0.0.0/8", "::/0"}).Draw(t, "peer")
 		}
 		for j := range c.DiskMapping {

@@ -330,8 +330,8 @@ func (p *Port) fromShort(s string) error {
 		scheme, text = "http", s
 	}
 	n, err := strconv.Atoi(text)
-	if err != nil || !slices.Contains([]string{"http", "https", "tcp"}, scheme) {
-		return errors.New("want a port such as 80, http:8080 or tcp:5432")
+	if err != nil || !slices.Contains([]string{"http", "https", "tcp", "udp"}, scheme) {
+		return errors.New("want a port such as 80, http:8080, tcp:5432 or udp:53")
 	}
 	*p = Port{Port: n, Scheme: scheme}
 	return nil

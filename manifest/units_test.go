@@ -153,10 +153,8 @@ func TestStartOrder(t *testing.T) {
 
 func TestDescriptor(t *testing.T) {
 	s := mustParse(t, "everything.yaml", read(t, "testdata/valid/everything.yaml"))
-	by := Owner{Customer: "acme", GroupID: "alpha.grid", FQNPrefix: "alpha.customers.acme.services.grid.vees.db.replicas.3"}
+	by := Owner{Customer: "acme", GroupID: "alpha.grid", FQNPrefix: "alpha.customers.acme.services.grid.vees.db.replicas.3", Domain: "grid.alpha.internal"}
 	d := s.Descriptor(s.Component("db"), 3, by)
-	context := d.Context
-	d.Context = nil
 	want := vee.Descriptor{
 		Name: "db-3", Customer: "acme", GroupID: "alpha.grid", FQNPrefix: by.FQNPrefix,
 		Hypervisor: "qemu", VCPUs: 2, VCPUsMax: 4, CPU: vee.CPUShare{ReservationMHz: 1000, LimitMHz: 4000, Weight: 200},
@@ -167,11 +165,15 @@ func TestDescriptor(t *testing.T) {
 			{Name: "seed", Source: "https://images.example/seed.iso.gz", CDROM: true},
 			{Name: "scratch", Source: "registry.example/scratch:1", Size: 1536 * vee.MiB},
 		},
-		NICs:    []vee.NIC{{Network: "backend", Target: "eth0"}},
+		NICs:    []vee.NIC{{Network: "backend", Target: "eth0", Address: "10.1.0.10"}},
 		Tags:    []string{"db", "database", "stateful", "apart.2", "apart.3"},
 		Raw:     map[string]string{"qemu": "-device pvpanic"},
 		Restart: vee.RestartElse,
 		Ports:   []int{5432},
+		Naming:  vee.Naming{Domain: "grid.alpha.internal", Own: []string{"db-3.db", "db-3"}, Shared: []string{"db"}},
+		Firewall: []vee.FirewallRule{
+			{Allow: true, Protocol: "tcp", First: 5432, Last: 5432, PeerTag: "master"}, {Allow: true, Protocol: "icmp", PeerPrefix: "10.0.0.0/8"}, {Protocol: "any"},
+		},
 	}
 	if !reflect.DeepEqual(d, want) {
 		t.Errorf("got  %+v\nwant %+v", d, want)
@@ -179,20 +181,9 @@ func TestDescriptor(t *testing.T) {
 	if got := s.Apart(); !reflect.DeepEqual(got, []string{"executor", "apart.2"}) {
 		t.Errorf("apart: %v", got)
 	}
-	if context["user-data"] != "#cloud-config\n" || !strings.Contains(context["ovf-env.xml"], `oe:value="@ServiceId at @Domain"`) {
-		t.Errorf("context %v", context)
-	}
 
 	master := s.Descriptor(s.Component("master"), 1, by)
 	if !master.NICs[1].Public || master.NICs[0].Public {
 		t.Errorf("NICs %+v", master.NICs)
-	}
-	var text strings.Builder
-	for _, name := range []string{"meta-data", "user-data", "ovf-env.xml"} {
-		text.WriteString("-- " + name + " --\n" + master.Context[name])
-	}
-	golden(t, "testdata/golden/context.txt", []byte(text.String()))
-	if len(master.Context) != 3 {
-		t.Errorf("context %v", master.Context)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/reservoir-cloud/reservoir/manifest/macro"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
 
@@ -158,7 +159,7 @@ func (s *Service) validate(r *report) {
 	v.unique("networks", ".name", v.networks)
 	v.unique("kpis", ".name", v.kpis)
 	for i, n := range s.Networks {
-		v.match(atIndex("networks", i)+".name", n.Name, word, wantWord)
+		v.network(atIndex("networks", i), n)
 	}
 	v.files(s)
 	v.properties("", s.Properties, s.Products)
@@ -192,6 +193,49 @@ func (s *Service) validate(r *report) {
 			i := slices.Index(v.components, cycle.Components[0])
 			v.bad(atIndex("components", i)+".startAfter", "a cycle: "+cycle.String(), "want an order of start that has a beginning")
 		}
+		v.macros(s)
+	}
+}
+
+// macros checks that every macro can be resolved once addresses are known: here each NIC
+// has one of those that are for documentation (RFC 5737).
+func (v *validator) macros(s *Service) {
+	example := func(c *Component) []macro.NIC {
+		r := Replica{Component: c.Name, Number: 1}
+		for _, n := range c.NICs {
+			nic := vee.NIC{Network: n.Network, Address: "192.0.2.1/24", DNS: []string{"192.0.2.2"}}
+			if i := slices.Index(v.networks, n.Network); i >= 0 && s.Networks[i].Public {
+				nic.Gateway = "192.0.2.3" // nothing is routed in a private network
+			}
+			r.NICs = append(r.NICs, nic)
+		}
+		return c.macroNICs(r)
+	}
+	scope := macro.Scope{ServiceID: "alpha.s-1", VEE: "alpha.1", Domain: "alpha.internal", Channel: "/dev/null", Number: 1, Others: map[string][]macro.NIC{}}
+	for i := range s.Components {
+		scope.Others[s.Components[i].Name] = example(&s.Components[i])
+	}
+	for i := range s.Components {
+		c := &s.Components[i]
+		scope.NICs = scope.Others[c.Name]
+		check := func(path string, list []Property, whose string) {
+			for j, p := range list {
+				if !p.CloudConfigurable {
+					continue
+				}
+				if _, err := scope.Expand(p.Value); err != nil {
+					v.bad(atIndex(path, j)+".value", whose+"property "+p.Key, err.Error())
+				}
+			}
+		}
+		all := func(base string, list []Property, products []Product, whose string) {
+			check(at(base, "properties"), list, whose)
+			for j, g := range products {
+				check(atIndex(at(base, "products"), j)+".properties", g.Properties, whose)
+			}
+		}
+		all(atIndex("components", i), c.Properties, c.Products, "")
+		all("", s.Properties, s.Products, "component "+c.Name+", ")
 	}
 }
 
@@ -312,6 +356,21 @@ func safePath(p string) bool {
 	return p != "" && !path.IsAbs(p) && !strings.Contains(p, `\`) && path.Clean(p) != ".." && !strings.HasPrefix(path.Clean(p), "../")
 }
 
+func (v *validator) network(p string, n Network) {
+	v.match(p+".name", n.Name, word, wantWord)
+	subnet, err := netip.ParsePrefix(n.Subnet)
+	switch {
+	case n.Public && (n.Subnet != "" || n.IPv6 || n.MTU != 0):
+		v.bad(p+".public", "subnet, ipv6 or mtu beside it", "want none of them: a public network is the site's own")
+	case n.Subnet != "" && (err != nil || !subnet.Addr().Is4() || subnet != subnet.Masked() || subnet.Bits() < 16 || subnet.Bits() > 29):
+		v.bad(p+".subnet", quote(n.Subnet), `want an IPv4 network of /16 to /29 such as "10.1.0.0/24"`)
+	case n.IPv6 && n.MTU != 0:
+		v.within(p+".mtu", n.MTU, 1280, 1450)
+	case n.MTU != 0:
+		v.within(p+".mtu", n.MTU, 576, 1450)
+	}
+}
+
 func (v *validator) properties(base string, list []Property, products []Product) {
 	check := func(path string, list []Property) {
 		var keys []string
@@ -395,6 +454,15 @@ func (v *validator) component(p string, c *Component) {
 		}
 		if n.Alias != "" {
 			v.match(q+".alias", n.Alias, word, wantWord)
+		}
+		if n.Address != "" {
+			a, err := netip.ParseAddr(n.Address)
+			switch {
+			case err != nil || !a.Is4():
+				v.bad(q+".address", quote(n.Address), `want an IPv4 address such as "10.1.0.10"`)
+			case c.Replicas.Max > 1:
+				v.bad(q+".address", quote(n.Address), "want no more than one replica (replicas.max) where it has an address of its own")
+			}
 		}
 		if n.MAC != "" {
 			if mac, err := net.ParseMAC(n.MAC); err != nil || len(mac) != 6 {
@@ -626,6 +694,9 @@ func (v *validator) firewall(p string, c *Component) {
 			v.bad(q+".action", "nothing", "want allow or deny")
 		}
 		if f.Ports != "" {
+			if f.Protocol != "tcp" && f.Protocol != "udp" {
+				v.bad(q+".protocol", quote(f.Protocol), "want tcp or udp where ports are named")
+			}
 			m := portRange.FindStringSubmatch(f.Ports)
 			if m == nil {
 				v.bad(q+".ports", quote(f.Ports), `want a port or a range such as "8000-8100"`)

@@ -28,7 +28,8 @@ import (
 	"github.com/reservoir-cloud/reservoir/site/admin"
 	"github.com/reservoir-cloud/reservoir/sm"
 	"github.com/reservoir-cloud/reservoir/smi"
-	"github.com/reservoir-cloud/reservoir/van"
+	"github.com/reservoir-cloud/reservoir/van/balance"
+	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/veem"
 	"github.com/reservoir-cloud/reservoir/vhi"
@@ -46,8 +47,9 @@ type Config struct {
 	VEEBits    int          // prefix length that VEEs configure; 0: that of VEENetwork
 	VEEGateway netip.Addr   // their way out; zero: none
 
-	AccessAddress           netip.Addr // that access points listen on; zero: Advertise's
-	AccessFirst, AccessLast uint16     // ports for them; 0: 20000 to 29999
+	AccessAddress           netip.Addr   // that access points share; zero: Advertise's
+	AccessFirst, AccessLast uint16       // ports of it; 0: 20000 to 29999
+	AccessPool              netip.Prefix // addresses that services get for their own access points; zero: none
 
 	// AccountingInterval is how often the Service Manager is told what VEEs have used; 0: 5 min.
 	AccountingInterval time.Duration
@@ -128,7 +130,7 @@ type site struct {
 	images      *image.Store
 	events      *event.Log
 	audit       *audit.Log
-	balancer    *van.Balancer
+	balancer    *balance.Balancer
 	veem        *veem.Manager
 	sm          *sm.Manager
 }
@@ -183,13 +185,22 @@ func (s *site) open(ctx context.Context) (err error) {
 	if s.images, err = image.OpenStore(filepath.Join(c.Dir, "images"), image.Options{InUse: s.imagesInUse, KeepFree: imagesKeepFree}); err != nil {
 		return err
 	}
-	s.balancer = van.NewBalancer(c.AccessAddress, c.AccessFirst, c.AccessLast, c.Log)
+	s.balancer = balance.New(balance.Config{
+		Address: c.AccessAddress, First: c.AccessFirst, Last: c.AccessLast, Pool: c.AccessPool, Log: c.Log,
+		Every: max(leastCheck, time.Duration(c.HAScale*float64(2*time.Second))),
+		// Points are set, and so checked, by the VEE Manager alone.
+		Changed: func(key string, b plan.BackendState) { s.veem.BackendChanged(key, b) },
+	})
 	if s.veem, err = s.openVEEM(ctx); err != nil {
 		return err
 	}
 	s.sm = s.openSM()
 	return nil
 }
+
+// leastCheck is the shortest timeout of a health check: however much the timings are
+// shortened, a guest is no faster.
+const leastCheck = time.Second
 
 // close undoes open, in reverse, as far as it got.
 func (s *site) close() {

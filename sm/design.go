@@ -117,7 +117,8 @@ func (d *design) fingerprint(c *manifest.Component) string {
 	text, _ := json.Marshal(struct {
 		VEE   vee.Descriptor
 		Rules []vmi.PlacementRule
-	}{d.descriptor(c, 0, manifest.Owner{}), d.rules([]string{c.Name})}) // plain data always marshals
+		Told  map[string]string
+	}{d.descriptor(c, 0, manifest.Owner{}), d.rules([]string{c.Name}), d.manifest.Told(c)}) // plain data always marshals
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:8])
 }
@@ -155,7 +156,10 @@ func (d *design) goal(rec record) deploy.Goal {
 	for _, c := range d.manifest.Components {
 		dc := deploy.Component{Name: c.Name, Group: d.groups[c.Name], Desired: rec.Desired[c.Name], Spec: d.Specs[c.Name]}
 		for _, p := range c.Ports {
-			dc.Ports = append(dc.Ports, deploy.Port{Number: p.Port, Scheme: p.Scheme})
+			dc.Ports = append(dc.Ports, deploy.Port{Number: p.Port, Scheme: p.Scheme, Health: p.Health, Algorithm: algorithm(c.LoadBalancer)})
+		}
+		if c.LoadBalancer != nil {
+			dc.Drain = time.Duration(c.LoadBalancer.Drain)
 		}
 		if u := c.Startup; u != nil {
 			dc.StartDelay, dc.StopDelay, dc.WaitForGuest = time.Duration(u.StartDelay), time.Duration(u.StopDelay), u.WaitingForGuest
@@ -163,6 +167,18 @@ func (d *design) goal(rec record) deploy.Goal {
 		g.Components = append(g.Components, dc)
 	}
 	return g
+}
+
+// algorithm of spreading that a component asks for. A client that is to stay with its
+// replica is led by its address.
+func algorithm(b *manifest.LoadBalancer) string {
+	switch {
+	case b == nil:
+		return ""
+	case b.Sticky:
+		return "source"
+	}
+	return b.Algorithm
 }
 
 // call is the parameter of InitializeVEEs for an action. Its slots may be of an older

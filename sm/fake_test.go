@@ -2,6 +2,7 @@ package sm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -153,7 +154,25 @@ func (f *fakeVMI) SubmitVEEs(_ context.Context, ids []vee.ID) ([]vmi.Outcome, er
 		if v.State != vee.Defined && v.State != vee.Initial || v.Submitted {
 			return fmt.Errorf("is %s", v.State)
 		}
+		if v.Descriptor.Context["meta-data"] == "" {
+			f.broken = append(f.broken, "submitted without a context: "+v.Descriptor.Name)
+		}
 		v.Submitted, v.Target = true, vee.Active
+		return nil
+	})
+}
+
+func (f *fakeVMI) UpdateVEEs(_ context.Context, us []vmi.VEEUpdate) (list []vmi.Outcome, err error) {
+	ids := make([]vee.ID, len(us))
+	told := map[vee.ID]map[string]string{}
+	for i, u := range us {
+		ids[i], told[u.ID] = u.ID, u.Context
+	}
+	return f.update(ids, func(v *vmi.VEE) error {
+		if v.Submitted && !maps.Equal(v.Descriptor.Context, told[v.ID]) {
+			return errors.New("was submitted")
+		}
+		v.Descriptor.Context = told[v.ID]
 		return nil
 	})
 }

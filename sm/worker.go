@@ -187,7 +187,7 @@ func (w *worker) prepare(ctx context.Context, rec record) error {
 			}
 		}
 	}
-	if w.access == nil {
+	if w.access == nil || rec.State.Draining() {
 		list, err := w.m.cfg.VMI.ListAccessPoints(ctx, rec.ID)
 		if err != nil {
 			return fmt.Errorf("list the access points of service %s: %w", w.key, err)
@@ -254,7 +254,10 @@ func (w *worker) do(ctx context.Context, rec record, version uint64, a deploy.Ac
 		for i, l := range a.Slots {
 			ids[i] = l.VEE
 		}
-		outcomes, err := w.m.cfg.VMI.SubmitVEEs(ctx, ids)
+		outcomes, err := w.contextualise(ctx, rec, a.Slots)
+		if err == nil && allOK(outcomes) {
+			outcomes, err = w.m.cfg.VMI.SubmitVEEs(ctx, ids)
+		}
 		w.acted(ctx, rec, a, componentsOf(a.Slots), outcomes, err)
 	case deploy.Shutdown, deploy.Destroy:
 		action := map[deploy.Kind]vee.Action{deploy.Shutdown: vee.Shutdown, deploy.Destroy: vee.Destroy}[a.Kind]

@@ -1,23 +1,14 @@
 package van
 
 import (
-	"bufio"
-	"context"
-	"errors"
-	"fmt"
-	"io"
-	"log/slog"
 	"net"
-	"net/netip"
 	"os"
 	"runtime"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 
 	"github.com/reservoir-cloud/reservoir/vee"
 )
@@ -115,125 +106,5 @@ func TestNamesFitTheKernelAndDiffer(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-	}
-}
-
-// backend answers each connection with its name.
-func backend(t *testing.T, name string) netip.AddrPort {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			fmt.Fprintln(c, name)
-			c.Close()
-		}
-	}()
-	return netip.MustParseAddrPort(ln.Addr().String())
-}
-
-// silentBackend never answers a connection attempt: its backlog of one is full.
-func silentBackend(t *testing.T) netip.AddrPort {
-	t.Helper()
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Close(fd) })
-	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 0)); err != nil {
-		t.Fatal(err)
-	}
-	sa, err := unix.Getsockname(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(sa.(*unix.SockaddrInet4).Port))
-	for {
-		c, err := net.DialTimeout("tcp", at.String(), 100*time.Millisecond)
-		if err != nil {
-			return at
-		}
-		t.Cleanup(func() { c.Close() })
-	}
-}
-
-func ask(t *testing.T, addr string) string {
-	t.Helper()
-	c, err := net.Dial("tcp", addr)
-	if err != nil {
-		return "refused"
-	}
-	defer c.Close()
-	s, err := bufio.NewReader(c).ReadString('\n')
-	if err != nil {
-		return "reset"
-	}
-	return s[:len(s)-1]
-}
-
-func TestBalancerSpreadsPassesOverTheDeadAndFollowsChanges(t *testing.T) {
-	ctx := context.Background()
-	b := NewBalancer(netip.MustParseAddr("127.0.0.1"), 20000, 29999, slog.New(slog.NewTextHandler(io.Discard, nil)))
-	defer b.Close()
-	one, two := backend(t, "one"), backend(t, "two")
-	addr, err := b.Set(ctx, "web", "", []netip.AddrPort{one, two})
-	if err != nil {
-		t.Fatal(err)
-	}
-	count := map[string]int{}
-	for range 10 {
-		count[ask(t, addr)]++
-	}
-	if count["one"] != 5 || count["two"] != 5 {
-		t.Errorf("spread %v, want five each", count)
-	}
-	dead := netip.MustParseAddrPort("127.0.0.1:1")
-	if again, err := b.Set(ctx, "web", addr, []netip.AddrPort{dead, two}); err != nil || again != addr {
-		t.Fatalf("second Set: %s, %v; want the same address %s", again, err, addr)
-	}
-	for range 4 {
-		if got := ask(t, addr); got != "two" {
-			t.Errorf("with a dead backend: %s, want two", got)
-		}
-	}
-	silent := silentBackend(t)
-	if _, err := b.Set(ctx, "web", addr, []netip.AddrPort{silent, two}); err != nil {
-		t.Fatal(err)
-	}
-	for range 4 {
-		if got := ask(t, addr); got != "two" {
-			t.Errorf("with a silent backend: %s, want two", got)
-		}
-	}
-	if _, err := b.Set(ctx, "web", addr, nil); err != nil {
-		t.Fatal(err)
-	}
-	if got := ask(t, addr); got != "reset" {
-		t.Errorf("without a backend: %s, want a reset", got)
-	}
-	b.Remove("web")
-	if got := ask(t, addr); got != "refused" {
-		t.Errorf("after Remove: %s", got)
-	}
-}
-
-func TestBalancerTakesAnotherPortWhenItsOwnIsTaken(t *testing.T) {
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer taken.Close()
-	b := NewBalancer(netip.MustParseAddr("127.0.0.1"), 20000, 29999, slog.New(slog.NewTextHandler(io.Discard, nil)))
-	defer b.Close()
-	addr, err := b.Set(context.Background(), "web", taken.Addr().String(), nil)
-	if err != nil || addr == taken.Addr().String() {
-		t.Errorf("got %s, %v; want another port", addr, err)
 	}
 }

@@ -30,6 +30,34 @@ type Descriptor struct {
 	Context map[string]string `json:"context,omitempty"`
 	// Ports that the guest answers on when it is ready; informative to the VEEM.
 	Ports []int `json:"ports,omitempty"`
+	// Naming is how the VEEs of its group find it.
+	Naming Naming `json:"naming,omitzero"`
+	// Firewall of every NIC, tried in order. What no rule of a direction that has rules
+	// speaks of is denied; a direction without rules is open.
+	Firewall []FirewallRule `json:"firewall,omitempty"`
+}
+
+// Naming of a VEE in the DNS of its networks. The names are relative to Domain.
+type Naming struct {
+	Domain string   `json:"domain,omitempty"` // "shop.alpha.internal"; empty: no names
+	Own    []string `json:"own,omitempty"`    // while it runs: "web-1.web", "web-1"
+	Shared []string `json:"shared,omitempty"` // while it is ready, beside others: "web"
+}
+
+// FirewallRule of a VEE. At most one of the three kinds of peers is named; none: anybody.
+type FirewallRule struct {
+	Allow bool `json:"allow"`
+	Out   bool `json:"out,omitempty"` // direction, as the guest sees it
+	// Protocol is "tcp", "udp", "icmp" (ICMPv6 too) or "any".
+	Protocol string `json:"protocol"`
+	// First to Last are destination ports; zero: all.
+	First uint16 `json:"first,omitempty"`
+	Last  uint16 `json:"last,omitempty"`
+	// PeerTag: the VEEs of the group that carry it, wherever they are and as they come and go.
+	PeerTag string `json:"peerTag,omitempty"`
+	// PeerNetwork: every address of that network of the group.
+	PeerNetwork string `json:"peerNetwork,omitempty"`
+	PeerPrefix  string `json:"peerPrefix,omitempty"` // CIDR
 }
 
 // CPUShare bounds what the vCPUs may take of their host. Zero values: no bound.
@@ -53,14 +81,21 @@ type Disk struct {
 	CDROM      bool `json:"cdrom,omitempty"` // read-only medium
 }
 
-// NIC of a VEE. MAC and Address are filled by the VEEM when the VEE is initialised.
+// NIC of a VEE. What is not the caller's to choose is filled by the VEEM when the VEE is
+// initialised: it is what the guest is told, by DHCP and on its seed medium.
 type NIC struct {
 	Network string `json:"network"`
 	Target  string `json:"target,omitempty"` // device in the guest, "eth0"; empty: in order
 	MAC     string `json:"mac,omitempty"`
-	Address string `json:"address,omitempty"` // CIDR, "10.80.128.7/16"
-	Gateway string `json:"gateway,omitempty"`
-	Public  bool   `json:"public,omitempty"`
+	// Address is IPv4, CIDR: "10.80.128.7/16". A caller may ask for one, as "10.1.0.5".
+	Address  string   `json:"address,omitempty"`
+	Address6 string   `json:"address6,omitempty"` // IPv6, CIDR
+	Gateway  string   `json:"gateway,omitempty"`  // of the default route; empty where nothing is routed
+	Gateway6 string   `json:"gateway6,omitempty"`
+	DNS      []string `json:"dns,omitempty"`    // name servers
+	Domain   string   `json:"domain,omitempty"` // searched for short names, "shop.alpha.internal"
+	MTU      int      `json:"mtu,omitempty"`    // bytes; 0: the guest's own
+	Public   bool     `json:"public,omitempty"`
 }
 
 // RestartPolicy says what happens to a VEE whose guest ended without being told to.

@@ -11,18 +11,23 @@ import (
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
+	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vmi"
 )
 
+// maxDraining bounds the list of VEEs that an access point drains: a component has no more
+// replicas.
+const maxDraining = 1000
+
 // access is what the balancer was told last.
 type access struct {
 	mu  sync.Mutex        // held while the balancer is told, so that the newest comes last
-	set map[string]string // access point to its backends, in words
+	set map[string]string // access point to what it is, in words
 }
 
-// serving is what of a VEE decides whether it is a backend.
-func serving(r *record) string {
+// serves is what of a VEE decides whether it is a backend.
+func serves(r *record) string {
 	if r == nil || r.State != vee.Active || r.Target != vee.Active {
 		return ""
 	}
@@ -30,22 +35,31 @@ func serving(r *record) string {
 }
 
 // backends of an access point: the VEEs that run, are meant to, and are ready, where the
-// guest says anything about that.
-func (m *Manager) backends(s *state, p *pointRecord) (to []netip.AddrPort) {
+// guest says anything about that. Whether they are well is the balancer's to say.
+func (m *Manager) backends(s *state, p *pointRecord) (to []plan.Backend) {
 	for _, r := range s.vees.rows {
 		d := &r.Descriptor
 		if d.GroupID != p.GroupID || d.Customer != p.Customer || p.Tag != "" && !slices.Contains(d.Tags, p.Tag) || len(d.NICs) == 0 {
 			continue
 		}
-		if serving(r) == "" || r.GuestSeen && !r.GuestReady || !m.hosts.alive(r.Host) {
+		if serves(r) == "" || r.GuestSeen && !r.GuestReady || m.hosts.lost(r.Host) {
 			continue
 		}
-		if a, err := netip.ParsePrefix(d.NICs[0].Address); err == nil {
-			to = append(to, netip.AddrPortFrom(a.Addr(), uint16(p.Port)))
+		if a, err := netip.ParsePrefix(reachable(d.NICs).Address); err == nil {
+			to = append(to, plan.Backend{VEE: r.ID, Address: netip.AddrPortFrom(a.Addr(), uint16(p.Port)), Draining: slices.Contains(p.Draining, r.ID)})
 		}
 	}
-	slices.SortFunc(to, netip.AddrPort.Compare)
+	slices.SortFunc(to, func(a, b plan.Backend) int { return a.Address.Compare(b.Address) })
 	return to
+}
+
+// reachable is the NIC that clients of the site are led to: the first on a public network,
+// else the first.
+func reachable(nics []vee.NIC) vee.NIC {
+	if i := slices.IndexFunc(nics, func(n vee.NIC) bool { return n.Public }); i >= 0 {
+		return nics[i]
+	}
+	return nics[0]
 }
 
 // wakePoints looks again at the access points of the groups of the VEEs that match.
@@ -94,22 +108,25 @@ func (m *Manager) balance(ctx context.Context, key string) error {
 	m.access.mu.Lock()
 	defer m.access.mu.Unlock()
 	var point *pointRecord
-	var to []netip.AddrPort
+	var to []plan.Backend
 	m.ledger.read(func(s *state) {
 		if point = s.points.rows[key]; point != nil {
 			to = m.backends(s, point)
 		}
 	})
 	if point == nil {
-		m.cfg.Balancer.Remove(key)
 		delete(m.access.set, key)
-		return nil
+		return m.cfg.Balancer.Remove(key)
 	}
-	words := fmt.Sprint(to)
+	p := plan.Point{
+		Key: key, Group: point.GroupID, UDP: point.Scheme == "udp", Address: point.Address, Port: uint16(point.Port),
+		Algorithm: plan.Algorithm(point.Algorithm), Health: point.Health, Backends: to,
+	}
+	words := fmt.Sprint(p)
 	if was, set := m.access.set[key]; set && was == words && point.Address != "" {
 		return nil
 	}
-	addr, err := m.cfg.Balancer.Set(ctx, key, point.Address, to)
+	addr, err := m.cfg.Balancer.Set(ctx, p)
 	if err != nil {
 		return fmt.Errorf("access point %s: %w", key, err)
 	}
@@ -126,8 +143,50 @@ func (m *Manager) balance(ctx context.Context, key string) error {
 			return err
 		}
 	}
-	m.access.set[key] = words
+	p.Address = addr
+	m.access.set[key] = fmt.Sprint(p)
 	return nil
+}
+
+// BackendChanged notes for people that a backend of an access point has become well, or ill.
+func (m *Manager) BackendChanged(key string, b plan.BackendState) {
+	e := Event{Reason: "BackendWell", Object: "vee/" + string(b.VEE)}
+	if !b.Healthy {
+		e.Warning, e.Reason = true, "BackendIll"
+	}
+	known := false
+	m.ledger.read(func(s *state) {
+		if p := s.points.rows[key]; p != nil {
+			known, e.Customer, e.GroupID = true, p.Customer, p.GroupID
+			e.Message = fmt.Sprintf("answers at access point %s", key)
+			if !b.Healthy {
+				e.Message = fmt.Sprintf("gets no new connection of access point %s: it %s", key, b.Why)
+			}
+		}
+	})
+	if known {
+		m.cfg.Recorder.Record(e)
+	}
+}
+
+// serving is the access point with what is observed of its backends.
+func serving(a vmi.AccessPoint, states []plan.BackendState) vmi.AccessPoint {
+	a.Backends, a.Serving = 0, nil
+	for _, b := range states {
+		if b.Healthy && !b.Draining {
+			a.Backends++
+		}
+		a.Serving = append(a.Serving, vmi.Backend{
+			VEE: b.VEE, Address: b.Address.String(), Healthy: b.Healthy, Why: b.Why, Draining: b.Draining, Connections: b.Connections,
+		})
+	}
+	return a
+}
+
+// samePoint reports whether a asks for what b is.
+func samePoint(a, b vmi.AccessPoint) bool {
+	return a.Name == b.Name && a.GroupID == b.GroupID && a.Customer == b.Customer && a.Tag == b.Tag && a.Port == b.Port &&
+		a.Scheme == b.Scheme && a.Algorithm == b.Algorithm && a.Health == b.Health && slices.Equal(a.Draining, b.Draining)
 }
 
 func checkPoint(a vmi.AccessPoint) error {
@@ -141,11 +200,22 @@ func checkPoint(a vmi.AccessPoint) error {
 	case len(a.Tag) > maxText:
 		return malformed("tag", "%d bytes: at most %d", len(a.Tag), maxText)
 	}
+	if a.Health != "" && (a.Health[0] != '/' || len(a.Health) > maxText || strings.ContainsAny(a.Health, " \r\n")) {
+		return malformed("health", "%q: want a path such as \"/health\"", a.Health)
+	}
+	if len(a.Draining) > maxDraining {
+		return malformed("draining", "%d VEEs: at most %d", len(a.Draining), maxDraining)
+	}
+	switch plan.Algorithm(a.Algorithm) {
+	case "", plan.RoundRobin, plan.LeastConnections, plan.SourceHash:
+	default:
+		return malformed("algorithm", "%q: want %s, %s or %s", a.Algorithm, plan.RoundRobin, plan.LeastConnections, plan.SourceHash)
+	}
 	switch a.Scheme {
-	case "", "tcp", "http", "https":
+	case "", "tcp", "http", "https", "udp":
 		return nil
 	}
-	return malformed("scheme", "%q: want http, https or tcp", a.Scheme)
+	return malformed("scheme", "%q: want http, https, tcp or udp", a.Scheme)
 }
 
 // PutAccessPoint: vmi.Service.
@@ -164,14 +234,14 @@ func (m *Manager) PutAccessPoint(ctx context.Context, a vmi.AccessPoint) (vmi.Ac
 		return a, fault.New(fault.Denied, "access point %s: customer %q is not %s's", a.Name, a.Customer, orElse(caller.ID, "the caller"))
 	}
 	key := pointKey(a.GroupID, a.Name)
-	a.Backends = 0
+	a.Backends, a.Serving = 0, nil
 	err := m.ledger.do(ctx, func(t *tx) error {
 		a.Address = ""
 		if old := t.points.get(key); old != nil {
 			if old.Customer != a.Customer {
 				return fault.New(fault.Denied, "access point %s belongs to another customer", key)
 			}
-			if a.Address = old.Address; old.AccessPoint == a {
+			if a.Address = old.Address; samePoint(old.AccessPoint, a) {
 				return nil
 			}
 		}
@@ -187,10 +257,9 @@ func (m *Manager) PutAccessPoint(ctx context.Context, a vmi.AccessPoint) (vmi.Ac
 	m.ledger.read(func(s *state) {
 		if p := s.points.rows[key]; p != nil {
 			a = p.AccessPoint
-			a.Backends = len(m.backends(s, p))
 		}
 	})
-	return a, nil
+	return serving(a, m.cfg.Balancer.Show(key)[key]), nil
 }
 
 // DeleteAccessPoint: vmi.Service. fault.NotFound when there is none.
@@ -223,16 +292,18 @@ func (m *Manager) ListAccessPoints(ctx context.Context, groupID string) ([]vmi.A
 	if err := mayRead(caller); err != nil {
 		return nil, err
 	}
-	list := []vmi.AccessPoint{}
+	list, keys := []vmi.AccessPoint{}, []string{}
 	m.ledger.read(func(s *state) {
 		for _, p := range s.points.rows {
 			if caller.Sees(p.Customer) && (groupID == "" || p.GroupID == groupID) {
-				a := p.AccessPoint
-				a.Backends = len(m.backends(s, p))
-				list = append(list, a)
+				list, keys = append(list, p.AccessPoint), append(keys, pointKey(p.GroupID, p.Name))
 			}
 		}
 	})
+	states := m.cfg.Balancer.Show(keys...)
+	for i, key := range keys {
+		list[i] = serving(list[i], states[key])
+	}
 	slices.SortFunc(list, func(a, b vmi.AccessPoint) int {
 		return strings.Compare(pointKey(a.GroupID, a.Name), pointKey(b.GroupID, b.Name))
 	})

@@ -190,6 +190,7 @@ func observed(r record, p vhi.Report) record {
 	}
 	r.GuestReady = p.GuestReady && r.State == vee.Active
 	r.GuestSeen = p.GuestSeen
+	r.GuestFailure = p.GuestFailure
 	r.Restarts += max(0, p.Restarts-r.HostRestarts)
 	r.HostRestarts = p.Restarts
 	r.Error = p.Error

@@ -3,9 +3,9 @@ package veem
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"slices"
-	"strings"
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
@@ -33,6 +33,7 @@ const (
 
 var (
 	dnsLabel   = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
+	dnsName    = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$`)
 	deviceName = regexp.MustCompile(`^([a-z][a-z0-9]{0,14})?$`)
 	fileName   = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$`)
 )
@@ -108,7 +109,7 @@ func checkCall(in vmi.Initialize) error {
 
 // checkDescriptor checks d field by field and fills in the sizes of its disks.
 func (m *Manager) checkDescriptor(ctx context.Context, where string, d *vee.Descriptor) error {
-	for _, check := range []func(string, *vee.Descriptor) error{checkHardware, checkLabels, m.checkNICs, m.checkRaw} {
+	for _, check := range []func(string, *vee.Descriptor) error{checkHardware, checkLabels, checkNICs, checkNaming, checkFirewall, m.checkRaw} {
 		if err := check(where, d); err != nil {
 			return err
 		}
@@ -176,19 +177,64 @@ func checkLabels(where string, d *vee.Descriptor) error {
 	return nil
 }
 
-func (m *Manager) checkNICs(where string, d *vee.Descriptor) error {
+func checkNICs(where string, d *vee.Descriptor) error {
 	if len(d.NICs) > maxNICs {
 		return malformed(where+"nics", "%d: at most %d", len(d.NICs), maxNICs)
 	}
 	for i, n := range d.NICs {
 		where := fmt.Sprintf("%snics[%d].", where, i)
-		switch _, known := m.cfg.Networks[n.Network]; {
-		case !known:
-			return malformed(where+"network", "there is no network %q at this site (there is %s)", n.Network, strings.Join(m.networkNames(), ", "))
-		case n.MAC != "" || n.Address != "" || n.Gateway != "":
-			return malformed(where+"address", "addresses are given out by the manager: leave mac, address and gateway empty")
+		switch a, err := netip.ParseAddr(n.Address); {
+		case n.Address != "" && (err != nil || !a.Is4()):
+			return malformed(where+"address", "%q: want an IPv4 address to ask for, without the length of its network, or none", n.Address)
+		case n.MAC != "" || n.Address6 != "" || n.Gateway != "" || n.Gateway6 != "" || n.Domain != "" || n.MTU != 0 || len(n.DNS) > 0:
+			return malformed(where+"mac", "what a guest is told of its network is given out by the manager: leave all but network, target, address and public empty")
 		case !deviceName.MatchString(n.Target):
 			return malformed(where+"target", "%q: want a device such as \"eth0\"", n.Target)
+		}
+	}
+	return nil
+}
+
+func checkNaming(where string, d *vee.Descriptor) error {
+	n := d.Naming
+	if n.Domain != "" && !dnsName.MatchString(n.Domain) || len(n.Domain) > maxText {
+		return malformed(where+"naming.domain", "%q: want a domain such as \"shop.alpha.internal\"", n.Domain)
+	}
+	if len(n.Own)+len(n.Shared) > maxTags {
+		return malformed(where+"naming", "%d names: at most %d", len(n.Own)+len(n.Shared), maxTags)
+	}
+	for _, name := range slices.Concat(n.Own, n.Shared) {
+		if !dnsName.MatchString(name) || len(name) > maxText {
+			return malformed(where+"naming", "%q: want a name such as \"web-1.web\"", name)
+		}
+	}
+	return nil
+}
+
+func checkFirewall(where string, d *vee.Descriptor) error {
+	if len(d.Firewall) > maxRules {
+		return malformed(where+"firewall", "%d rules: at most %d", len(d.Firewall), maxRules)
+	}
+	for i, f := range d.Firewall {
+		where := fmt.Sprintf("%sfirewall[%d].", where, i)
+		_, err := netip.ParsePrefix(f.PeerPrefix)
+		peers := 0
+		for _, p := range []string{f.PeerTag, f.PeerNetwork, f.PeerPrefix} {
+			if p != "" {
+				peers++
+			}
+		}
+		switch {
+		case !slices.Contains([]string{"tcp", "udp", "icmp", "any"}, f.Protocol):
+			return malformed(where+"protocol", "%q: want tcp, udp, icmp or any", f.Protocol)
+		case f.Last < f.First || f.First == 0 && f.Last != 0:
+			return malformed(where+"last", "%d to %d: want ports in order, or none", f.First, f.Last)
+		case f.First != 0 && f.Protocol != "tcp" && f.Protocol != "udp":
+			return malformed(where+"first", "protocol %s has no ports", f.Protocol)
+		case peers > 1:
+			return malformed(where+"peerTag", "more than one kind of peer")
+		case f.PeerPrefix != "" && err != nil:
+			return malformed(where+"peerPrefix", "%q: want addresses such as \"10.0.0.0/8\"", f.PeerPrefix)
 		}
 	}
 	return nil

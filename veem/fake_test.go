@@ -19,6 +19,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/placement"
+	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vhi/guest"
@@ -107,6 +108,8 @@ type fakeHost struct {
 
 	mu          *sync.Mutex // one for all hosts, since invariants are about all of them
 	guests      map[vee.ID]*fakeGuest
+	segments    map[string]plan.Segment
+	puts        int
 	incarnation int
 	seq         uint64
 	generation  uint64
@@ -202,7 +205,11 @@ func (h *fakeHost) report() vhi.HostReport {
 	defer h.lock()()
 	h.seq++
 	r := vhi.HostReport{Host: h.name, Incarnation: fmt.Sprint(h.incarnation), Seq: h.seq, Address: h.name + ":1", Capacity: h.capacity, CPUs: 4,
-		Drivers: []vhi.DriverInfo{{Name: "sim", Simulated: true, Operations: h.live}}, Generation: h.generation}
+		Drivers: []vhi.DriverInfo{{Name: "sim", Simulated: true, Operations: h.live}}, Generation: h.generation,
+		Underlay: netip.MustParseAddr("192.0.2." + h.name[1:]), Segments: map[string]uint64{}}
+	for id, g := range h.segments {
+		r.Segments[id] = g.Version
+	}
 	for _, id := range slices.Sorted(maps.Keys(h.guests)) {
 		r.VEEs = append(r.VEEs, h.guests[id].report())
 	}
@@ -216,8 +223,43 @@ func (h *fakeHost) Report(context.Context) (vhi.HostReport, error) {
 	return h.report(), h.net()
 }
 
+func (h *fakeHost) PutSegment(_ context.Context, g plan.Segment) error {
+	if err := h.net(); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	if h.puts++; h.segments[g.ID].Version < g.Version {
+		h.segments[g.ID] = g
+	}
+	h.mu.Unlock()
+	return h.net()
+}
+
+func (h *fakeHost) RemoveSegment(_ context.Context, id string) error {
+	if err := h.net(); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	delete(h.segments, id)
+	h.mu.Unlock()
+	return h.net()
+}
+
+func (h *fakeHost) NetworkPlan(_ context.Context, id string) (vhi.NetworkPlan, error) {
+	defer h.lock()()
+	return vhi.NetworkPlan{Version: h.segments[id].Version, Entries: []string{"bridge of " + id}}, nil
+}
+
 func (h *fakeHost) Console(_ context.Context, id vee.ID) (io.ReadWriteCloser, error) {
 	return nopCloser{bytes.NewBufferString("console of " + string(id))}, nil
+}
+
+func (h *fakeHost) Connect(_ context.Context, id vee.ID, port uint16) (io.ReadWriteCloser, error) {
+	return nopCloser{bytes.NewBufferString(fmt.Sprintf("port %d of %s", port, id))}, nil
+}
+
+func (h *fakeHost) Capture(_ context.Context, id vee.ID, nic int) (io.ReadWriteCloser, error) {
+	return nopCloser{bytes.NewBufferString(fmt.Sprintf("NIC %d of %s", nic, id))}, nil
 }
 
 type nopCloser struct{ io.ReadWriter }
@@ -393,27 +435,53 @@ func (l *eventLog) count(reason string) (n int) {
 
 type pointLog struct {
 	mu  sync.Mutex
-	now map[string][]netip.AddrPort
+	now map[string]plan.Point
 	n   int
 }
 
-func (b *pointLog) Set(_ context.Context, key, wanted string, to []netip.AddrPort) (string, error) {
+func (b *pointLog) Set(_ context.Context, p plan.Point) (string, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.now[key] = slices.Clone(to)
-	if wanted == "" {
+	b.now[p.Key] = p
+	if p.Address == "" {
 		b.n++
-		wanted = fmt.Sprintf("192.0.2.1:%d", 20000+b.n)
+		p.Address = fmt.Sprintf("192.0.2.1:%d", 20000+b.n)
 	}
-	return wanted, nil
+	return p.Address, nil
 }
 
-func (b *pointLog) Remove(key string) { b.mu.Lock(); defer b.mu.Unlock(); delete(b.now, key) }
-
-func (b *pointLog) get(key string) []netip.AddrPort {
+func (b *pointLog) Remove(key string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.now[key]
+	delete(b.now, key)
+	return nil
+}
+
+// Show: every backend is well, and has one connection.
+func (b *pointLog) Show(keys ...string) map[string][]plan.BackendState {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	all := map[string][]plan.BackendState{}
+	for _, key := range keys {
+		for _, k := range b.now[key].Backends {
+			all[key] = append(all[key], plan.BackendState{Backend: k, Healthy: true, Connections: 1})
+		}
+	}
+	return all
+}
+
+func (b *pointLog) Sweep() error { return nil }
+
+// get the addresses of the backends that get new connections.
+func (b *pointLog) get(key string) (to []netip.AddrPort) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, k := range b.now[key].Backends {
+		if !k.Draining {
+			to = append(to, k.Address)
+		}
+	}
+	return to
 }
 
 type fakeImages struct{}
@@ -428,7 +496,7 @@ func (fakeImages) VirtualSize(_ context.Context, digest string) (vee.Bytes, erro
 // inSite runs f beside a manager and hosts of 4 vCPUs and 4 GiB each; virtual time.
 func inSite(t *testing.T, hosts int, f func(s *fakeSite)) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &fakeSite{t: t, store: newMemRecords(), points: pointLog{now: map[string][]netip.AddrPort{}}}
+		s := &fakeSite{t: t, store: newMemRecords(), points: pointLog{now: map[string]plan.Point{}}}
 		s.cfg = Config{
 			Site: "alpha", Store: s.store, Placer: placement.Balance, Images: fakeImages{}, Balancer: &s.points, Recorder: &s.events,
 			Dial: func(name, _ string) vhi.Host { return s.host(name) },
@@ -450,7 +518,7 @@ func inSite(t *testing.T, hosts int, f func(s *fakeSite)) {
 		}()
 		for i := range hosts {
 			h := &fakeHost{s: s, mu: &mu, name: fmt.Sprintf("h%d", i+1), capacity: vee.Resources{MilliCPU: 4000, Memory: 4 * vee.GiB, Disk: 100 * vee.GiB},
-				guests: map[vee.ID]*fakeGuest{}, changed: make(chan struct{}, 1), slow: 100 * time.Millisecond, rng: rand.New(rand.NewPCG(1, uint64(i)))}
+				guests: map[vee.ID]*fakeGuest{}, segments: map[string]plan.Segment{}, changed: make(chan struct{}, 1), slow: 100 * time.Millisecond, rng: rand.New(rand.NewPCG(1, uint64(i)))}
 			s.hosts = append(s.hosts, h)
 			if err := s.m.HostJoined(context.Background(), h.name); err != nil {
 				t.Fatal(err)

@@ -38,6 +38,8 @@ type hostView struct {
 	given  bool // up as lost; told once
 
 	vees map[vee.ID]*word
+	// segments that it holds, by its report or its answer since.
+	segments map[string]uint64
 	// met: it has answered a question of this manager. Until then nothing is known of VEEs
 	// that a manager before this one has assigned.
 	met bool
@@ -118,6 +120,15 @@ func (h *hosts) alive(name string) bool {
 	return v != nil && v.alive
 }
 
+// lost reports whether a host has not renewed for too long. One that has not been heard of
+// since this manager started is not: the record says what it had.
+func (h *hosts) lost(name string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	v := h.known[name]
+	return v != nil && v.given
+}
+
 // view of a VEE that has a host.
 func (h *hosts) view(name string, id vee.ID) view {
 	h.mu.Lock()
@@ -174,6 +185,7 @@ func (h *hosts) learn(r vhi.HostReport, mine map[vee.ID]bool, asked uint64, now 
 	v.report, v.seen, v.alive, v.given = r, now, true, false
 	v.report.VEEs = nil // they are in the words
 	v.met = v.met || asked != 0
+	v.segments = r.Segments
 	h.tick++
 	overtaken := func(w *word) bool { return asked == 0 || w.told >= asked }
 	doubt := v.doubt && asked == 0
@@ -232,7 +244,7 @@ func sameReport(a, b vhi.Report) bool {
 	a.Progress, b.Progress, a.KPIs, b.KPIs = nil, nil, nil, nil
 	a.DiskUsed, b.DiskUsed = 0, 0
 	return a.VEE == b.VEE && a.Epoch == b.Epoch && a.Seq == b.Seq && a.Power == b.Power && a.Phase == b.Phase &&
-		a.GuestReady == b.GuestReady && a.GuestSeen == b.GuestSeen && a.GuestIdle == b.GuestIdle &&
+		a.GuestReady == b.GuestReady && a.GuestSeen == b.GuestSeen && a.GuestIdle == b.GuestIdle && a.GuestFailure == b.GuestFailure &&
 		a.Restarts == b.Restarts && a.Error == b.Error && a.Code == b.Code &&
 		a.Fitted == b.Fitted && slices.Equal(a.NextBoot, b.NextBoot)
 }
@@ -346,12 +358,15 @@ func (m *Manager) nonce() (string, error) {
 // learn takes a report, asked for at tick asked or sent by itself (0), and wakes whom it
 // concerns. It reports whether it is news.
 func (m *Manager) learn(r vhi.HostReport, asked uint64) bool {
-	mine := map[vee.ID]bool{}
+	mine, wanted := map[vee.ID]bool{}, map[string]uint64{}
 	var rec hostRecord
 	m.ledger.read(func(s *state) {
 		for _, v := range s.vees.rows {
 			if v.at(r.Host) && v.Assigned {
 				mine[v.ID] = true
+				for id := range segmentsOf(v) {
+					wanted[id] = s.segments.version[id]
+				}
 			}
 		}
 		if h := s.hosts.rows[r.Host]; h != nil {
@@ -364,6 +379,9 @@ func (m *Manager) learn(r vhi.HostReport, asked uint64) bool {
 			m.queue.add(job{hostJob, r.Host}, controlLane(r.Host))
 		}
 		return false
+	}
+	for _, id := range differing(r.Segments, wanted) {
+		m.queue.add(segmentJobOf(r.Host, id), networkLane(r.Host))
 	}
 	lane := hostLane(r.Host)
 	if n.back {

@@ -150,7 +150,6 @@ func (m *Manager) initialize(t *tx, in vmi.Initialize, wanted []vee.Descriptor) 
 	if err := admit(t, grown(rs)); err != nil {
 		return nil, err
 	}
-	pools := m.pools(t)
 	for i := range rs {
 		rs[i].ID = first
 		if i > 0 {
@@ -158,9 +157,9 @@ func (m *Manager) initialize(t *tx, in vmi.Initialize, wanted []vee.Descriptor) 
 				return nil, err
 			}
 		}
-		if err := pools.fill(&rs[i].Descriptor); err != nil {
-			return nil, err
-		}
+	}
+	if err := m.fill(t, rs); err != nil {
+		return nil, err
 	}
 	if in.Model == vmi.BestEffort {
 		return rs, nil

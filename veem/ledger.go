@@ -50,6 +50,9 @@ type state struct {
 	receipts shelf[receipt]
 	accounts shelf[registration]
 	quotas   shelf[quotaRecord]
+	networks shelf[networkRecord]
+
+	segments segments // an index of the rows
 }
 
 // change of a VEE, or of anything else (both nil). before is nil for a new one, after for
@@ -68,7 +71,8 @@ func newLedger(s Records, gen uint64, now func() time.Time, log *slog.Logger, ch
 	l := &ledger{store: s, gen: gen, now: now, log: log, changed: changed,
 		queue: make(chan *request), done: make(chan struct{})}
 	l.vees.kind, l.hosts.kind, l.points.kind, l.receipts.kind = kindVEE, kindHost, kindPoint, kindReceipt
-	l.accounts.kind, l.quotas.kind = kindAccount, kindQuota
+	l.accounts.kind, l.quotas.kind, l.networks.kind = kindAccount, kindQuota, kindNetwork
+	l.segments = newSegments()
 	for _, s := range l.shelves() {
 		s.clear()
 	}
@@ -76,7 +80,7 @@ func newLedger(s Records, gen uint64, now func() time.Time, log *slog.Logger, ch
 }
 
 func (s *state) shelves() []anyShelf {
-	return []anyShelf{&s.vees, &s.hosts, &s.points, &s.receipts, &s.accounts, &s.quotas}
+	return []anyShelf{&s.vees, &s.hosts, &s.points, &s.receipts, &s.accounts, &s.quotas, &s.networks}
 }
 
 // read lets f look at the records as they are in the store. f must not keep the maps, and
@@ -222,9 +226,48 @@ func (l *ledger) write(ctx context.Context, ops []Op) error {
 			}
 		}
 	}
+	for _, c := range changes {
+		l.index(c)
+	}
 	l.mu.Unlock()
 	l.changed(changes)
 	return nil
+}
+
+// overtake a version of a segment that a host has from another time.
+func (l *ledger) overtake(id string, version uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.segments.last = max(l.segments.last, version)
+	l.segments.touch(id, l.now())
+}
+
+// index keeps the segments in line with the rows. l.mu is held.
+func (l *ledger) index(c change) {
+	now := l.now()
+	switch c.kind {
+	case kindVEE:
+		l.segments.moved(c.before, c.after, now)
+	case kindNetwork: // rules of the group's other networks may name it
+		group, _ := splitNetwork(c.key)
+		l.segments.touch(c.key, now)
+		for id, members := range l.segments.members {
+			for member := range members {
+				if l.vees.rows[string(member)].Descriptor.GroupID == group {
+					l.segments.touch(id, now)
+				}
+				break
+			}
+		}
+	case kindHost: // its underlay address may be another
+		for _, r := range l.vees.rows {
+			if r.Host == c.key {
+				for id := range segmentsOf(r) {
+					l.segments.touch(id, now)
+				}
+			}
+		}
+	}
 }
 
 // persist writes ops and returns the version of each. What does not go into one transaction
@@ -315,6 +358,10 @@ func (l *ledger) load(ctx context.Context) error {
 			r.Epoch.Generation = max(r.Epoch.Generation, l.gen) // hosts refuse older ones
 		}
 	}
+	l.segments.members = map[string]map[vee.ID]struct{}{}
+	for _, r := range l.vees.rows {
+		l.segments.moved(nil, r, l.now())
+	}
 	var changes []change
 	for key, r := range l.vees.rows {
 		if old := before[key]; old == nil || old.Version != r.Version {
@@ -325,6 +372,9 @@ func (l *ledger) load(ctx context.Context) error {
 		if l.vees.rows[key] == nil {
 			changes = append(changes, change{kindVEE, key, old, nil})
 		}
+	}
+	for key := range l.networks.rows {
+		changes = append(changes, change{kind: kindNetwork, key: key})
 	}
 	again := l.stale
 	l.stale = err != nil

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vmi"
@@ -482,12 +483,20 @@ func TestAccessPoints(t *testing.T) {
 				t.Errorf("seen: %+v, %v", list, err)
 			}
 		}
+		drained, err := s.m.PutAccessPoint(s.provider("acme"), vmi.AccessPoint{Name: "web", GroupID: "shop", Tag: "web", Port: 80, Scheme: "http", Draining: vs[:1]})
+		if err != nil || drained.Backends != 1 || len(drained.Serving) != 2 || !drained.Serving[0].Draining || drained.Serving[0].Connections != 1 || drained.Serving[0].VEE != vs[0] {
+			t.Errorf("with one being drained: %+v, %v", drained, err)
+		}
+		s.m.BackendChanged("shop/web", plan.BackendState{Backend: plan.Backend{VEE: vs[1]}, Why: "answers /health with 500"})
+		if s.events.count("BackendIll") != 1 {
+			t.Error("no event says that a backend is ill")
+		}
 		s.act(vee.Pause, vs[0])
 		if got := s.points.get("shop/web"); !slices.Equal(got, want[1:]) {
 			t.Errorf("with one paused: %v", got)
 		}
 		s.stop()
-		s.points.Remove("shop/web")
+		_ = s.points.Remove("shop/web")
 		s.start()
 		time.Sleep(10 * time.Second)
 		if list, _ := s.m.ListAccessPoints(s.operator(), "shop"); len(list) != 1 || list[0].Address != a.Address || list[0].Backends != 1 || len(s.points.get("shop/web")) != 1 {
@@ -698,22 +707,22 @@ func TestRenewalsDoNotWrite(t *testing.T) {
 func TestMalformed(t *testing.T) {
 	inSite(t, 1, func(s *fakeSite) {
 		for want, change := range map[string]func(*vmi.Initialize, *vee.Descriptor){
-			"model":                              func(in *vmi.Initialize, _ *vee.Descriptor) { in.Model = "THREEPHASE" },
-			"holdMs":                             func(in *vmi.Initialize, _ *vee.Descriptor) { in.HoldMS = -1 },
-			"vees[0].count":                      func(in *vmi.Initialize, _ *vee.Descriptor) { in.VEEs[0].Count = 1001 },
-			"rules[0].kind":                      func(in *vmi.Initialize, _ *vee.Descriptor) { in.Rules = []vmi.PlacementRule{{Kind: "near"}} },
-			"rules[0].tag":                       func(in *vmi.Initialize, _ *vee.Descriptor) { in.Rules = []vmi.PlacementRule{{Kind: "affinity"}} },
-			"vees[0].descriptor.name":            func(_ *vmi.Initialize, d *vee.Descriptor) { d.Name = "Web 1" },
-			"vees[0].descriptor.customer":        func(_ *vmi.Initialize, d *vee.Descriptor) { d.Customer = "../x" },
-			"vees[0].descriptor.vcpus":           func(_ *vmi.Initialize, d *vee.Descriptor) { d.VCPUs = 257 },
-			"vees[0].descriptor.memoryBytes":     func(_ *vmi.Initialize, d *vee.Descriptor) { d.Memory = -1 },
-			"vees[0].descriptor.memoryMaxBytes":  func(_ *vmi.Initialize, d *vee.Descriptor) { d.MemoryMax = 1 },
-			"vees[0].descriptor.cpu.limitMHz":    func(_ *vmi.Initialize, d *vee.Descriptor) { d.CPU = vee.CPUShare{ReservationMHz: 2, LimitMHz: 1} },
-			"vees[0].descriptor.restart":         func(_ *vmi.Initialize, d *vee.Descriptor) { d.Restart = "maybe" },
-			"vees[0].descriptor.tags[0]":         func(_ *vmi.Initialize, d *vee.Descriptor) { d.Tags = []string{""} },
-			"vees[0].descriptor.ports[0]":        func(_ *vmi.Initialize, d *vee.Descriptor) { d.Ports = []int{70000} },
-			"vees[0].descriptor.context":         func(_ *vmi.Initialize, d *vee.Descriptor) { d.Context = map[string]string{"../etc": ""} },
-			"vees[0].descriptor.nics[0].network": func(_ *vmi.Initialize, d *vee.Descriptor) { d.NICs = []vee.NIC{{Network: "mars"}} },
+			"model":                             func(in *vmi.Initialize, _ *vee.Descriptor) { in.Model = "THREEPHASE" },
+			"holdMs":                            func(in *vmi.Initialize, _ *vee.Descriptor) { in.HoldMS = -1 },
+			"vees[0].count":                     func(in *vmi.Initialize, _ *vee.Descriptor) { in.VEEs[0].Count = 1001 },
+			"rules[0].kind":                     func(in *vmi.Initialize, _ *vee.Descriptor) { in.Rules = []vmi.PlacementRule{{Kind: "near"}} },
+			"rules[0].tag":                      func(in *vmi.Initialize, _ *vee.Descriptor) { in.Rules = []vmi.PlacementRule{{Kind: "affinity"}} },
+			"vees[0].descriptor.name":           func(_ *vmi.Initialize, d *vee.Descriptor) { d.Name = "Web 1" },
+			"vees[0].descriptor.customer":       func(_ *vmi.Initialize, d *vee.Descriptor) { d.Customer = "../x" },
+			"vees[0].descriptor.vcpus":          func(_ *vmi.Initialize, d *vee.Descriptor) { d.VCPUs = 257 },
+			"vees[0].descriptor.memoryBytes":    func(_ *vmi.Initialize, d *vee.Descriptor) { d.Memory = -1 },
+			"vees[0].descriptor.memoryMaxBytes": func(_ *vmi.Initialize, d *vee.Descriptor) { d.MemoryMax = 1 },
+			"vees[0].descriptor.cpu.limitMHz":   func(_ *vmi.Initialize, d *vee.Descriptor) { d.CPU = vee.CPUShare{ReservationMHz: 2, LimitMHz: 1} },
+			"vees[0].descriptor.restart":        func(_ *vmi.Initialize, d *vee.Descriptor) { d.Restart = "maybe" },
+			"vees[0].descriptor.tags[0]":        func(_ *vmi.Initialize, d *vee.Descriptor) { d.Tags = []string{""} },
+			"vees[0].descriptor.ports[0]":       func(_ *vmi.Initialize, d *vee.Descriptor) { d.Ports = []int{70000} },
+			"vees[0].descriptor.context":        func(_ *vmi.Initialize, d *vee.Descriptor) { d.Context = map[string]string{"../etc": ""} },
+			"nics[0].network":                   func(_ *vmi.Initialize, d *vee.Descriptor) { d.NICs = []vee.NIC{{Network: "mars"}} },
 			"vees[0].descriptor.nics[0].address": func(_ *vmi.Initialize, d *vee.Descriptor) {
 				d.NICs = []vee.NIC{{Network: "net", Address: "10.80.0.1/16"}}
 			},

@@ -3,6 +3,7 @@ package veem
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -21,6 +22,8 @@ type migration struct {
 	vmi.Migration
 	Address string `json:"address"` // of the destination's VHI when it began
 	Ticket  string `json:"ticket"`
+	// Underlay address of the destination.
+	Underlay netip.Addr `json:"underlay,omitzero"`
 }
 
 // opMigrate is the operation that both hosts' drivers have to declare.
@@ -40,7 +43,7 @@ func (m *migration) same(o *migration) bool {
 }
 
 func (m *migration) move() *vhi.Move {
-	return &vhi.Move{ID: m.ID, From: m.From, To: m.To, Address: m.Address, Ticket: m.Ticket, Bandwidth: m.Bandwidth, AutoConverge: m.AutoConverge}
+	return &vhi.Move{ID: m.ID, From: m.From, To: m.To, Address: m.Address, Underlay: m.Underlay, Ticket: m.Ticket, Bandwidth: m.Bandwidth, AutoConverge: m.AutoConverge}
 }
 
 // invitation is the destination's assignment.
@@ -181,7 +184,7 @@ func (m *Manager) Migrate(ctx context.Context, in vmi.Migrate) (vmi.Migration, e
 		if err != nil {
 			return err
 		}
-		v := migration{Address: t.hosts.get(to).Address, Ticket: ticket}
+		v := migration{Address: t.hosts.get(to).Address, Underlay: t.hosts.get(to).Underlay, Ticket: ticket}
 		v.Migration = vmi.Migration{ID: id[:12], VEE: r.ID, Name: r.Descriptor.Name, From: r.Host, To: to, State: vmi.MigrationRunning,
 			Bandwidth: in.Bandwidth, AutoConverge: in.AutoConverge, Started: t.now}
 		if in.DeadlineMS > 0 {

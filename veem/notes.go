@@ -45,6 +45,9 @@ func notes(before, after *record) (es []Event) {
 	if a.GuestReady && !b.GuestReady {
 		add(false, "Ready", "the guest says that it is ready")
 	}
+	if a.GuestFailure != "" && a.GuestFailure != b.GuestFailure {
+		add(true, "FirstBootFailed", "%s", a.GuestFailure)
+	}
 	if a.Restarts > b.Restarts {
 		add(true, "GuestRestarted", "the guest ended by itself and is started again (restart %d)", a.Restarts)
 	}

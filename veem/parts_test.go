@@ -15,6 +15,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/store"
 	"github.com/reservoir-cloud/reservoir/placement"
+	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vmi"
 )
@@ -28,7 +29,7 @@ func TestPool(t *testing.T) {
 		if err := n.check(); err != nil {
 			t.Fatal(err)
 		}
-		p := &pool{net: n, taken: map[netip.Addr]bool{}}
+		p := &pool{net: n, taken: map[netip.Addr]string{}}
 		room := 1<<(32-n.Subnet.Bits()) - 3 // without the network, the broadcast address and the gateway
 		seen := map[netip.Addr]bool{}
 		for range room {
@@ -36,7 +37,7 @@ func TestPool(t *testing.T) {
 			if !free || seen[a] || !n.Subnet.Contains(a) || a == n.Gateway || a == n.Subnet.Addr() || a.As4()[3] == byte(1<<(32-n.Subnet.Bits())-1) {
 				t.Fatalf("address %d of %d: %v, free %v", len(seen), room, a, free)
 			}
-			seen[a] = true
+			seen[a], p.taken[a] = true, "somebody"
 		}
 		if a, free := p.next(); free {
 			t.Fatalf("one more than there are: %v", a)
@@ -156,7 +157,7 @@ func TestOnTheSiteStore(t *testing.T) {
 	var events eventLog
 	s := &fakeSite{t: t}
 	run := func(st *store.Store) (m *Manager, stop func()) {
-		m, err := New(t.Context(), Config{Site: "alpha", Store: OnStore(st), Images: fakeImages{}, Recorder: &events, Balancer: &pointLog{now: map[string][]netip.AddrPort{}},
+		m, err := New(t.Context(), Config{Site: "alpha", Store: OnStore(st), Images: fakeImages{}, Recorder: &events, Balancer: &pointLog{now: map[string]plan.Point{}},
 			Placer: placement.Balance, Log: slog.New(slog.DiscardHandler), Networks: map[string]Network{"net": {Subnet: netip.MustParsePrefix("10.80.0.0/16")}}})
 		if err != nil {
 			t.Fatal(err)

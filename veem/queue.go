@@ -22,6 +22,8 @@ const (
 	pointJob
 	placeJob
 	sweepJob
+	segmentJob // name is HOST\x00SEGMENT
+	networkJob
 )
 
 // queue runs jobs: one job never in parallel with itself, each lane at most laneWidth at a

@@ -34,6 +34,10 @@ func (m *Manager) reconcile(ctx context.Context, j job) result {
 		return m.lookAtPoint(ctx, j.name)
 	case placeJob:
 		return m.placePending(ctx)
+	case segmentJob:
+		return m.lookAtSegment(ctx, j.name)
+	case networkJob:
+		return m.lookAtNetwork(ctx, j.name)
 	default:
 		return m.sweep(ctx)
 	}
@@ -48,6 +52,9 @@ func (m *Manager) changed(changes []change) {
 		case kindHost:
 			m.queue.add(job{hostJob, c.key}, controlLane(c.key))
 			m.queue.add(job{placeJob, ""}, placeLane)
+			m.wakeSegmentsAt(c.key)
+		case kindNetwork:
+			m.wakeNetwork(c.key)
 		case kindPoint:
 			m.queue.add(job{pointJob, c.key}, accessLane)
 		}
@@ -59,6 +66,7 @@ func (m *Manager) changedVEE(c change) {
 		m.record(e)
 	}
 	m.hub.changed(vee.ID(c.key))
+	m.rewire(c)
 	m.events.publish(hardwareEvents(c.before, c.after)...)
 	if c.after != nil {
 		m.queue.add(job{veeJob, c.key}, hostLane(c.after.Host))
@@ -66,7 +74,7 @@ func (m *Manager) changedVEE(c change) {
 	if b := c.before; b != nil && (c.after == nil || b.moving() && !c.after.moving() || !b.usage().Fits(c.after.usage())) {
 		m.queue.add(job{placeJob, ""}, placeLane) // it takes less than before
 	}
-	if serving(c.before) != serving(c.after) {
+	if serves(c.before) != serves(c.after) {
 		m.wakePoints(func(r *record) bool { return c.after != nil && r.ID == c.after.ID })
 	}
 }

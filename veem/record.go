@@ -1,6 +1,7 @@
 package veem
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -51,14 +52,14 @@ func (r *record) retarget(to vee.State) {
 // release gives up its place.
 func (r *record) release() {
 	r.Host, r.Assigned, r.Holds, r.ReservedUntil = "", false, false, nil
-	r.GuestReady, r.GuestSeen = false, false
+	r.GuestReady, r.GuestSeen, r.GuestFailure = false, false, ""
 }
 
 // finish its life: the identifier stays, everything else is free.
 func (r *record) finish() {
 	r.State, r.Target, r.Phase = vee.Destroyed, vee.Destroyed, vee.PhaseDone
 	r.Assigned, r.Holds, r.ReservedUntil = false, false, nil
-	r.GuestReady, r.GuestSeen, r.Error, r.Failure, r.FailureCode = false, false, "", "", ""
+	r.GuestReady, r.GuestSeen, r.GuestFailure, r.Error, r.Failure, r.FailureCode = false, false, "", "", "", ""
 }
 
 // usage is what r takes of its host now. A suspended one keeps its memory on disk.
@@ -99,7 +100,7 @@ func (r *record) assignment(grace time.Duration) vhi.Assignment {
 func (r *record) same(o *record) bool {
 	return r.State == o.State && r.Target == o.Target && r.Phase == o.Phase && r.Submitted == o.Submitted &&
 		r.Error == o.Error && r.Host == o.Host && r.Epoch == o.Epoch && r.GuestReady == o.GuestReady &&
-		r.GuestSeen == o.GuestSeen && r.Restarts == o.Restarts && r.Seq == o.Seq && r.Assigned == o.Assigned && r.Settled == o.Settled && r.Holds == o.Holds &&
+		r.GuestSeen == o.GuestSeen && r.GuestFailure == o.GuestFailure && r.Restarts == o.Restarts && r.Seq == o.Seq && r.Assigned == o.Assigned && r.Settled == o.Settled && r.Holds == o.Holds &&
 		r.Failure == o.Failure && r.FailureCode == o.FailureCode && r.HostRestarts == o.HostRestarts &&
 		r.Move.same(o.Move) && (r.ReservedUntil == nil) == (o.ReservedUntil == nil)
 }
@@ -115,16 +116,17 @@ type hostRecord struct {
 	CPUs     int              `json:"cpus,omitempty"`
 	Capacity vee.Resources    `json:"capacity"`
 	Drivers  []vhi.DriverInfo `json:"drivers,omitempty"`
+	Underlay netip.Addr       `json:"underlay,omitzero"`
 }
 
 // with is h after a report.
 func (h hostRecord) with(r vhi.HostReport) hostRecord {
-	h.Address, h.Version, h.CPUs, h.Capacity, h.Drivers = r.Address, r.Version, r.CPUs, r.Capacity, r.Drivers
+	h.Address, h.Version, h.CPUs, h.Capacity, h.Drivers, h.Underlay = r.Address, r.Version, r.CPUs, r.Capacity, r.Drivers, r.Underlay
 	return h
 }
 
 func (h hostRecord) same(o hostRecord) bool {
-	return h.Address == o.Address && h.Version == o.Version && h.CPUs == o.CPUs && h.Capacity == o.Capacity &&
+	return h.Address == o.Address && h.Version == o.Version && h.CPUs == o.CPUs && h.Capacity == o.Capacity && h.Underlay == o.Underlay &&
 		slices.EqualFunc(h.Drivers, o.Drivers, func(a, b vhi.DriverInfo) bool {
 			return a.Name == b.Name && a.Version == b.Version && a.Accelerator == b.Accelerator && a.Why == b.Why &&
 				a.Simulated == b.Simulated && slices.Equal(a.Operations, b.Operations)

@@ -3,6 +3,7 @@ package veem
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -82,6 +83,8 @@ func (m *Manager) update(caller identity.Caller, t *tx, u vmi.VEEUpdate) (record
 		return r, fault.New(fault.WrongState, "VEE %s: it is destroyed", u.ID)
 	case u.Version != 0 && u.Version != r.Version:
 		return r, fault.New(fault.Conflict, "VEE %s: version %d was to be changed, and it is %d by now", u.ID, u.Version, r.Version)
+	case u.Context != nil && r.Submitted && !maps.Equal(u.Context, r.Descriptor.Context):
+		return r, fault.New(fault.WrongState, "VEE %s: it was submitted, and what its guest is told cannot be changed any more", u.ID)
 	}
 	before := r.Descriptor
 	if r.Descriptor, err = changed(before, u); err != nil {
@@ -133,6 +136,9 @@ func changed(d vee.Descriptor, u vmi.VEEUpdate) (vee.Descriptor, error) {
 	}
 	if u.Tags != nil {
 		d.Tags = slices.Clone(*u.Tags)
+	}
+	if u.Context != nil {
+		d.Context = maps.Clone(u.Context)
 	}
 	d.Disks = slices.Clone(d.Disks)
 	for name, size := range u.Disks {

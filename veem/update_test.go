@@ -21,6 +21,9 @@ func TestChangedDescriptor(t *testing.T) {
 	if err != nil || got.Memory != 512*vee.MiB || max(got.Memory, got.MemoryMax) != 512*vee.MiB || got.VCPUs != 2 || got.VCPUsMax != 2 || got.Disks[0].Size != 2*vee.GiB {
 		t.Errorf("%+v, %v", got, err)
 	}
+	if got, err = changed(d, vmi.VEEUpdate{Context: map[string]string{"meta-data": "x"}}); err != nil || got.Context["meta-data"] != "x" {
+		t.Errorf("%+v, %v", got, err)
+	}
 	if d.Disks[0].Size != vee.GiB {
 		t.Error("the descriptor before was changed in place")
 	}

@@ -29,6 +29,7 @@ import (
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/placement"
+	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vmi"
@@ -47,14 +48,17 @@ type Images interface {
 	VirtualSize(ctx context.Context, digest string) (vee.Bytes, error)
 }
 
-// Balancer spreads an access point's connections over backends.
+// Balancer spreads the connections of access points over backends.
 type Balancer interface {
-	// Set makes or changes the access point key. wanted is the address ("host:port") that
-	// it had before, or empty; the answer is the one that it has. It does not block for
-	// long.
-	Set(ctx context.Context, key, wanted string, backends []netip.AddrPort) (string, error)
+	// Set makes or changes an access point; the answer is the address that it has. It does
+	// not block for long.
+	Set(ctx context.Context, p plan.Point) (string, error)
 	// Remove of one that is not there does nothing.
-	Remove(key string)
+	Remove(key string) error
+	// Show what is known of the backends of access points, by key.
+	Show(keys ...string) map[string][]plan.BackendState
+	// Sweep removes what an earlier process left of access points that are no more.
+	Sweep() error
 }
 
 // Event is something that happened, for people.
@@ -116,6 +120,9 @@ type Config struct {
 	Balancer Balancer
 	Recorder Recorder
 	Networks map[string]Network
+	// VANs is the pool that networks of groups get their IPv4 subnets from; zero:
+	// 10.128.0.0/9. What of it is in Networks is left out.
+	VANs netip.Prefix
 	// RawDrivers lists the drivers that descriptors may hand raw data to; nil: none.
 	RawDrivers []string
 	// Listener makes the client of a URL that accounting information may be sent to, without
@@ -156,6 +163,12 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 		if err := n.check(); err != nil {
 			return nil, fmt.Errorf("network %q: %w", name, err)
 		}
+	}
+	if !cfg.VANs.IsValid() {
+		cfg.VANs = netip.MustParsePrefix("10.128.0.0/9")
+	}
+	if !cfg.VANs.Addr().Is4() || cfg.VANs.Bits() > subnetBits {
+		return nil, fmt.Errorf("pool of subnets %v: want an IPv4 prefix of at most /%d", cfg.VANs, subnetBits)
 	}
 	cfg.Timing = cfg.Timing.withDefaults()
 	if cfg.Now == nil {
@@ -232,6 +245,9 @@ func (m *Manager) wakeAll() {
 		}
 		for key := range s.points.rows {
 			m.queue.add(job{pointJob, key}, accessLane)
+		}
+		for key := range s.networks.rows {
+			m.queue.add(job{networkJob, key}, placeLane)
 		}
 	})
 	m.queue.add(job{placeJob, ""}, placeLane)

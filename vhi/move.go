@@ -1,6 +1,7 @@
 package vhi
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/vee"
@@ -18,6 +19,8 @@ type Move struct {
 	From    string `json:"from"`
 	To      string `json:"to"`
 	Address string `json:"address,omitempty"` // of To's VHI, host:port; for the source
+	// Underlay address of To, where the source sends what still comes for the VEE.
+	Underlay netip.Addr `json:"underlay,omitzero"`
 	// Ticket proves to To that the site sent From. It opens the door once.
 	Ticket       string    `json:"ticket"`
 	Bandwidth    vee.Bytes `json:"bandwidthBytes,omitempty"` // limit per second; 0: none

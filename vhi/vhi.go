@@ -10,6 +10,7 @@ package vhi
 import (
 	"context"
 	"io"
+	"net/netip"
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/vee"
@@ -46,21 +47,23 @@ type Assignment struct {
 
 // Report of one VEE by its host.
 type Report struct {
-	VEE        vee.ID             `json:"vee"`
-	Epoch      vee.Epoch          `json:"epoch"` // of the assignment that is being obeyed
-	Seq        uint64             `json:"seq"`
-	Power      Power              `json:"power"` // as observed
-	Phase      vee.Phase          `json:"phase"`
-	Progress   *vee.Progress      `json:"progress,omitempty"`
-	GuestReady bool               `json:"guestReady,omitempty"` // the guest's own word
-	GuestSeen  bool               `json:"guestSeen,omitempty"`  // an agent answers in the guest
-	GuestIdle  bool               `json:"guestIdle,omitempty"`
-	KPIs       map[string]float64 `json:"kpis,omitempty"`
-	Restarts   int                `json:"restarts,omitempty"` // in place, since it was assigned
-	Error      string             `json:"error,omitempty"`    // the last one, while it stands
-	Code       string             `json:"code,omitempty"`     // fault.Code of Error
-	Since      time.Time          `json:"since"`              // of Power, host's clock
-	DiskUsed   vee.Bytes          `json:"diskUsedBytes,omitempty"`
+	VEE        vee.ID        `json:"vee"`
+	Epoch      vee.Epoch     `json:"epoch"` // of the assignment that is being obeyed
+	Seq        uint64        `json:"seq"`
+	Power      Power         `json:"power"` // as observed
+	Phase      vee.Phase     `json:"phase"`
+	Progress   *vee.Progress `json:"progress,omitempty"`
+	GuestReady bool          `json:"guestReady,omitempty"` // the guest's own word
+	GuestSeen  bool          `json:"guestSeen,omitempty"`  // an agent answers in the guest
+	GuestIdle  bool          `json:"guestIdle,omitempty"`
+	// GuestFailure is what went wrong in the guest's first boot, in its own words.
+	GuestFailure string             `json:"guestFailure,omitempty"`
+	KPIs         map[string]float64 `json:"kpis,omitempty"`
+	Restarts     int                `json:"restarts,omitempty"` // in place, since it was assigned
+	Error        string             `json:"error,omitempty"`    // the last one, while it stands
+	Code         string             `json:"code,omitempty"`     // fault.Code of Error
+	Since        time.Time          `json:"since"`              // of Power, host's clock
+	DiskUsed     vee.Bytes          `json:"diskUsedBytes,omitempty"`
 	// Fitted: the guest that runs is as the assignment's descriptor says, but for NextBoot,
 	// which says in words what waits for its next boot.
 	Fitted   bool     `json:"fitted,omitempty"`
@@ -82,7 +85,12 @@ type HostReport struct {
 	Drivers     []DriverInfo  `json:"drivers"`
 	CPUs        int           `json:"cpus"` // physical; Capacity may be overbooked
 	VEEs        []Report      `json:"vees"`
-	Generation  uint64        `json:"generation"` // newest seen; the host refuses older
+	// Segments that are in effect here, and their versions.
+	Segments map[string]uint64 `json:"segments,omitempty"`
+	// Underlay address, where other hosts send the traffic of networks; none where guests
+	// are simulated.
+	Underlay   netip.Addr `json:"underlay,omitzero"`
+	Generation uint64     `json:"generation"` // newest seen; the host refuses older
 }
 
 // DriverInfo is what hypervisor.Capabilities tells of a driver.
@@ -98,6 +106,7 @@ type DriverInfo struct {
 // Host is one host's agent, as the VEE Manager sees it.
 type Host interface {
 	Storage
+	Networks
 	// Assign is durable when it returns. It answers with the VEE's report as of now, not
 	// with the result, which comes by Renew. Errors: fault.StaleEpoch.
 	Assign(ctx context.Context, a Assignment) (Report, error)

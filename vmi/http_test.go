@@ -71,6 +71,12 @@ func (r *recorder) WatchVEEs(ctx context.Context, f vmi.Filter) (<-chan vmi.Chan
 	close(ch)
 	return ch, r.got(f)
 }
+func (r *recorder) Connect(_ context.Context, id vee.ID, port uint16) (io.ReadWriteCloser, error) {
+	return nil, r.got(id, port)
+}
+func (r *recorder) Capture(_ context.Context, id vee.ID, nic int) (io.ReadWriteCloser, error) {
+	return nil, r.got(id, nic)
+}
 func (r *recorder) Console(_ context.Context, id vee.ID) (io.ReadWriteCloser, error) {
 	if err := r.got(id); err != nil {
 		return nil, err

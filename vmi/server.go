@@ -65,6 +65,8 @@ func Register(s *httpapi.Server, svc Service) {
 	registerCollections(s, svc)
 	registerVEEs(s, svc)
 	registerAccessPoints(s, svc)
+	registerNetworks(s, svc)
+	registerReach(s, svc)
 	registerHosts(s, svc)
 	registerAccounting(s, svc)
 	registerMonitoring(s, svc)

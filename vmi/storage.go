@@ -20,6 +20,9 @@ type VEEUpdate struct {
 	Tags    *[]string     `json:"tags,omitempty"`
 	// Disks that grow: name to virtual size, bytes.
 	Disks map[string]vee.Bytes `json:"disks,omitempty"`
+	// Context replaces all of the descriptor's. Only of a VEE that was not submitted yet:
+	// what a guest has read cannot be unread.
+	Context map[string]string `json:"context,omitempty"`
 }
 
 // Storage is the part of the VMI about what VEEs are made of while they live (seed 5, use

@@ -80,7 +80,9 @@ type VEE struct {
 	GuestReady bool            `json:"guestReady"`
 	GuestSeen  bool            `json:"guestSeen"`
 	GuestIdle  bool            `json:"guestIdle,omitempty"`
-	Restarts   int             `json:"restarts,omitempty"`
+	// GuestFailure is what went wrong in the guest's first boot, in its own words.
+	GuestFailure string `json:"guestFailure,omitempty"`
+	Restarts     int    `json:"restarts,omitempty"`
 	// ReservedUntil is set while a TWOPHASE reservation is held and not yet submitted.
 	ReservedUntil *time.Time `json:"reservedUntil,omitempty"`
 	Created       time.Time  `json:"created"`
@@ -163,9 +165,26 @@ type AccessPoint struct {
 	GroupID  string `json:"groupID"`
 	Tag      string `json:"tag,omitempty"`
 	Port     int    `json:"port" minimum:"1" maximum:"65535" doc:"port in the guests"`
-	Scheme   string `json:"scheme,omitempty" doc:"for the URL: http, https, tcp"`
-	Address  string `json:"address,omitempty"` // assigned, host:port
-	Backends int    `json:"backends"`          // ready now
+	Scheme   string `json:"scheme,omitempty" doc:"for the URL: http, https, tcp; or udp"`
+	// Algorithm spreads connections; empty: round-robin.
+	Algorithm string `json:"algorithm,omitempty" doc:"round-robin, least-connections, or source: one client stays with one VEE"`
+	// Health is asked of every VEE; empty: a VEE is well when it accepts connections.
+	Health string `json:"health,omitempty" doc:"path that answers 200 to 399 when a VEE is well"`
+	// Draining VEEs keep the connections that they have and get no new one.
+	Draining []vee.ID  `json:"draining,omitempty"`
+	Address  string    `json:"address,omitempty"` // assigned, host:port
+	Backends int       `json:"backends"`          // ready and well now
+	Serving  []Backend `json:"serving,omitempty"` // observed
+}
+
+// Backend of an access point.
+type Backend struct {
+	VEE         vee.ID `json:"vee"`
+	Address     string `json:"address"` // host:port
+	Healthy     bool   `json:"healthy"`
+	Why         string `json:"why,omitempty"` // it is not
+	Draining    bool   `json:"draining,omitempty"`
+	Connections int    `json:"connections"` // under way
 }
 
 // HostState is what an operator wants of a host; its liveness is observed.
@@ -206,6 +225,7 @@ type Service interface {
 	Accounting
 	Monitoring
 	Quotas
+	Networks
 	Storage
 	Migrations
 	// InitializeVEEs makes never-used identifiers known. Errors: Malformed (field and

@@ -95,10 +95,9 @@ func (c *channel) take(m any) (news bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch m := m.(type) {
-	case *guest.Hello:
-		news, c.seen = !c.seen, true
+	case *guest.Hello: // a Status follows; before it, a guest that was ready elsewhere still is
 	case *guest.Status:
-		news = !c.seen || c.status.Ready != m.Ready || c.status.Idle != m.Idle
+		news = !c.seen || c.status.Ready != m.Ready || c.status.Idle != m.Idle || c.status.Failure != m.Failure
 		c.seen, c.status = true, *m
 	case *guest.Reply:
 		if w := c.pending[m.ID]; w != nil {

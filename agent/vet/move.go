@@ -225,6 +225,9 @@ func (v *tracked) sendTo(ctx context.Context, to peer.Host, a vhi.Assignment) er
 	if err := v.letGo(ctx, a, prepared, took); err != nil {
 		return errors.Join(err, v.t.cfg.Driver.Resume(context.WithoutCancel(ctx), a.VEE, a.Epoch))
 	}
+	if err := v.t.cfg.Plugs.Release(a.VEE, m.Underlay); err != nil { // the site's segments will say so too
+		v.t.cfg.Log.Warn("stop owning the addresses of a VEE that was given away", "vee", a.VEE, "err", err)
+	}
 	return nil
 }
 
@@ -318,6 +321,11 @@ func (v *tracked) give(ctx context.Context) error {
 	}
 	if err := v.keep(a, now); err != nil {
 		return err
+	}
+	if now.State == handover.Back {
+		if err := v.t.cfg.Plugs.Announce(a.VEE); err != nil {
+			v.t.cfg.Log.Warn("own the addresses of a VEE again", "vee", a.VEE, "err", err)
+		}
 	}
 	if now.State == handover.Back && v.move.id == part.Move {
 		v.move.over = true
@@ -435,6 +443,9 @@ func (t *Tracker) Give(ctx context.Context, g peer.Gift) (peer.Answer, error) {
 	}
 	// The decision stands whatever comes now; what does not succeed here the loop repeats.
 	if complete {
+		if err := t.cfg.Plugs.Announce(g.VEE); err != nil { // the site's segments will say so too
+			t.cfg.Log.Warn("own the addresses of a VEE that was taken", "vee", g.VEE, "err", err)
+		}
 		if err := v.take(context.WithoutCancel(ctx), d, g.Epoch); err != nil {
 			t.cfg.Log.Error("run a VEE that was taken", "vee", g.VEE, "err", err)
 		}

@@ -402,7 +402,7 @@ func (v *tracked) guest(ctx context.Context, a vhi.Assignment) (hypervisor.Guest
 		g.Images = append(g.Images, img)
 	}
 	for i, n := range a.Descriptor.NICs {
-		tap, err := v.t.cfg.Plugs.Plug(a.VEE, i)
+		tap, err := v.t.cfg.Plugs.Plug(ctx, a.VEE, i)
 		if err != nil {
 			return g, err
 		}
@@ -436,7 +436,7 @@ func (v *tracked) report() vhi.Report {
 		VEE: v.want.VEE, Epoch: v.want.Epoch, Seq: v.want.Seq,
 		Power:    power(v.want.Power, v.seen.Condition, s),
 		Phase:    phase(v.want.Power, v.seen, v.doing, s, seen, time.Now()),
-		Progress: v.progress, GuestSeen: seen, GuestReady: status.Ready, GuestIdle: status.Idle, KPIs: status.KPIs,
+		Progress: v.progress, GuestSeen: seen, GuestReady: status.Ready, GuestIdle: status.Idle, GuestFailure: status.Failure, KPIs: status.KPIs,
 		Restarts: v.restarts, Since: v.seen.Since, DiskUsed: v.seen.DiskUsed,
 		Fitted: v.fit.epoch == v.want.Epoch && v.fit.seq == v.want.Seq, NextBoot: v.fit.waiting, Freed: v.freed,
 	}

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -34,10 +35,15 @@ type Images interface {
 	Fetch(ctx context.Context, digest string, progress func(vee.Progress)) (hypervisor.LocalImage, error)
 }
 
-// Plugs are the host's bridge.
+// Plugs are the host's networks.
 type Plugs interface {
-	Plug(id vee.ID, nic int) (tap string, err error)
+	// Plug a NIC in; it waits for its network. Unplug all of a VEE's.
+	Plug(ctx context.Context, id vee.ID, nic int) (tap string, err error)
 	Unplug(id vee.ID) error
+	// Release says that a VEE has been handed over to the host with that underlay address,
+	// Announce that it is this host's.
+	Release(id vee.ID, to netip.Addr) error
+	Announce(id vee.ID) error
 }
 
 // Config of a Tracker. All fields are needed.
@@ -236,6 +242,15 @@ func (t *Tracker) Here() []vee.ID {
 		}
 	}
 	return ids
+}
+
+// NICs of a VEE that is here, as the VEE Manager filled them.
+func (t *Tracker) NICs(id vee.ID) ([]vee.NIC, error) {
+	v := t.find(id)
+	if v == nil || v.gone() {
+		return nil, fault.New(fault.NotFound, "VEE %s is not on this host", id)
+	}
+	return v.assigned().Descriptor.NICs, nil
 }
 
 // Console of a VEE's guest.

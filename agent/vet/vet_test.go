@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -133,12 +134,14 @@ func (h *host) Fetch(_ context.Context, digest string, _ func(vee.Progress)) (hy
 	}
 	return hypervisor.LocalImage{Digest: digest}, nil
 }
-func (h *host) Plug(id vee.ID, i int) (string, error) {
+func (h *host) Plug(_ context.Context, id vee.ID, i int) (string, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.taps[fmt.Sprint(id, i)] = true
 	return "tap", nil
 }
+func (h *host) Release(vee.ID, netip.Addr) error { return nil }
+func (h *host) Announce(vee.ID) error            { return nil }
 func (h *host) Unplug(id vee.ID) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -181,10 +181,14 @@ func (p *planner) access() {
 	wanted := map[string]bool{}
 	for _, c := range p.goal.Components {
 		for _, port := range c.Ports {
-			a := vmi.AccessPoint{Name: AccessPointName(c.Name, port), Tag: c.Name, Port: port.Number, Scheme: port.Scheme}
+			a := vmi.AccessPoint{
+				Name: AccessPointName(c.Name, port), Tag: c.Name, Port: port.Number, Scheme: port.Scheme,
+				Algorithm: port.Algorithm, Health: port.Health, Draining: p.leaving(c.Name),
+			}
 			wanted[a.Name] = true
 			is, there := p.w.AccessPoints[a.Name]
-			same := there && is.Tag == a.Tag && is.Port == a.Port && is.Scheme == a.Scheme && is.Address != ""
+			same := there && is.Tag == a.Tag && is.Port == a.Port && is.Scheme == a.Scheme && is.Algorithm == a.Algorithm &&
+				is.Health == a.Health && slices.Equal(is.Draining, a.Draining) && is.Address != ""
 			if !same && !p.held(Access) {
 				p.do(Action{Kind: PutAccessPoint, Access: a})
 			}
@@ -199,8 +203,22 @@ func (p *planner) access() {
 	})
 }
 
+// leaving are the VEEs of a component that have done work and do not stay.
+func (p *planner) leaving(component string) (ids []vee.ID) {
+	for _, l := range p.s.Slots {
+		if l.Component == component && l.VEE != "" && !l.Retiring.IsZero() && !l.Ready.IsZero() {
+			ids = append(ids, l.VEE)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
 // AccessPointName of a component's port.
 func AccessPointName(component string, port Port) string {
+	if port.Scheme == "udp" {
+		return fmt.Sprintf("%s-%d-udp", component, port.Number)
+	}
 	return fmt.Sprintf("%s-%d", component, port.Number)
 }
 

@@ -23,6 +23,13 @@ import (
 // Patience with a guest that was told to shut down, before its VEE is destroyed as it is.
 const Patience = 45 * time.Second
 
+// Drain is how long a replica that leaves keeps its connections, unless its component says
+// otherwise, and drainPoll how often the connections that are left are looked at.
+const (
+	Drain     = 10 * time.Second
+	drainPoll = 250 * time.Millisecond
+)
+
 // Goal is what the provider wants.
 type Goal struct {
 	Components []Component
@@ -41,12 +48,16 @@ type Component struct {
 	StartDelay   time.Duration
 	StopDelay    time.Duration
 	WaitForGuest bool // the next group starts when every replica has been ready
+	// Drain bounds the wait for a leaving replica's connections to end; 0: Drain.
+	Drain time.Duration
 }
 
 // Port of an access point.
 type Port struct {
-	Number int
-	Scheme string
+	Number    int
+	Scheme    string
+	Algorithm string // of spreading
+	Health    string // path that is asked
 }
 
 // State is what has to be remembered. The zero value is that of a new service.
@@ -124,7 +135,7 @@ type Action struct {
 	Call   int
 	Slots  []Slot
 	VEEs   []vee.ID
-	Access vmi.AccessPoint // Name, Tag, Port, Scheme
+	Access vmi.AccessPoint // Name, Tag, Port, Scheme, Algorithm, Health, Draining
 }
 
 // Event for people.
@@ -195,6 +206,12 @@ func (s State) Initialized(call int, ids []vee.ID) State {
 		}
 	}
 	return s
+}
+
+// Draining reports whether a replica is leaving, so that the connections of access points
+// matter.
+func (s State) Draining() bool {
+	return slices.ContainsFunc(s.Slots, func(l Slot) bool { return l.VEE != "" && !l.Retiring.IsZero() })
 }
 
 // Refused gives up the slots of a call that has made nothing. Where there was no room for

@@ -3,6 +3,7 @@ package deploy
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vmi"
@@ -86,8 +87,8 @@ func (p *planner) retire(n int, match func(Slot) bool) {
 	}
 }
 
-// leave shuts retiring replicas down and destroys them when they have stopped, will not,
-// or never did any work.
+// leave shuts retiring replicas down when their connections have ended, and destroys them
+// when they have stopped, will not, or never did any work.
 func (p *planner) leave() {
 	if p.held(Stop) {
 		return
@@ -99,9 +100,13 @@ func (p *planner) leave() {
 		}
 		v := p.w.VEEs[l.VEE]
 		runs := v.State == vee.Active && v.Phase != vee.PhaseUnknown && v.Phase != vee.PhaseFailed && !l.Ready.IsZero()
-		late := l.Retiring.Add(Patience)
+		drained := l.Retiring.Add(p.drain(l.Component))
+		late := drained.Add(Patience)
 		switch {
 		case v.Target == vee.Destroyed: // on its way
+		case runs && v.Target == vee.Active && p.w.Now.Before(drained) && p.serves(l):
+			p.wake(drained)
+			p.wake(p.w.Now.Add(drainPoll))
 		case runs && v.Target == vee.Active:
 			shutdown = append(shutdown, l.VEE)
 		case runs && p.w.Now.Before(late):
@@ -116,6 +121,33 @@ func (p *planner) leave() {
 	if len(destroy) > 0 {
 		p.do(Action{Kind: Destroy, VEEs: destroy})
 	}
+}
+
+// drain is how long replicas of a component keep their connections.
+func (p *planner) drain(component string) time.Duration {
+	for _, c := range p.goal.Components {
+		if c.Name == component && c.Drain > 0 {
+			return c.Drain
+		}
+	}
+	return Drain
+}
+
+// serves reports whether new connections may still be led to a replica, or old ones are
+// under way.
+func (p *planner) serves(l Slot) bool {
+	for _, a := range p.w.AccessPoints {
+		if a.Tag != l.Component {
+			continue
+		}
+		if !slices.Contains(a.Draining, l.VEE) {
+			return true
+		}
+		if slices.ContainsFunc(a.Serving, func(b vmi.Backend) bool { return b.VEE == l.VEE && b.Connections > 0 }) {
+			return true
+		}
+	}
+	return false
 }
 
 // strays destroys VEEs of the group that no slot holds. While a call is unanswered they

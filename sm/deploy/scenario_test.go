@@ -96,8 +96,9 @@ func (b *bench) do(a Action) (gone bool) {
 		b.printf("initialize #%d %s %s", a.Call, a.Slots[0].Model, list)
 		b.initialize(a)
 	case PutAccessPoint:
-		b.printf("put access point %s", a.Access.Name)
+		b.printf("put access point %s%s", a.Access.Name, b.draining(a.Access))
 		a.Access.Address = "192.0.2.1:20000"
+		a.Access.Serving = b.w.AccessPoints[a.Access.Name].Serving
 		b.w.AccessPoints[a.Access.Name] = a.Access
 	case DeleteAccessPoint:
 		b.printf("delete access point %s", a.Access.Name)
@@ -115,6 +116,13 @@ func (b *bench) do(a Action) (gone bool) {
 		}
 	}
 	return false
+}
+
+func (b *bench) draining(a vmi.AccessPoint) (text string) {
+	for _, id := range a.Draining {
+		text += ", draining " + b.w.VEEs[id].Descriptor.Name
+	}
+	return text
 }
 
 func (b *bench) live() (n int) {
@@ -223,6 +231,10 @@ func (b *bench) run(line string) {
 		}
 	}
 	switch f[0] {
+	case "connections": // ACCESS-POINT REPLICA NUMBER
+		a := b.w.AccessPoints[f[1]]
+		a.Serving = []vmi.Backend{{VEE: b.named(f[2]).ID, Connections: number(f[3])}}
+		b.w.AccessPoints[f[1]] = a
 	case "component": // NAME REPLICAS [key=value…]
 		c := b.component(f[1])
 		c.Desired = number(f[2])
@@ -239,8 +251,10 @@ func (b *bench) run(line string) {
 				c.StartDelay = span(value)
 			case "stopDelay":
 				c.StopDelay = span(value)
+			case "drain":
+				c.Drain = span(value)
 			case "port":
-				c.Ports = []Port{{number(value), "http"}}
+				c.Ports = []Port{{Number: number(value), Scheme: "http"}}
 			default:
 				b.t.Fatalf("unknown option %q", o)
 			}

@@ -111,7 +111,7 @@ func (s *Status) check() error {
 			return fmt.Errorf("KPI name %.40q: want letters, digits, _ . : or -, and no digit first", name)
 		}
 	}
-	return short(MaxText, s.Message)
+	return short(MaxText, s.Message, s.Failure)
 }
 
 func (c *Command) check() error {

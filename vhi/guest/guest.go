@@ -20,10 +20,13 @@ type Hello struct {
 
 // Status comes when it changes and at least every five seconds.
 type Status struct {
-	Type    string             `json:"type"`  // "status"
-	Ready   bool               `json:"ready"` // its service answers: what waitingForGuest waits for
-	Message string             `json:"message,omitempty"`
-	Idle    bool               `json:"idle,omitempty"`
+	Type    string `json:"type"`  // "status"
+	Ready   bool   `json:"ready"` // its service answers: what waitingForGuest waits for
+	Message string `json:"message,omitempty"`
+	Idle    bool   `json:"idle,omitempty"`
+	// Failure of what the guest was to do at its first boot, in words; it stands until the
+	// next boot. A guest that has one is not ready.
+	Failure string             `json:"failure,omitempty"`
 	KPIs    map[string]float64 `json:"kpis,omitempty"`
 	UptimeS float64            `json:"uptimeSeconds,omitempty"`
 }

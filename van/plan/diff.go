@@ -1,0 +1,74 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+)
+
+// Change of one entry. Have is nil where it is made, Want where it is removed.
+type Change struct{ Have, Want Entry }
+
+// Key of what changes.
+func (c Change) Key() Key {
+	if c.Want != nil {
+		return c.Want.Key()
+	}
+	return c.Have.Key()
+}
+
+func (c Change) String() string {
+	switch {
+	case c.Have == nil:
+		return "+ " + c.Want.String()
+	case c.Want == nil:
+		return "- " + c.Have.String()
+	}
+	return "~ " + c.Have.String() + "\n  " + c.Want.String()
+}
+
+// Diff is what turns have into want, in an order that a kernel can follow: what is no
+// longer wanted goes first, the last made before the first.
+func Diff(have, want HostPlan) []Change {
+	var gone, made []Change
+	for k, e := range have {
+		if _, ok := want[k]; !ok {
+			gone = append(gone, Change{Have: e})
+		}
+	}
+	for k, e := range want {
+		if h, ok := have[k]; !ok {
+			made = append(made, Change{Want: e})
+		} else if !e.Same(h) {
+			made = append(made, Change{Have: h, Want: e})
+		}
+	}
+	slices.SortFunc(gone, func(a, b Change) int { return -compare(a.Key(), b.Key()) })
+	slices.SortFunc(made, func(a, b Change) int { return compare(a.Key(), b.Key()) })
+	return append(gone, made...)
+}
+
+func compare(a, b Key) int {
+	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.VNI, b.VNI), cmp.Compare(a.Name, b.Name),
+		cmp.Compare(a.MAC, b.MAC), a.Addr.Compare(b.Addr))
+}
+
+// Entries of the plan in the order in which they are made.
+func (h HostPlan) Entries() []Entry {
+	all := make([]Entry, 0, len(h))
+	for _, c := range Diff(nil, h) {
+		all = append(all, c.Want)
+	}
+	return all
+}
+
+// Write the plan, one line an entry.
+func (h HostPlan) Write(w io.Writer) error {
+	for _, e := range h.Entries() {
+		if _, err := fmt.Fprintln(w, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
