@@ -424,6 +424,9 @@ func (r *repair) remove(v int32) {
 
 // wake a host that is off and would take v, if no rule wants it off.
 func (r *repair) wake(v int32) bool {
+	if r.kept {
+		return false
+	}
 	for h := range int32(len(r.m.Hosts)) {
 		if r.on[h] || r.m.Hosts[h].Draining || !r.fits(v, h) || !r.allowed(v, h) || !r.mayWake(h) {
 			continue
