@@ -93,6 +93,8 @@ type fakeGuest struct {
 	restarts int
 	ready    bool
 	kpis     map[string]float64
+	moved    vhi.MoveReport // of its last migration
+	movesTo  *fakeHost
 }
 
 // fakeHost converges as an agent does, in virtual time, and can be made to misbehave.
@@ -115,6 +117,10 @@ type fakeHost struct {
 	noReady     bool
 	assigns     int
 	changed     chan struct{}
+	failMoves   string // why migrations to it fail
+	movesTo     int    // migrations under way
+	atMost      int    // of movesTo so far
+	powerOffs   int
 }
 
 var errNet = fault.New(fault.Unavailable, "connection reset")
@@ -183,6 +189,7 @@ func (g *fakeGuest) report() vhi.Report {
 	} else if g.now == vhi.Failed {
 		p.Power, p.Phase = vhi.Stopped, vee.PhaseBoot
 	}
+	g.reportMove(&p)
 	if p.Phase == "" {
 		p.Phase = map[vhi.Power]vee.Phase{vhi.Running: vee.PhaseRunning, vhi.Paused: vee.PhaseHold, vhi.Suspended: vee.PhaseSuspended,
 			vhi.Stopped: vee.PhaseStopped, vhi.Absent: vee.PhaseDone, vhi.Unprepared: vee.PhaseProlog}[p.Power]
@@ -197,7 +204,7 @@ func (h *fakeHost) report() vhi.HostReport {
 	defer h.lock()()
 	h.seq++
 	r := vhi.HostReport{Host: h.name, Incarnation: fmt.Sprint(h.incarnation), Seq: h.seq, Address: h.name + ":1", Capacity: h.capacity, CPUs: 4,
-		Drivers: []vhi.DriverInfo{{Name: "sim", Simulated: true}}, Generation: h.generation}
+		Drivers: []vhi.DriverInfo{{Name: "sim", Simulated: true, Operations: []string{opMigrate}}}, Generation: h.generation}
 	for _, id := range slices.Sorted(maps.Keys(h.guests)) {
 		r.VEEs = append(r.VEEs, h.guests[id].report())
 	}
@@ -254,6 +261,9 @@ func (h *fakeHost) step() bool {
 	defer h.lock()()
 	for _, id := range slices.Sorted(maps.Keys(h.guests)) {
 		g := h.guests[id]
+		if h.stepMove(id, g) {
+			return true
+		}
 		to, during := g.next()
 		if to == "" || g.err != "" {
 			continue
@@ -279,7 +289,7 @@ func (h *fakeHost) step() bool {
 }
 
 func (g *fakeGuest) next() (to vhi.Power, during vee.Phase) {
-	if g.now == g.want.Power {
+	if g.now == g.want.Power || g.moved.Stage == vhi.MoveGiven && g.want.Power != vhi.Absent {
 		return "", ""
 	}
 	if g.now == vhi.Failed && g.want.Power != vhi.Absent && g.want.Power != vhi.Stopped && g.want.Descriptor.Restart == vee.RestartNever {

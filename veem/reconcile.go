@@ -18,6 +18,7 @@ const (
 	placeLane  = "place"
 	accessLane = "access"
 	sweepLane  = "sweep"
+	planLane   = "plan"
 )
 
 // reconcile does one job of the queue.
@@ -34,6 +35,8 @@ func (m *Manager) reconcile(ctx context.Context, j job) result {
 		return m.lookAtPoint(ctx, j.name)
 	case placeJob:
 		return m.placePending(ctx)
+	case planJob:
+		return m.reconfigure(ctx)
 	default:
 		return m.sweep(ctx)
 	}
@@ -48,6 +51,9 @@ func (m *Manager) changed(changes []change) {
 		case kindHost:
 			m.queue.add(job{hostJob, c.key}, controlLane(c.key))
 			m.queue.add(job{placeJob, ""}, placeLane)
+			m.queue.add(job{planJob, ""}, planLane)
+		case kindRun:
+			m.queue.add(job{planJob, ""}, planLane)
 		case kindPoint:
 			m.queue.add(job{pointJob, c.key}, accessLane)
 		}
@@ -65,6 +71,9 @@ func (m *Manager) changedVEE(c change) {
 	}
 	if b := c.before; b != nil && (c.after == nil || b.moving() && !c.after.moving() || !b.usage().Fits(c.after.usage())) {
 		m.queue.add(job{placeJob, ""}, placeLane) // it takes less than before
+	}
+	if m.reconfiguring.busy.Load() {
+		m.queue.add(job{planJob, ""}, planLane)
 	}
 	if serving(c.before) != serving(c.after) {
 		m.wakePoints(func(r *record) bool { return c.after != nil && r.ID == c.after.ID })
@@ -246,7 +255,9 @@ func (m *Manager) board(t *tx) []placement.Host {
 	for _, h := range t.hosts.all() {
 		p := placement.Host{Name: h.Name, Capacity: h.Capacity, Drivers: h.driverNames()}
 		switch {
-		case h.State == vmi.HostDraining:
+		case h.State == vmi.HostOff:
+			p.Closed = "it is off"
+		case h.State != vmi.HostOn:
 			p.Closed = "it is draining"
 		case !m.hosts.alive(h.Name):
 			p.Closed = "it does not answer"

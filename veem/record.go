@@ -115,16 +115,20 @@ type hostRecord struct {
 	CPUs     int              `json:"cpus,omitempty"`
 	Capacity vee.Resources    `json:"capacity"`
 	Drivers  []vhi.DriverInfo `json:"drivers,omitempty"`
+	Price    float64          `json:"price,omitempty"`
+	// Drain is set while its VEEs are to leave it.
+	Drain *drain `json:"drain,omitempty"`
 }
 
 // with is h after a report.
 func (h hostRecord) with(r vhi.HostReport) hostRecord {
 	h.Address, h.Version, h.CPUs, h.Capacity, h.Drivers = r.Address, r.Version, r.CPUs, r.Capacity, r.Drivers
+	h.Price = r.Price
 	return h
 }
 
 func (h hostRecord) same(o hostRecord) bool {
-	return h.Address == o.Address && h.Version == o.Version && h.CPUs == o.CPUs && h.Capacity == o.Capacity &&
+	return h.Address == o.Address && h.Version == o.Version && h.CPUs == o.CPUs && h.Capacity == o.Capacity && h.Price == o.Price &&
 		slices.EqualFunc(h.Drivers, o.Drivers, func(a, b vhi.DriverInfo) bool {
 			return a.Name == b.Name && a.Version == b.Version && a.Accelerator == b.Accelerator && a.Why == b.Why &&
 				a.Simulated == b.Simulated && slices.Equal(a.Operations, b.Operations)

@@ -44,6 +44,7 @@ const (
 	kindIntent  = "vee-intent"
 	kindAccount = "accounting-listener"
 	kindQuota   = "quota"
+	kindRun     = "reconfiguration"
 )
 
 // OnStore keeps the records in the site's store.
@@ -56,7 +57,7 @@ func (s siteRecords) of(kind string) store.Collection[json.RawMessage] {
 }
 
 func (s siteRecords) Load(ctx context.Context) (rows []Row, err error) {
-	for _, kind := range []string{kindVEE, kindHost, kindPoint, kindReceipt, kindIntent, kindAccount, kindQuota} {
+	for _, kind := range []string{kindVEE, kindHost, kindPoint, kindReceipt, kindIntent, kindAccount, kindQuota, kindRun} {
 		objects, err := s.of(kind).List(ctx, "")
 		if err != nil {
 			return nil, fmt.Errorf("list each %s: %w", kind, err)

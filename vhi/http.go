@@ -34,6 +34,7 @@ func (p veePath) id() (vee.ID, error) {
 // RegisterHost serves h to the site.
 func RegisterHost(s *httpapi.Server, h Host) {
 	registerStorage(s, h)
+	registerMachine(s, h)
 	httpapi.Register(s, httpapi.Op{Method: "PUT", Path: "/vhi/v1/vees/{id}", Summary: "Assign a VEE to this host, with the power it should have", Roles: siteOnly},
 		func(ctx context.Context, in *struct {
 			ID   string `path:"id"`

@@ -80,7 +80,8 @@ type HostReport struct {
 	Capacity    vee.Resources `json:"capacity"` // what VEEs may take
 	DiskFree    vee.Bytes     `json:"diskFreeBytes"`
 	Drivers     []DriverInfo  `json:"drivers"`
-	CPUs        int           `json:"cpus"` // physical; Capacity may be overbooked
+	CPUs        int           `json:"cpus"`            // physical; Capacity may be overbooked
+	Price       float64       `json:"price,omitempty"` // per hour while it has VEEs; of no currency
 	VEEs        []Report      `json:"vees"`
 	Generation  uint64        `json:"generation"` // newest seen; the host refuses older
 }
@@ -98,6 +99,7 @@ type DriverInfo struct {
 // Host is one host's agent, as the VEE Manager sees it.
 type Host interface {
 	Storage
+	Machine
 	// Assign is durable when it returns. It answers with the VEE's report as of now, not
 	// with the result, which comes by Renew. Errors: fault.StaleEpoch.
 	Assign(ctx context.Context, a Assignment) (Report, error)
