@@ -30,7 +30,7 @@ func (a *app) hostOff() *cobra.Command {
 		Long: `Have a host's VEEs leave it; suspend those that can go nowhere; then end its agent, which
 switches the machine off where it was started with --power-off COMMAND.`}
 	in := vmi.Drain{Suspend: true, Off: true}
-	a.drainWith(cmd, &in, func(h vmi.Host) bool { return h.State == vmi.HostOff && !h.Alive })
+	a.drainWith(cmd, &in, func(h vmi.Host) bool { return h.State == vmi.HostOff })
 	return cmd
 }
 
