@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -50,6 +51,8 @@ type Config struct {
 	Underlay netip.Addr
 	Driver   string // "qemu", "libvirt", "libvirt:URI" or "sim"
 	Offer    lrt.Offer
+	Price    float64 // per hour while the host has VEEs
+	PowerOff string  // shell command that switches the machine off; empty: only the agent ends
 	HAScale  float64 // scales every timing together; 0: 1
 	Version  string
 	Log      *slog.Logger
@@ -61,6 +64,9 @@ func (c *Config) check() error {
 	}
 	if c.Dir == "" || c.Site == "" || c.Listen == "" {
 		return fault.New(fault.Malformed, "a host needs a directory, the address of its site and an address to listen on").Try("reservoir host --help")
+	}
+	if !(c.Price >= 0) || math.IsInf(c.Price, 0) {
+		return fault.New(fault.Malformed, "price %v: want a number from 0 on", c.Price).Try("reservoir host --price 0.25")
 	}
 	if c.Advertise == "" {
 		c.Advertise = c.Listen
@@ -85,6 +91,7 @@ type agent struct {
 	seq         atomic.Uint64
 	generation  atomic.Uint64
 	renewer     renewer
+	off         chan struct{} // has a word in it when the agent is to end for good
 
 	peersMu sync.Mutex
 	peers   map[string]peer.Host // by name and address
@@ -104,7 +111,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	a := &agent{cfg: cfg, keys: keys, incarnation: rand.Text()[:12], peers: map[string]peer.Host{}}
+	a := &agent{cfg: cfg, keys: keys, incarnation: rand.Text()[:12], peers: map[string]peer.Host{}, off: make(chan struct{}, 1)}
 	seen, err := readGeneration(cfg.Dir)
 	if err != nil {
 		return err
@@ -197,6 +204,7 @@ func (a *agent) run(ctx context.Context) error {
 		},
 		func(ctx context.Context) error { a.collect(ctx, images); return nil },
 		func(ctx context.Context) error { a.networks.mend(ctx); return nil },
+		a.awaitOff,
 	} {
 		wg.Add(1)
 		go func() {
@@ -209,7 +217,10 @@ func (a *agent) run(ctx context.Context) error {
 	a.cfg.Log.Info("host is up", "host", a.cfg.Name, "site", a.keys.Site(), "listen", ln.Addr().String(),
 		"driver", caps.Driver, "accelerator", caps.Accelerator, "why", caps.Why, "capacity", a.capacity)
 	wg.Wait()
-	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+	switch err := context.Cause(ctx); {
+	case errors.Is(err, errOff):
+		return a.powerOff(context.WithoutCancel(ctx))
+	case !errors.Is(err, context.Canceled):
 		return err
 	}
 	return nil
@@ -299,7 +310,7 @@ func (a *agent) report() vhi.HostReport {
 	}
 	return vhi.HostReport{
 		Host: a.cfg.Name, Incarnation: a.incarnation, Seq: a.seq.Add(1), Address: a.cfg.Advertise, Version: a.cfg.Version,
-		Capacity: a.capacity, DiskFree: free, Drivers: []vhi.DriverInfo{a.info}, CPUs: a.cpus,
+		Capacity: a.capacity, DiskFree: free, Drivers: []vhi.DriverInfo{a.info}, CPUs: a.cpus, Price: a.cfg.Price,
 		VEEs: a.tracker.Reports(), Generation: a.generation.Load(), Segments: a.networks.versions(), Underlay: a.cfg.Underlay,
 	}
 }

@@ -16,7 +16,8 @@ import (
 func (a *app) hostCmd() *cobra.Command {
 	cmd := noun("host", "The machines of a site; be one of them",
 		a.hostList(), a.hostShow(), a.hostInvite(),
-		a.hostState("drain", vmi.HostDraining, "Let a host take no new VEEs"),
+		a.hostState("cordon", vmi.HostDraining, "Let a host take no new VEEs; those there stay"),
+		a.hostDrain(), a.hostOff(),
 		a.hostState("on", vmi.HostOn, "Let a host take VEEs again"),
 		a.hostRemove())
 	a.hostProcess(cmd)
@@ -30,8 +31,11 @@ func (a *app) hostListing() listing[vmi.Host] {
 		columns: []column[vmi.Host]{
 			{head: "NAME", cell: func(h vmi.Host) string { return h.Name }},
 			{head: "STATE", cell: func(h vmi.Host) string {
-				if !h.Alive {
+				switch {
+				case !h.Alive && h.State != vmi.HostOff:
 					return "lost"
+				case h.Drained && h.State == vmi.HostDraining:
+					return "drained"
 				}
 				return string(h.State)
 			}},

@@ -42,7 +42,11 @@ and ca.pem into its directory, for: reservoir context add.`
 	fl.StringSliceVar(&c.EtcdEndpoints, "etcd-endpoints", nil, "an etcd cluster instead of the embedded store")
 	fl.DurationVar(&c.AccountingInterval, "accounting-interval", 5*time.Minute, "how often VEEs tell what they have used")
 	fl.StringArrayVar(&c.AccountingListeners, "accounting-listener", nil, "`URL` that accounting information may be sent to (repeatable)")
-	fl.StringVar(&c.Placement, "placement", "balance", "balance or pack")
+	fl.StringVar(&c.Placement, "placement", "", "of new VEEs: balance or pack (balance; pack with --rebalance consolidate or cost)")
+	fl.StringVar((*string)(&c.Rebalance.Policy), "rebalance", "", "keep moving VEEs that run by this `POLICY`: balance, consolidate or cost (none)")
+	fl.DurationVar(&c.Rebalance.Every, "rebalance-every", 0, "time between two plans (5m)")
+	fl.Float64Var(&c.Rebalance.PerMove, "rebalance-per-move", 0, "what a single move must gain of the policy's score (0.01)")
+	fl.Float64Var(&c.Rebalance.Gain, "rebalance-gain", 0, "part of the score that a plan must gain to be worth it (0.05)")
 	fl.Float64Var(&c.HAScale, "ha-scale", 1, "scale every timing by this")
 	onProcess(cmd, func(cmd *cobra.Command) (err error) {
 		if c.VEENetwork, err = parse(netip.ParsePrefix, "--vee-network", network); err != nil {
@@ -86,6 +90,8 @@ one-time token (on the site: reservoir host invite) and needs none when it start
 	fl.Float64Var(&c.Offer.CPUOverbook, "cpu-overbook", 0, "virtual to physical CPUs (4)")
 	fl.StringVar(&memory, "memory", "", "memory for VEEs (all but a reserve)")
 	fl.StringVar(&disk, "disk", "", "disk for VEEs (all but a reserve)")
+	fl.Float64Var(&c.Price, "price", 0, "what it costs per hour while it has VEEs; for the site's policy cost")
+	fl.StringVar(&c.PowerOff, "power-off", "", "`COMMAND` that switches the machine off, for: reservoir host off (only the agent ends)")
 	fl.Float64Var(&c.HAScale, "ha-scale", 1, "scale every timing by this; as the site's")
 	onProcess(cmd, func(cmd *cobra.Command) (err error) {
 		if c.Offer.Memory, err = parse(vee.ParseBytes, "--memory", memory); err != nil {

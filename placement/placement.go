@@ -1,16 +1,18 @@
-// Package placement decides which host takes a VEE: given hosts and requests it answers
-// with choices and, for every host that was refused, why. It is pure: no I/O, no clock, no
-// goroutine, and the same input gives the same answer.
+// Package placement is the first placement of VEEs in a manager's own terms: given hosts and
+// requests it answers with choices, and says in words what spoke for a host or what against
+// all of them. The engine below it (model, solve) does the work. It is pure: no I/O, no
+// clock, no goroutine, and the same input gives the same answer.
 //
 // What it does not do: it never moves a VEE that has a place.
 package placement
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
 
+	"github.com/reservoir-cloud/reservoir/placement/model"
+	"github.com/reservoir-cloud/reservoir/placement/solve"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
 
@@ -63,7 +65,7 @@ type Host struct {
 
 // Request for a place.
 type Request struct {
-	Name  string // for Why
+	Name  string
 	Label Label
 	Needs vee.Resources
 	// Driver that the host must have; empty: any, but at least one.
@@ -73,13 +75,6 @@ type Request struct {
 // Choice for one request. Host is empty where there is none; Why says, for people, what
 // spoke for the host, or what against each of them.
 type Choice struct {
-	Host    string
-	Why     string
-	Refused []Refusal // in the order of the hosts
-}
-
-// Refusal of a host for a request.
-type Refusal struct {
 	Host string
 	Why  string
 }
@@ -89,43 +84,20 @@ func (p Policy) Place(hosts []Host, requests []Request, rules []Rule) []Choice {
 	return Place(hosts, requests, rules, p)
 }
 
-// Place chooses a host for every request for which there is one, in a good order for all
-// of them; the answer is in the order of the requests. Hosts and requests are not changed.
-//
-// The order matters to a greedy placement: it tries the large before the small, and when
-// that leaves somebody without a place, some other orders, keeping the best.
+// Place chooses a host for every request for which there is one; the answer is in the order
+// of the requests. Hosts and requests are not changed. Soft rules are kept where that costs
+// nobody its place.
 func Place(hosts []Host, requests []Request, rules []Rule, policy Policy) []Choice {
-	bundles := bundle(requests, rules)
-	slices.SortStableFunc(bundles, func(a, b []int) int {
-		return cmp.Compare(weight(requests, b), weight(requests, a))
-	})
-	var best []Choice
-	for try := range 1 + min(len(bundles)-1, retries) {
-		choices := newBoard(hosts, rules, policy).place(requests, rotate(bundles, try))
-		if best == nil || placed(choices) > placed(best) {
-			best = choices
-		}
-		if placed(best) == len(requests) {
-			break
+	f := &first{hosts: hosts, requests: requests, rules: rules, policy: policy, bundles: bundle(requests, rules)}
+	f.solve()
+	choices := make([]Choice, len(requests))
+	for k, members := range f.bundles {
+		c := f.choice(k)
+		for _, i := range members {
+			choices[i] = c
 		}
 	}
-	return best
-}
-
-// retries with another order, each beginning with a bundle further down.
-const retries = 8
-
-func rotate(bundles [][]int, n int) [][]int {
-	return slices.Concat(bundles[n:n+1], bundles[:n], bundles[n+1:])
-}
-
-func placed(choices []Choice) (n int) {
-	for _, c := range choices {
-		if c.Host != "" {
-			n++
-		}
-	}
-	return n
+	return choices
 }
 
 // bundle gathers requests that hard affinity binds to one host: indices into requests.
@@ -167,219 +139,289 @@ func bundle(requests []Request, rules []Rule) [][]int {
 	return bundles
 }
 
-func weight(requests []Request, bundle []int) (w float64) {
-	for _, i := range bundle {
-		n := requests[i].Needs
-		w += float64(n.MilliCPU)/1000 + float64(n.Memory)/float64(vee.GiB) + float64(n.Disk)/float64(100*vee.GiB)
-	}
-	return w
+// first placement under way. A bundle is one VEE to the engine.
+type first struct {
+	hosts    []Host
+	requests []Request
+	rules    []Rule
+	policy   Policy
+	bundles  [][]int
+
+	at     []int32 // host of each bundle, or model.None
+	last   *setting
+	broken []int // by bundle: soft rules that are not kept
 }
 
-// board is the hosts with what has been placed on them so far.
-type board struct {
-	hosts  []Host
-	rules  []Rule
-	policy Policy
+// setting is the model of one attempt.
+type setting struct {
+	m       *model.Model
+	placer  *solve.Placer
+	bundles []int32        // VEE of each bundle
+	rule    []Rule         // by the model's rule; those that want a driver have Kind ""
+	drivers map[int]string // by the model's rule: the driver that it wants
 }
 
-func newBoard(hosts []Host, rules []Rule, policy Policy) *board {
-	b := &board{hosts: slices.Clone(hosts), rules: rules, policy: policy}
-	for i := range b.hosts {
-		b.hosts[i].VEEs = slices.Clip(b.hosts[i].VEEs) // so that append copies
-	}
-	return b
-}
-
-func (b *board) place(requests []Request, bundles [][]int) []Choice {
-	choices := make([]Choice, len(requests))
-	for _, members := range bundles {
-		qs := make([]Request, len(members))
-		for k, i := range members {
-			qs[k] = requests[i]
-		}
-		c := b.choose(qs)
-		for _, i := range members {
-			choices[i] = c
-		}
-	}
-	return choices
-}
-
-// choose a host for all of qs together, and put them there.
-func (b *board) choose(qs []Request) Choice {
-	best, bestScore := -1, score{}
-	var refused []Refusal
-	for i := range b.hosts {
-		s, why := b.rate(i, qs)
-		switch {
-		case why != "":
-			refused = append(refused, Refusal{b.hosts[i].Name, why})
-		case best < 0 || s.better(bestScore):
-			best, bestScore = i, s
-		}
-	}
-	if best < 0 {
-		return Choice{Why: explain(qs, refused), Refused: refused}
-	}
-	h := &b.hosts[best]
-	for _, q := range qs {
-		h.Used = h.Used.Plus(q.Needs)
-		h.VEEs = append(h.VEEs, q.Label)
-	}
-	return Choice{Host: h.Name, Why: b.praise(*h, bestScore), Refused: refused}
-}
-
-// score of a host; the smaller is better, in the order of the fields.
-type score struct {
-	broken int     // soft rules
-	full   float64 // by policy
-	kin    int     // VEEs of the same group there: a tie goes to another host
-}
-
-func (s score) better(o score) bool {
-	return cmp.Or(cmp.Compare(s.broken, o.broken), cmp.Compare(s.full, o.full), cmp.Compare(s.kin, o.kin)) < 0
-}
-
-// rate host i for qs together, or say why not.
-func (b *board) rate(i int, qs []Request) (score, string) {
-	h, s := b.hosts[i], score{}
-	if h.Closed != "" {
-		return s, h.Closed
-	}
-	var needs vee.Resources
-	for k, q := range qs {
-		if why := driver(h, q.Driver); why != "" {
-			return s, why
-		}
-		for _, r := range b.rules {
-			if !q.Label.in(r) {
-				continue
-			}
-			if why := b.breaks(i, q, qs[:k], r); why != "" && !r.Soft {
-				return s, why
-			} else if why != "" {
-				s.broken++
+// solve first with soft rules as if they were hard, then without them for those that found
+// no place, and all without them if that places more.
+func (f *first) solve() {
+	nowhere := slices.Repeat([]int32{model.None}, len(f.bundles))
+	f.at = f.attempt(true, nowhere)
+	if slices.ContainsFunc(f.rules, func(r Rule) bool { return r.Soft }) && slices.Contains(f.at, model.None) {
+		f.at = f.attempt(false, f.at)
+		if slices.Contains(f.at, model.None) {
+			if other := f.attempt(false, nowhere); placed(other) > placed(f.at) {
+				f.at = other
 			}
 		}
-		needs = needs.Plus(q.Needs)
 	}
-	if why := shortage(needs, h.Capacity.Minus(h.Used)); why != "" {
-		return s, why
-	}
-	s.full = fullness(h.Used.Plus(needs), h.Capacity)
-	if b.policy == Pack {
-		s.full = -s.full
-	}
-	for _, l := range h.VEEs {
-		if l.Group == qs[0].Label.Group {
-			s.kin++
-		}
-	}
-	return s, ""
+	f.last = f.setting(false, f.at)
+	f.broken = f.countBroken()
 }
 
-func driver(h Host, want string) string {
-	switch {
-	case len(h.Drivers) == 0:
-		return "it has no hypervisor"
-	case want != "" && !slices.Contains(h.Drivers, want):
-		return fmt.Sprintf("it has no hypervisor %q (it has %s)", want, strings.Join(h.Drivers, ", "))
+func placed(at []int32) (n int) {
+	for _, h := range at {
+		if h != model.None {
+			n++
+		}
 	}
-	return ""
+	return n
 }
 
-// breaks says why q on host i, beside the others of its bundle, would break r.
-func (b *board) breaks(i int, q Request, beside []Request, r Rule) string {
-	switch r.Kind {
-	case AntiAffinity:
-		for _, l := range b.hosts[i].VEEs {
-			if l.in(r) {
-				return fmt.Sprintf("it has a VEE tagged %q already, and they must be on distinct hosts", r.Tag)
-			}
+// attempt to place those that fixed has no host for.
+func (f *first) attempt(soft bool, fixed []int32) []int32 {
+	s := f.setting(soft, fixed)
+	at := slices.Clone(fixed)
+	var open []int32
+	var which []int
+	for k, v := range s.bundles {
+		if at[k] == model.None && f.contradiction(k) == "" {
+			open, which = append(open, v), append(which, k)
 		}
-		for _, o := range beside {
-			if o.Label.in(r) {
-				return fmt.Sprintf("VEEs tagged %q must be on distinct hosts, but another rule binds %s and %s together", r.Tag, o.Name, q.Name)
-			}
-		}
-	case Affinity:
-		for j, h := range b.hosts {
-			if j == i {
-				continue
-			}
-			for _, l := range h.VEEs {
+	}
+	for i, h := range s.placer.Batch(open) {
+		at[which[i]] = h
+	}
+	return at
+}
+
+// dimensions of the model. Amounts in KiB hold the largest disks (model.MaxAmount).
+var dimensions = []model.Dimension{"cpu_milli", "memory_kib", "disk_kib"}
+
+// amounts of r, rounded up.
+func amounts(r vee.Resources) []int64 {
+	kib := func(b vee.Bytes) int64 { return (int64(b) + 1023) / 1024 }
+	return []int64{r.MilliCPU, kib(r.Memory), kib(r.Disk)}
+}
+
+// setting of the model: hosts with what is used there as one VEE, the VEEs there that rules
+// name, the bundles. soft rules are in it as if they were hard, or not at all.
+func (f *first) setting(soft bool, at []int32) *setting {
+	s := &setting{m: model.New(dimensions...), drivers: map[int]string{}}
+	members := make([][]int32, len(f.rules))
+	for i, h := range f.hosts {
+		capacity := []int64{h.Capacity.MilliCPU, int64(h.Capacity.Memory) / 1024, int64(h.Capacity.Disk) / 1024}
+		s.m.AddHost(model.Host{Name: h.Name, Draining: h.Closed != "" || len(h.Drivers) == 0, Hypervisors: h.Drivers}, capacity...)
+		s.m.AddVEE(model.VEE{State: model.Running, Host: int32(i)}, amounts(h.Used)...)
+		for _, l := range h.VEEs {
+			v := model.None
+			for k, r := range f.rules {
+				if l.in(r) && v == model.None {
+					v = s.m.AddVEE(model.VEE{State: model.Running, Host: int32(i)})
+				}
 				if l.in(r) {
-					return fmt.Sprintf("VEEs tagged %q must be together, and one is on %s", r.Tag, h.Name)
+					members[k] = append(members[k], v)
 				}
 			}
 		}
 	}
+	for k, bundle := range f.bundles {
+		x := model.VEE{Name: f.requests[bundle[0]].Name}
+		if at[k] != model.None {
+			x.State, x.Host = model.Running, at[k]
+		}
+		var needs vee.Resources
+		for _, i := range bundle {
+			needs = needs.Plus(f.requests[i].Needs)
+		}
+		v := s.m.AddVEE(x, amounts(needs)...)
+		s.bundles = append(s.bundles, v)
+		for j, r := range f.rules {
+			if slices.ContainsFunc(bundle, func(i int) bool { return f.requests[i].Label.in(r) }) {
+				members[j] = append(members[j], v)
+			}
+		}
+		for _, i := range bundle {
+			if d := f.requests[i].Driver; d != "" {
+				s.drivers[len(s.rule)] = d
+				s.require(Rule{}, model.Hypervised{VEEs: []int32{v}, Hypervisor: d})
+			}
+		}
+	}
+	for k, r := range f.rules {
+		if (!r.Soft || soft) && len(members[k]) > 1 {
+			s.require(r, r.constraint(members[k]))
+		}
+	}
+	policy := solve.Balance
+	if f.policy == Pack {
+		policy = solve.Pack
+	}
+	s.placer = solve.NewPlacer(s.m, policy)
+	return s
+}
+
+func (s *setting) require(r Rule, c model.Constraint) {
+	s.rule = append(s.rule, r)
+	s.m.Require(c)
+}
+
+func (r Rule) constraint(vees []int32) model.OnPlacement {
+	if r.Kind == Affinity {
+		return model.Gather{VEEs: vees}
+	}
+	return model.Spread{VEEs: vees}
+}
+
+// contradiction between rules that makes a bundle impossible anywhere, or "".
+func (f *first) contradiction(k int) string {
+	for _, r := range f.rules {
+		var apart []string
+		for _, i := range f.bundles[k] {
+			if q := f.requests[i]; r.Kind == AntiAffinity && !r.Soft && q.Label.in(r) {
+				apart = append(apart, q.Name)
+			}
+		}
+		if len(apart) > 1 {
+			return fmt.Sprintf("VEEs tagged %q must be on distinct hosts, but another rule binds %s and %s together", r.Tag, apart[0], apart[1])
+		}
+	}
 	return ""
 }
 
-// shortage in words, or "".
-func shortage(needs, free vee.Resources) string {
-	var short []string
-	if needs.MilliCPU > free.MilliCPU {
-		short = append(short, fmt.Sprintf("%s needed and %s free", cpus(needs.MilliCPU), cpus(max(0, free.MilliCPU))))
-	}
-	if needs.Memory > free.Memory {
-		short = append(short, fmt.Sprintf("%v memory needed and %v free", needs.Memory, max(0, free.Memory)))
-	}
-	if needs.Disk > free.Disk {
-		short = append(short, fmt.Sprintf("%v disk needed and %v free", needs.Disk, max(0, free.Disk)))
-	}
-	return strings.Join(short, ", ")
-}
-
-func cpus(milli int64) string {
-	return strings.TrimSuffix(strings.TrimRight(fmt.Sprintf("%.3f", float64(milli)/1000), "0"), ".") + " vCPU"
-}
-
-// fullness is the fraction in use of the scarcest dimension.
-func fullness(used, capacity vee.Resources) (f float64) {
-	for _, d := range [][2]int64{{used.MilliCPU, capacity.MilliCPU}, {int64(used.Memory), int64(capacity.Memory)}, {int64(used.Disk), int64(capacity.Disk)}} {
-		if d[1] > 0 {
-			f = max(f, float64(d[0])/float64(d[1]))
+// countBroken soft rules for each bundle that has a place.
+func (f *first) countBroken() []int {
+	broken := make([]int, len(f.bundles))
+	s := f.setting(true, f.at)
+	now := model.Begin(s.m)
+	for i, r := range s.rule {
+		c, ok := s.m.Rules[i].Constraint.(model.OnPlacement)
+		if !ok || !r.Soft || c.Check(s.m, now) == nil {
+			continue
+		}
+		for k, v := range s.bundles {
+			if slices.Contains(c.About().VEEs, v) {
+				broken[k]++
+			}
 		}
 	}
-	return f
+	return broken
 }
 
-func (b *board) praise(h Host, s score) string {
-	free := h.Capacity.Minus(h.Used)
-	how := "the emptiest that can take it"
-	if b.policy == Pack {
+// choice for bundle k, in words.
+func (f *first) choice(k int) Choice {
+	if h := f.at[k]; h != model.None {
+		return Choice{Host: f.hosts[h].Name, Why: f.praise(h, f.broken[k])}
+	}
+	return Choice{Why: f.explain(k)}
+}
+
+func (f *first) praise(h int32, broken int) string {
+	used := f.hosts[h].Used
+	for k, bundle := range f.bundles {
+		for _, i := range bundle {
+			if f.at[k] == h {
+				used = used.Plus(f.requests[i].Needs)
+			}
+		}
+	}
+	free, how := f.hosts[h].Capacity.Minus(used), "the emptiest that can take it"
+	if f.policy == Pack {
 		how = "the fullest that can take it"
 	}
 	why := fmt.Sprintf("%s: %s, %v memory, %v disk stay free", how, cpus(free.MilliCPU), free.Memory, free.Disk)
-	if s.broken > 0 {
-		why += fmt.Sprintf("; %d soft rules not kept", s.broken)
+	if broken > 0 {
+		why += fmt.Sprintf("; %d soft rules not kept", broken)
 	}
 	return why
 }
 
-// explain why no host takes qs: every reason once, with the hosts that gave it.
-func explain(qs []Request, refused []Refusal) string {
-	if len(refused) == 0 {
+// explain why no host takes bundle k: every reason once, with the hosts that gave it.
+func (f *first) explain(k int) string {
+	if len(f.hosts) == 0 {
 		return "the site has no host"
+	}
+	which := "it"
+	if n := len(f.bundles[k]); n > 1 {
+		which = fmt.Sprintf("the %d VEEs that a rule binds together", n)
+	}
+	if why := f.contradiction(k); why != "" {
+		return fmt.Sprintf("no host takes %s: %s", which, why)
 	}
 	var order []string
 	by := map[string][]string{}
-	for _, r := range refused {
-		if by[r.Why] == nil {
-			order = append(order, r.Why)
+	for h := range f.hosts {
+		why := f.refusal(k, int32(h))
+		if by[why] == nil {
+			order = append(order, why)
 		}
-		by[r.Why] = append(by[r.Why], r.Host)
+		by[why] = append(by[why], f.hosts[h].Name)
 	}
 	for i, why := range order {
 		order[i] = summary(by[why]) + ": " + why
 	}
-	text := "no host takes it: " + strings.Join(order, "; ")
-	if len(qs) > 1 {
-		text = fmt.Sprintf("no host takes the %d VEEs that a rule binds together: %s", len(qs), strings.Join(order, "; "))
+	return fmt.Sprintf("no host takes %s: %s", which, strings.Join(order, "; "))
+}
+
+// refusal of host h for bundle k, in words.
+func (f *first) refusal(k int, h int32) string {
+	host := f.hosts[h]
+	switch {
+	case host.Closed != "":
+		return host.Closed
+	case len(host.Drivers) == 0:
+		return "it has no hypervisor"
 	}
-	return text
+	v := f.last.bundles[k]
+	w := f.last.placer.Why(v, h)
+	if w.Rule >= 0 {
+		r := f.last.rule[w.Rule]
+		switch r.Kind {
+		case AntiAffinity:
+			return fmt.Sprintf("it has a VEE tagged %q already, and they must be on distinct hosts", r.Tag)
+		case Affinity:
+			for _, o := range f.last.m.Rules[w.Rule].Constraint.About().VEEs {
+				if at := f.last.placer.At(o); at != model.None && at != h {
+					return fmt.Sprintf("VEEs tagged %q must be together, and one is on %s", r.Tag, f.hosts[at].Name)
+				}
+			}
+		default:
+			return fmt.Sprintf("it has no hypervisor %q (it has %s)", f.last.drivers[w.Rule], strings.Join(host.Drivers, ", "))
+		}
+	}
+	needs, capacity := f.last.m.Demand(v), f.last.m.Capacity(h)
+	var short []string
+	for d := range dimensions {
+		if w.Short[d] > 0 {
+			free := min(capacity[d], max(0, needs[d]-w.Short[d]))
+			short = append(short, fmt.Sprintf("%s needed and %s free", quantity(d, needs[d]), quantity(d, free)))
+		}
+	}
+	return strings.Join(short, ", ")
+}
+
+// quantity of a dimension, for people.
+func quantity(d int, n int64) string {
+	switch d {
+	case 0:
+		return cpus(n)
+	case 1:
+		return fmt.Sprintf("%v memory", vee.Bytes(n)*vee.KiB)
+	}
+	return fmt.Sprintf("%v disk", vee.Bytes(n)*vee.KiB)
+}
+
+func cpus(milli int64) string {
+	return strings.TrimSuffix(strings.TrimRight(fmt.Sprintf("%.3f", float64(milli)/1000), "0"), ".") + " vCPU"
 }
 
 func summary(hosts []string) string {

@@ -26,7 +26,7 @@ func (s *site) openVEEM(ctx context.Context) (*veem.Manager, error) {
 		Site: c.Name, Store: veem.OnStore(s.store), Dial: s.dial, Placer: placement.Policy(c.Placement),
 		Images: sizes{s}, Balancer: s.balancer, Recorder: recorder{s},
 		Networks: map[string]veem.Network{flat: network(c)},
-		Listener: s.listener(), Timing: scaled(c.HAScale), Log: c.Log,
+		Listener: s.listener(), Rebalancing: c.Rebalance, Timing: scaled(c.HAScale), Log: c.Log,
 	})
 }
 
@@ -68,7 +68,7 @@ func scaled(by float64) veem.Timing {
 		return veem.Timing{}
 	}
 	t := func(d time.Duration) time.Duration { return time.Duration(float64(d) * by) }
-	return veem.Timing{HostLost: t(15 * time.Second), Grace: t(30 * time.Second)}
+	return veem.Timing{HostLost: t(15 * time.Second), Grace: t(30 * time.Second), Look: t(15 * time.Second), Rest: t(10 * time.Minute)}
 }
 
 // dial makes the client of a host's agent: mutual TLS, and nobody but the host of that

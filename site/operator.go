@@ -34,7 +34,7 @@ func life(ms int64, otherwise time.Duration) (time.Duration, error) {
 func (s *site) Site(ctx context.Context) (admin.Site, error) {
 	out := admin.Site{
 		Name: s.cfg.Name, Version: s.cfg.Version, Started: s.started, Address: s.cfg.Advertise,
-		Generation: s.store.Generation(), Placement: s.cfg.Placement, VEENetwork: s.cfg.VEENetwork.String(), HAScale: s.cfg.HAScale,
+		Generation: s.store.Generation(), Placement: s.cfg.Placement, Rebalance: string(s.cfg.Rebalance.Policy), VEENetwork: s.cfg.VEENetwork.String(), HAScale: s.cfg.HAScale,
 		Store: admin.Store{Kind: "embedded"},
 	}
 	if len(s.cfg.EtcdEndpoints) > 0 {

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,6 +33,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/veem"
+	"github.com/reservoir-cloud/reservoir/veem/rebalance"
 	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vmi"
 )
@@ -60,7 +62,9 @@ type Config struct {
 	EtcdTLS       *tls.Config
 	StoreQuota    int64 // bytes; 0: the store's default
 
-	Placement string  // "balance" or "pack"; empty: balance
+	Placement string // of new VEEs: "balance" or "pack"; empty: as the policy of Rebalance wants
+	// Rebalance is how VEEs that run are moved, once they do.
+	Rebalance veem.Rebalancing
 	HAScale   float64 // scales every timing together; 0: 1
 	Version   string
 	Log       *slog.Logger
@@ -101,9 +105,17 @@ func (c *Config) check() error {
 	switch c.Placement {
 	case "":
 		c.Placement = "balance"
+		if c.Rebalance.Policy == rebalance.Consolidate || c.Rebalance.Policy == rebalance.Cost {
+			c.Placement = "pack"
+		}
 	case "balance", "pack":
 	default:
 		return fault.New(fault.Malformed, "placement %q: want balance or pack", c.Placement)
+	}
+	if r := c.Rebalance; r.Policy != rebalance.None && !slices.Contains(rebalance.Policies, r.Policy) {
+		return fault.New(fault.Malformed, "rebalance %q: want one of %v", r.Policy, rebalance.Policies).Try("reservoir site --help")
+	} else if r.Every < 0 || !(r.PerMove >= 0) || !(r.Gain >= 0) {
+		return fault.New(fault.Malformed, "rebalancing every %v, by at least %v a move and %v in all: none may be negative", r.Every, r.PerMove, r.Gain).Try("reservoir site --help")
 	}
 	for _, u := range c.AccountingListeners {
 		if err := checkListener(u); err != nil {

@@ -96,6 +96,8 @@ type fakeGuest struct {
 	fitted   uint64   // Seq of the assignment that it was changed to while it ran
 	nextBoot []string // what waits
 	kpis     map[string]float64
+	moved    vhi.MoveReport // of its last migration
+	movesTo  *fakeHost
 }
 
 // fakeHost converges as an agent does, in virtual time, and can be made to misbehave.
@@ -123,6 +125,10 @@ type fakeHost struct {
 	failFit     string   // why no change is made
 	assigns     int
 	changed     chan struct{}
+	failMoves   string // why migrations to it fail
+	movesTo     int    // migrations under way
+	atMost      int    // of movesTo so far
+	powerOffs   int
 }
 
 var errNet = fault.New(fault.Unavailable, "connection reset")
@@ -191,6 +197,7 @@ func (g *fakeGuest) report() vhi.Report {
 	} else if g.now == vhi.Failed {
 		p.Power, p.Phase = vhi.Stopped, vee.PhaseBoot
 	}
+	g.reportMove(&p)
 	if p.Phase == "" {
 		p.Phase = map[vhi.Power]vee.Phase{vhi.Running: vee.PhaseRunning, vhi.Paused: vee.PhaseHold, vhi.Suspended: vee.PhaseSuspended,
 			vhi.Stopped: vee.PhaseStopped, vhi.Absent: vee.PhaseDone, vhi.Unprepared: vee.PhaseProlog}[p.Power]
@@ -205,7 +212,7 @@ func (h *fakeHost) report() vhi.HostReport {
 	defer h.lock()()
 	h.seq++
 	r := vhi.HostReport{Host: h.name, Incarnation: fmt.Sprint(h.incarnation), Seq: h.seq, Address: h.name + ":1", Capacity: h.capacity, CPUs: 4,
-		Drivers: []vhi.DriverInfo{{Name: "sim", Simulated: true, Operations: h.live}}, Generation: h.generation,
+		Drivers: []vhi.DriverInfo{{Name: "sim", Simulated: true, Operations: append([]string{opMigrate}, h.live...)}}, Generation: h.generation,
 		Underlay: netip.MustParseAddr("192.0.2." + h.name[1:]), Segments: map[string]uint64{}}
 	for id, g := range h.segments {
 		r.Segments[id] = g.Version
@@ -301,6 +308,9 @@ func (h *fakeHost) step() bool {
 	defer h.lock()()
 	for _, id := range slices.Sorted(maps.Keys(h.guests)) {
 		g := h.guests[id]
+		if h.stepMove(id, g) {
+			return true
+		}
 		to, during := g.next()
 		if to == "" && g.now == vhi.Running && len(h.live) > 0 && g.fitted != g.want.Seq && g.err == "" {
 			if g.err = h.failFit; g.err == "" {
@@ -332,7 +342,7 @@ func (h *fakeHost) step() bool {
 }
 
 func (g *fakeGuest) next() (to vhi.Power, during vee.Phase) {
-	if g.now == g.want.Power {
+	if g.now == g.want.Power || g.moved.Stage == vhi.MoveGiven && g.want.Power != vhi.Absent {
 		return "", ""
 	}
 	if g.now == vhi.Failed && g.want.Power != vhi.Absent && g.want.Power != vhi.Stopped && g.want.Descriptor.Restart == vee.RestartNever {

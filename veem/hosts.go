@@ -387,6 +387,7 @@ func (m *Manager) learn(r vhi.HostReport, asked uint64) bool {
 	if n.back {
 		m.record(Event{Reason: "HostBack", Object: "host/" + r.Host, Message: "host " + r.Host + " is current"})
 		m.queue.add(job{placeJob, ""}, placeLane)
+		m.queue.add(job{planJob, ""}, planLane)
 	}
 	if n.back || asked != 0 {
 		for id := range mine {
@@ -481,7 +482,10 @@ func (m *Manager) checkAlive(h hostRecord) time.Duration {
 	given := v.given
 	m.hosts.mu.Unlock()
 	if lost {
-		m.record(Event{Warning: true, Reason: "HostLost", Object: "host/" + name, Message: "host " + name + " has not renewed for " + limit.String() + ": its VEEs are unknown"})
+		if h.State != vmi.HostOff {
+			m.record(Event{Warning: true, Reason: "HostLost", Object: "host/" + name, Message: "host " + name + " has not renewed for " + limit.String() + ": its VEEs are unknown"})
+		}
+		m.queue.add(job{planJob, ""}, planLane)
 		m.ledger.read(func(s *state) {
 			for id, r := range s.vees.rows {
 				if r.at(name) {

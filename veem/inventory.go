@@ -29,7 +29,7 @@ func (m *Manager) showHosts(match func(*hostRecord) bool) []vmi.Host {
 		for _, h := range s.hosts.rows {
 			if match(h) {
 				list = append(list, vmi.Host{Name: h.Name, State: h.State, Address: h.Address, Version: h.Version, CPUs: h.CPUs,
-					Capacity: h.Capacity, Drivers: h.Drivers, Joined: h.Joined})
+					Capacity: h.Capacity, Drivers: h.Drivers, Joined: h.Joined, Price: h.Price, Leaving: h.Drain != nil, Drained: h.Drain != nil})
 			}
 		}
 		slices.SortFunc(list, func(a, b vmi.Host) int { return strings.Compare(a.Name, b.Name) })
@@ -40,6 +40,12 @@ func (m *Manager) showHosts(match func(*hostRecord) bool) []vmi.Host {
 			if i, shown := at[r.Host]; shown && r.State != vee.Destroyed {
 				list[i].Used = list[i].Used.Plus(r.usage())
 				list[i].VEEs++
+				list[i].Drained = list[i].Drained && !r.Holds
+			}
+			if r.moving() {
+				if i, shown := at[r.Move.To]; shown {
+					list[i].Drained = false
+				}
 			}
 		}
 	})
@@ -87,9 +93,9 @@ func (m *Manager) SetHostState(ctx context.Context, name string, s vmi.HostState
 		if h == nil {
 			return errNoHost(name)
 		}
-		if changed = h.State != s; changed {
+		if changed = h.State != s || h.Drain != nil; changed {
 			n := *h
-			n.State = s
+			n.State, n.Drain = s, nil
 			put(t, &t.hosts, name, &n)
 		}
 		return nil

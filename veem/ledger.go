@@ -50,6 +50,7 @@ type state struct {
 	receipts shelf[receipt]
 	accounts shelf[registration]
 	quotas   shelf[quotaRecord]
+	runs     shelf[runRecord]
 	networks shelf[networkRecord]
 
 	segments segments // an index of the rows
@@ -71,7 +72,7 @@ func newLedger(s Records, gen uint64, now func() time.Time, log *slog.Logger, ch
 	l := &ledger{store: s, gen: gen, now: now, log: log, changed: changed,
 		queue: make(chan *request), done: make(chan struct{})}
 	l.vees.kind, l.hosts.kind, l.points.kind, l.receipts.kind = kindVEE, kindHost, kindPoint, kindReceipt
-	l.accounts.kind, l.quotas.kind, l.networks.kind = kindAccount, kindQuota, kindNetwork
+	l.accounts.kind, l.quotas.kind, l.networks.kind, l.runs.kind = kindAccount, kindQuota, kindNetwork, kindRun
 	l.segments = newSegments()
 	for _, s := range l.shelves() {
 		s.clear()
@@ -80,7 +81,7 @@ func newLedger(s Records, gen uint64, now func() time.Time, log *slog.Logger, ch
 }
 
 func (s *state) shelves() []anyShelf {
-	return []anyShelf{&s.vees, &s.hosts, &s.points, &s.receipts, &s.accounts, &s.quotas, &s.networks}
+	return []anyShelf{&s.vees, &s.hosts, &s.points, &s.receipts, &s.accounts, &s.quotas, &s.networks, &s.runs}
 }
 
 // read lets f look at the records as they are in the store. f must not keep the maps, and

@@ -184,20 +184,25 @@ func (m *Manager) Migrate(ctx context.Context, in vmi.Migrate) (vmi.Migration, e
 		if err != nil {
 			return err
 		}
-		v := migration{Address: t.hosts.get(to).Address, Underlay: t.hosts.get(to).Underlay, Ticket: ticket}
-		v.Migration = vmi.Migration{ID: id[:12], VEE: r.ID, Name: r.Descriptor.Name, From: r.Host, To: to, State: vmi.MigrationRunning,
-			Bandwidth: in.Bandwidth, AutoConverge: in.AutoConverge, Started: t.now}
-		if in.DeadlineMS > 0 {
-			end := t.now.Add(time.Duration(in.DeadlineMS) * time.Millisecond)
-			v.Deadline = &end
-		}
-		r.Move = &v
-		r.Seq += 2 // one beyond what a left-over of an earlier attempt was removed under
-		t.putVEE(r)
-		begun = v.Migration
+		begun = r.depart(t, id, ticket, to, in)
 		return nil
 	})
 	return begun, err
+}
+
+// depart begins r's migration to a host that may take it.
+func (r *record) depart(t *tx, id, ticket, to string, in vmi.Migrate) vmi.Migration {
+	v := migration{Address: t.hosts.get(to).Address, Underlay: t.hosts.get(to).Underlay, Ticket: ticket}
+	v.Migration = vmi.Migration{ID: id[:12], VEE: r.ID, Name: r.Descriptor.Name, From: r.Host, To: to, State: vmi.MigrationRunning,
+		Bandwidth: in.Bandwidth, AutoConverge: in.AutoConverge, Started: t.now}
+	if in.DeadlineMS > 0 {
+		end := t.now.Add(time.Duration(in.DeadlineMS) * time.Millisecond)
+		v.Deadline = &end
+	}
+	r.Move = &v
+	r.Seq += 2 // one beyond what a left-over of an earlier attempt was removed under
+	t.putVEE(*r)
+	return v.Migration
 }
 
 // destination of a migration, or why there is none.

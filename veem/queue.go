@@ -21,6 +21,7 @@ const (
 	reapJob // name is HOST/VEE
 	pointJob
 	placeJob
+	planJob
 	sweepJob
 	segmentJob // name is HOST\x00SEGMENT
 	networkJob

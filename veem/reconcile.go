@@ -18,6 +18,7 @@ const (
 	placeLane  = "place"
 	accessLane = "access"
 	sweepLane  = "sweep"
+	planLane   = "plan"
 )
 
 // reconcile does one job of the queue.
@@ -38,6 +39,8 @@ func (m *Manager) reconcile(ctx context.Context, j job) result {
 		return m.lookAtSegment(ctx, j.name)
 	case networkJob:
 		return m.lookAtNetwork(ctx, j.name)
+	case planJob:
+		return m.reconfigure(ctx)
 	default:
 		return m.sweep(ctx)
 	}
@@ -53,8 +56,11 @@ func (m *Manager) changed(changes []change) {
 			m.queue.add(job{hostJob, c.key}, controlLane(c.key))
 			m.queue.add(job{placeJob, ""}, placeLane)
 			m.wakeSegmentsAt(c.key)
+			m.queue.add(job{planJob, ""}, planLane)
 		case kindNetwork:
 			m.wakeNetwork(c.key)
+		case kindRun:
+			m.queue.add(job{planJob, ""}, planLane)
 		case kindPoint:
 			m.queue.add(job{pointJob, c.key}, accessLane)
 		}
@@ -73,6 +79,9 @@ func (m *Manager) changedVEE(c change) {
 	}
 	if b := c.before; b != nil && (c.after == nil || b.moving() && !c.after.moving() || !b.usage().Fits(c.after.usage())) {
 		m.queue.add(job{placeJob, ""}, placeLane) // it takes less than before
+	}
+	if m.reconfiguring.busy.Load() {
+		m.queue.add(job{planJob, ""}, planLane)
 	}
 	if serves(c.before) != serves(c.after) {
 		m.wakePoints(func(r *record) bool { return c.after != nil && r.ID == c.after.ID })
@@ -254,7 +263,9 @@ func (m *Manager) board(t *tx) []placement.Host {
 	for _, h := range t.hosts.all() {
 		p := placement.Host{Name: h.Name, Capacity: h.Capacity, Drivers: h.driverNames()}
 		switch {
-		case h.State == vmi.HostDraining:
+		case h.State == vmi.HostOff:
+			p.Closed = "it is off"
+		case h.State != vmi.HostOn:
 			p.Closed = "it is draining"
 		case !m.hosts.alive(h.Name):
 			p.Closed = "it does not answer"

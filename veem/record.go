@@ -117,16 +117,20 @@ type hostRecord struct {
 	Capacity vee.Resources    `json:"capacity"`
 	Drivers  []vhi.DriverInfo `json:"drivers,omitempty"`
 	Underlay netip.Addr       `json:"underlay,omitzero"`
+	Price    float64          `json:"price,omitempty"`
+	// Drain is set while its VEEs are to leave it.
+	Drain *drain `json:"drain,omitempty"`
 }
 
 // with is h after a report.
 func (h hostRecord) with(r vhi.HostReport) hostRecord {
 	h.Address, h.Version, h.CPUs, h.Capacity, h.Drivers, h.Underlay = r.Address, r.Version, r.CPUs, r.Capacity, r.Drivers, r.Underlay
+	h.Price = r.Price
 	return h
 }
 
 func (h hostRecord) same(o hostRecord) bool {
-	return h.Address == o.Address && h.Version == o.Version && h.CPUs == o.CPUs && h.Capacity == o.Capacity && h.Underlay == o.Underlay &&
+	return h.Address == o.Address && h.Version == o.Version && h.CPUs == o.CPUs && h.Capacity == o.Capacity && h.Underlay == o.Underlay && h.Price == o.Price &&
 		slices.EqualFunc(h.Drivers, o.Drivers, func(a, b vhi.DriverInfo) bool {
 			return a.Name == b.Name && a.Version == b.Version && a.Accelerator == b.Accelerator && a.Why == b.Why &&
 				a.Simulated == b.Simulated && slices.Equal(a.Operations, b.Operations)

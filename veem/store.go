@@ -45,6 +45,7 @@ const (
 	kindAccount = "accounting-listener"
 	kindQuota   = "quota"
 	kindNetwork = "network"
+	kindRun     = "reconfiguration"
 )
 
 // OnStore keeps the records in the site's store.
@@ -57,7 +58,7 @@ func (s siteRecords) of(kind string) store.Collection[json.RawMessage] {
 }
 
 func (s siteRecords) Load(ctx context.Context) (rows []Row, err error) {
-	for _, kind := range []string{kindVEE, kindHost, kindPoint, kindReceipt, kindIntent, kindAccount, kindQuota, kindNetwork} {
+	for _, kind := range []string{kindVEE, kindHost, kindPoint, kindReceipt, kindIntent, kindAccount, kindQuota, kindNetwork, kindRun} {
 		objects, err := s.of(kind).List(ctx, "")
 		if err != nil {
 			return nil, fmt.Errorf("list each %s: %w", kind, err)

@@ -91,6 +91,8 @@ type Timing struct {
 	Call          time.Duration // one call to a host: 10 s
 	Grace         time.Duration // for a guest to shut down by itself: 30 s
 	Retry         time.Duration // first pause after a failure, doubled up to 64 times itself: 200 ms
+	Look          time.Duration // until a plan, or a host that is to be left, is looked at again at the latest: 15 s
+	Rest          time.Duration // that a VEE has from a policy after it has moved: 10 min
 }
 
 func (t Timing) withDefaults() Timing {
@@ -100,6 +102,7 @@ func (t Timing) withDefaults() Timing {
 	}{
 		{&t.Hold, 10 * time.Minute}, {&t.KeepDestroyed, time.Hour}, {&t.KeepReceipts, 24 * time.Hour},
 		{&t.HostLost, 15 * time.Second}, {&t.Call, 10 * time.Second}, {&t.Grace, 30 * time.Second}, {&t.Retry, 200 * time.Millisecond},
+		{&t.Look, 15 * time.Second}, {&t.Rest, 10 * time.Minute},
 	} {
 		if *d.field == 0 {
 			*d.field = d.value
@@ -127,11 +130,12 @@ type Config struct {
 	RawDrivers []string
 	// Listener makes the client of a URL that accounting information may be sent to, without
 	// connecting; an error for any other URL. nil: none may.
-	Listener func(url string) (vmi.AccountingListener, error)
-	Timing   Timing
-	Log      *slog.Logger
-	Now      func() time.Time // nil: time.Now
-	Random   io.Reader        // nil: crypto/rand
+	Listener    func(url string) (vmi.AccountingListener, error)
+	Rebalancing Rebalancing
+	Timing      Timing
+	Log         *slog.Logger
+	Now         func() time.Time // nil: time.Now
+	Random      io.Reader        // nil: crypto/rand
 }
 
 // Manager is a site's VEE Manager. It implements vmi.Service and the renewals of
@@ -145,7 +149,8 @@ type Manager struct {
 	access access
 	events eventHub
 	// accountant sends out what VEEs have used.
-	accountant accountant
+	accountant    accountant
+	reconfiguring reconfiguring
 
 	start time.Time
 	gen   uint64
@@ -171,6 +176,7 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 		return nil, fmt.Errorf("pool of subnets %v: want an IPv4 prefix of at most /%d", cfg.VANs, subnetBits)
 	}
 	cfg.Timing = cfg.Timing.withDefaults()
+	cfg.Rebalancing = cfg.Rebalancing.withDefaults()
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -184,6 +190,7 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 	m.access.set = map[string]string{}
 	m.events.readers = map[*eventReader]struct{}{}
 	m.accountant = newAccountant()
+	m.reconfiguring.planned = m.start
 	m.ledger = newLedger(cfg.Store, m.gen, cfg.Now, cfg.Log, m.changed)
 	if err := m.ledger.load(ctx); err != nil {
 		return nil, fmt.Errorf("read the VEE Manager's records: %w", err)
@@ -252,4 +259,5 @@ func (m *Manager) wakeAll() {
 	})
 	m.queue.add(job{placeJob, ""}, placeLane)
 	m.queue.add(job{sweepJob, ""}, sweepLane)
+	m.queue.add(job{planJob, ""}, planLane)
 }

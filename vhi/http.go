@@ -36,6 +36,7 @@ func RegisterHost(s *httpapi.Server, h Host) {
 	registerStorage(s, h)
 	registerNetworks(s, h)
 	registerReach(s, h)
+	registerMachine(s, h)
 	httpapi.Register(s, httpapi.Op{Method: "PUT", Path: "/vhi/v1/vees/{id}", Summary: "Assign a VEE to this host, with the power it should have", Roles: siteOnly},
 		func(ctx context.Context, in *struct {
 			ID   string `path:"id"`

@@ -83,7 +83,8 @@ type HostReport struct {
 	Capacity    vee.Resources `json:"capacity"` // what VEEs may take
 	DiskFree    vee.Bytes     `json:"diskFreeBytes"`
 	Drivers     []DriverInfo  `json:"drivers"`
-	CPUs        int           `json:"cpus"` // physical; Capacity may be overbooked
+	CPUs        int           `json:"cpus"`            // physical; Capacity may be overbooked
+	Price       float64       `json:"price,omitempty"` // per hour while it has VEEs; of no currency
 	VEEs        []Report      `json:"vees"`
 	// Segments that are in effect here, and their versions.
 	Segments map[string]uint64 `json:"segments,omitempty"`
@@ -107,6 +108,8 @@ type DriverInfo struct {
 type Host interface {
 	Storage
 	Networks
+	Reach
+	Machine
 	// Assign is durable when it returns. It answers with the VEE's report as of now, not
 	// with the result, which comes by Renew. Errors: fault.StaleEpoch.
 	Assign(ctx context.Context, a Assignment) (Report, error)

@@ -72,6 +72,7 @@ func Register(s *httpapi.Server, svc Service) {
 	registerMonitoring(s, svc)
 	registerQuotas(s, svc)
 	registerMigrations(s, svc)
+	registerReconfigurations(s, svc)
 }
 
 func registerCollections(s *httpapi.Server, svc Service) {

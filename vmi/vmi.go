@@ -194,6 +194,7 @@ type HostState string
 const (
 	HostOn       HostState = "on"
 	HostDraining HostState = "draining" // takes no new VEE
+	HostOff      HostState = "off"      // was drained and switched off
 )
 
 // Host as an operator sees it.
@@ -211,6 +212,10 @@ type Host struct {
 	Drivers  []vhi.DriverInfo `json:"drivers,omitempty"`
 	VEEs     int              `json:"vees"`
 	Joined   time.Time        `json:"joined"`
+	Price    float64          `json:"price,omitempty"` // per hour while it has VEEs
+	// Leaving: its VEEs are to leave it (DrainHost). Drained: nothing runs there any more.
+	Leaving bool `json:"leaving,omitempty"`
+	Drained bool `json:"drained,omitempty"`
 }
 
 // Placement is an answer of Plan: where a VEE would go, or why nowhere.
@@ -226,8 +231,10 @@ type Service interface {
 	Monitoring
 	Quotas
 	Networks
+	Reach
 	Storage
 	Migrations
+	Reconfigurations
 	// InitializeVEEs makes never-used identifiers known. Errors: Malformed (field and
 	// reason), NoResources (TWOPHASE), Denied.
 	InitializeVEEs(ctx context.Context, r Initialize) (Initialized, error)

@@ -23,20 +23,22 @@ const (
 // Placer places VEEs one by one on a model's hosts. An index over the hosts finds the
 // policy's choice without looking at all of them.
 type Placer struct {
-	b     *board
-	index *index
+	b      *board
+	index  *index
+	rooted []bool // by VEE: a rule keeps it where it is
 }
 
 // NewPlacer over m, which must be valid and keep its hosts and rules. VEEs may be added to
-// the model later, and are placed then.
+// the model later: those that run count where they are, the others can be placed then.
 func NewPlacer(m *model.Model, p Policy) *Placer {
 	b := newBoard(m, everyRule)
+	rooted := b.pin()
 	for v := range m.VEEs {
 		if m.VEEs[v].State == model.Running {
 			b.enter(int32(v), m.VEEs[v].Host)
 		}
 	}
-	return &Placer{b: b, index: newIndex(b, p)}
+	return &Placer{b: b, index: newIndex(b, p), rooted: rooted}
 }
 
 // Place VEE v, which has no host, on the host that the policy prefers, and count it there.
@@ -72,6 +74,10 @@ func (p *Placer) grow() {
 		p.b.at = append(p.b.at, model.None)
 		p.b.of = append(p.b.of, nil)
 		p.b.need = append(p.b.need, p.b.m.Demand(int32(v))...)
+		if x := &p.b.m.VEEs[v]; x.State == model.Running {
+			p.b.enter(int32(v), x.Host)
+			p.index.update(x.Host)
+		}
 	}
 }
 

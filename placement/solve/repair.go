@@ -62,14 +62,17 @@ type repair struct {
 	on      []bool        // wanted, by host
 	rooted  []bool        // by VEE: it must not move
 
-	queue  []int32 // VEEs without a place
-	failed []int32 // by VEE: how often it found none
+	queue  []int32         // VEEs without a place
+	failed map[int32]int32 // by VEE: how often it found none
+	was    map[int32]int32 // by VEE that has been taken away: where it was first
+	kept   bool            // the board is a Placer's: VEEs that do not run yet keep their place
 }
 
 func newRepair(m *model.Model, o Options) (*repair, error) {
-	r := &repair{board: newBoard(m, everyRule), options: o, random: rand.New(rand.NewPCG(o.Seed, 1)),
-		state: make([]model.State, len(m.VEEs)), on: make([]bool, len(m.Hosts)),
-		rooted: make([]bool, len(m.VEEs)), failed: make([]int32, len(m.VEEs))}
+	b := newBoard(m, everyRule)
+	r := &repair{board: b, options: o, random: rand.New(rand.NewPCG(o.Seed, 1)),
+		state: make([]model.State, len(m.VEEs)), on: make([]bool, len(m.Hosts)), rooted: b.pin(),
+		failed: map[int32]int32{}, was: map[int32]int32{}}
 	for v := range m.VEEs {
 		r.state[v] = m.VEEs[v].State
 	}
@@ -88,19 +91,6 @@ func newRepair(m *model.Model, o Options) (*repair, error) {
 		case model.Power:
 			for _, h := range c.Hosts {
 				r.on[h] = c.On
-			}
-		case model.Root:
-			for _, v := range c.VEEs {
-				r.rooted[v] = m.VEEs[v].State == model.Running
-			}
-		case model.Quarantine:
-			for _, h := range c.Hosts {
-				r.open[h] = false
-			}
-			for v := range m.VEEs {
-				if m.VEEs[v].State == model.Running && slices.Contains(c.Hosts, m.VEEs[v].Host) {
-					r.rooted[v] = true
-				}
 			}
 		}
 	}
@@ -172,37 +162,82 @@ func (r *repair) powerDown() {
 	}
 }
 
-// breakUp takes away what cannot stay: VEEs that a rule does not allow where they are, on
-// hosts that close, and as many as overload theirs, those first that cost least to move.
-func (r *repair) breakUp() {
-	for v := range r.m.VEEs {
-		h := r.at[v]
-		if h == model.None || r.rooted[v] {
+// pin VEEs where a rule keeps them, and close the hosts in quarantine: by VEE, whether it
+// must not move.
+func (b *board) pin() []bool {
+	rooted := make([]bool, len(b.m.VEEs))
+	running := func(v int) bool { return b.m.VEEs[v].State == model.Running }
+	for _, rule := range b.m.Rules {
+		if !rule.Hard() {
 			continue
 		}
-		stays := r.on[h] && !r.m.Hosts[h].Draining
-		if stays && len(r.of[v])+len(r.general) > 0 {
-			r.leave(int32(v))
-			if stays = r.allowed(int32(v), h); stays {
-				r.enter(int32(v), h)
-				continue
+		switch c := rule.Constraint.(type) {
+		case model.Root:
+			for _, v := range c.VEEs {
+				rooted[v] = rooted[v] || running(int(v))
 			}
-			r.queue = append(r.queue, int32(v))
-		} else if !stays {
-			r.leave(int32(v))
-			r.queue = append(r.queue, int32(v))
+		case model.Quarantine:
+			in := mark(len(b.m.Hosts), c.Hosts)
+			for _, h := range c.Hosts {
+				b.open[h] = false
+			}
+			for v := range rooted {
+				rooted[v] = rooted[v] || running(v) && in[b.m.VEEs[v].Host]
+			}
+		}
+	}
+	return rooted
+}
+
+// fixed tells whether v stays where it is, whatever is in its way.
+func (r *repair) fixed(v int32) bool {
+	return int(v) < len(r.rooted) && r.rooted[v] || r.kept && r.m.VEEs[v].State != model.Running
+}
+
+// breakUp takes away what cannot stay, wherever it is.
+func (r *repair) breakUp() {
+	for v, h := range r.at {
+		if h != model.None {
+			r.evict(int32(v))
 		}
 	}
 	for h := range int32(len(r.m.Hosts)) {
-		for r.overloaded(h) {
-			v := r.cheapest(h)
-			if v == model.None {
-				break
-			}
-			r.leave(v)
-			r.queue = append(r.queue, v)
-		}
+		r.unload(h)
 	}
+}
+
+// evict v if it cannot stay: a rule does not allow it where it is, or its host closes.
+func (r *repair) evict(v int32) {
+	h := r.at[v]
+	if r.fixed(v) {
+		return
+	}
+	stays := r.on[h] && !r.m.Hosts[h].Draining
+	if stays && len(r.of[v])+len(r.general) > 0 {
+		r.leave(v)
+		stays = r.allowed(v, h)
+		r.enter(v, h)
+	}
+	if !stays {
+		r.takeAway(v)
+	}
+}
+
+// unload h until it is not overloaded, of those VEEs first that cost least to move.
+func (r *repair) unload(h int32) {
+	for r.overloaded(h) {
+		v := r.cheapest(h)
+		if v == model.None {
+			return
+		}
+		r.takeAway(v)
+	}
+}
+
+// takeAway v from its host and let it wait for another.
+func (r *repair) takeAway(v int32) {
+	r.remove(v)
+	r.queue = append(r.queue, v)
 }
 
 // cheapest VEE to move away from overloaded h: of those that end the overload alone the one
@@ -210,7 +245,7 @@ func (r *repair) breakUp() {
 func (r *repair) cheapest(h int32) int32 {
 	best, bestCost := model.None, 0.
 	for _, v := range r.guests[h] {
-		if r.rooted[v] {
+		if r.fixed(v) {
 			continue
 		}
 		helps, excess := 0., 0.
@@ -234,16 +269,37 @@ func (r *repair) cheapest(h int32) int32 {
 	return best
 }
 
-// settle gives every VEE of the queue a place. One that finds none drives out others where
-// that does least harm, and those join the queue; how often a VEE has failed makes it
-// dearer to drive out, so that two do not chase each other for ever.
+// settle gives every VEE of the queue a place, or says what keeps all from having one.
 func (r *repair) settle() error {
-	for v := range r.m.VEEs {
-		if h := r.at[v]; h != model.None && r.rooted[v] && (!r.on[h] || r.m.Hosts[h].Draining) {
+	for v, h := range r.at {
+		if h != model.None && r.rooted[v] && (!r.on[h] || r.m.Hosts[h].Draining) {
 			return fmt.Errorf("VEE %s must not move, but its host %s is to be left: drop one of the two rules", r.m.VEEs[v].Name, r.m.Hosts[h].Name)
 		}
 	}
 	r.index = newIndex(r.board, Balance)
+	if err := r.house(); err != nil {
+		return err
+	}
+	for h := range int32(len(r.m.Hosts)) {
+		if err := r.holds(h); err != nil {
+			return err
+		}
+	}
+	return r.contradiction()
+}
+
+// holds tells of a host that has stayed overloaded.
+func (r *repair) holds(h int32) error {
+	if r.overloaded(h) {
+		return fmt.Errorf("host %s has more than it has room for, and none of its VEEs may move: drop a rule that keeps them there", r.m.Hosts[h].Name)
+	}
+	return nil
+}
+
+// house the queue. A VEE that finds no place drives out others where that does least harm,
+// and those join the queue; how often a VEE has failed makes it dearer to drive out, so that
+// two do not chase each other for ever.
+func (r *repair) house() error {
 	slices.SortStableFunc(r.queue, func(v, w int32) int { return cmp.Compare(r.size(w), r.size(v)) })
 	budget := r.options.Iterations
 	if budget == 0 {
@@ -272,19 +328,11 @@ func (r *repair) settle() error {
 			return r.noPlace(v)
 		}
 	}
-	for h := range int32(len(r.m.Hosts)) {
-		if r.overloaded(h) {
-			return fmt.Errorf("host %s has more than it has room for, and none of its VEEs may move: drop a rule that keeps them there", r.m.Hosts[h].Name)
-		}
-	}
-	return r.contradiction()
+	return nil
 }
 
 // contradiction tells of a rule that no move can keep: another rule stands against it.
 func (r *repair) contradiction() error {
-	broken := func(c model.Constraint, format string, args ...any) error {
-		return fmt.Errorf("the rule %v cannot be kept beside the others: "+format+": drop one of them", append([]any{c}, args...)...)
-	}
 	for _, rule := range r.m.Rules {
 		if !rule.Hard() {
 			continue
@@ -323,16 +371,29 @@ func (r *repair) contradiction() error {
 			return fmt.Errorf("host %s is to be switched off, but VEE %s sleeps there: resume or kill it first", r.m.Hosts[h].Name, r.m.VEEs[v].Name)
 		}
 	}
-	for v, h := range r.at {
-		if h == model.None || len(r.of[v])+len(r.general) == 0 {
-			continue
+	for v := range r.at {
+		if err := r.lawful(int32(v)); err != nil {
+			return err
 		}
-		r.leave(int32(v))
-		i := r.forbids(int32(v), h)
-		r.enter(int32(v), h)
-		if i >= 0 {
-			return broken(r.m.Rules[r.source[i]].Constraint, "VEE %s is on host %s and must stay", r.m.VEEs[v].Name, r.m.Hosts[h].Name)
-		}
+	}
+	return nil
+}
+
+func broken(c model.Constraint, format string, args ...any) error {
+	return fmt.Errorf("the rule %v cannot be kept beside the others: "+format+": drop one of them", append([]any{c}, args...)...)
+}
+
+// lawful tells of a rule that v breaks where it has stayed.
+func (r *repair) lawful(v int32) error {
+	h := r.at[v]
+	if h == model.None || len(r.of[v])+len(r.general) == 0 {
+		return nil
+	}
+	r.leave(v)
+	i := r.forbids(v, h)
+	r.enter(v, h)
+	if i >= 0 {
+		return broken(r.m.Rules[r.source[i]].Constraint, "VEE %s is on host %s and must stay", r.m.VEEs[v].Name, r.m.Hosts[h].Name)
 	}
 	return nil
 }
@@ -352,12 +413,20 @@ func (r *repair) put(v, h int32) {
 
 func (r *repair) remove(v int32) {
 	h := r.at[v]
+	if _, known := r.was[v]; !known {
+		r.was[v] = h
+	}
 	r.leave(v)
-	r.index.update(h)
+	if r.index != nil {
+		r.index.update(h)
+	}
 }
 
 // wake a host that is off and would take v, if no rule wants it off.
 func (r *repair) wake(v int32) bool {
+	if r.kept {
+		return false
+	}
 	for h := range int32(len(r.m.Hosts)) {
 		if r.on[h] || r.m.Hosts[h].Draining || !r.fits(v, h) || !r.allowed(v, h) || !r.mayWake(h) {
 			continue
@@ -473,7 +542,7 @@ func (r *repair) inTheWay(v, h int32) (out []int32, cost float64, ok bool) {
 	for lack := lacking(); lack > 0; lack = lacking() {
 		w, worth := model.None, 0.
 		for _, x := range r.guests[h] {
-			if r.rooted[x] || slices.Contains(out, x) {
+			if r.fixed(x) || slices.Contains(out, x) {
 				continue
 			}
 			helps := 0.
@@ -490,7 +559,7 @@ func (r *repair) inTheWay(v, h int32) (out []int32, cost float64, ok bool) {
 		out = append(out, w)
 	}
 	for _, w := range out {
-		if r.rooted[w] {
+		if r.fixed(w) {
 			return nil, 0, false
 		}
 		cost += r.price(w)

@@ -16,8 +16,9 @@ import (
 //
 // An error means that the rules on plans (Deadline, NoDelay, Sync, …) or continuous ones
 // leave no way that this finds.
-func Schedule(m *model.Model, t Target) (model.Plan, error) {
-	s := newSchedule(m, t)
+func Schedule(m *model.Model, t Target) (model.Plan, error) { return newSchedule(m, t).run() }
+
+func (s *schedule) run() (model.Plan, error) {
 	for len(s.waiting)+len(s.running) > 0 {
 		for s.beginAll() {
 		}
@@ -31,9 +32,9 @@ func Schedule(m *model.Model, t Target) (model.Plan, error) {
 		}
 	}
 	p := model.Plan{Actions: s.done}
-	for _, r := range m.Rules {
+	for _, r := range s.m.Rules {
 		if c, ok := r.Constraint.(model.OnPlan); ok && r.Hard() {
-			if err := c.CheckPlan(m, p); err != nil {
+			if err := c.CheckPlan(s.m, p); err != nil {
 				return model.Plan{}, fmt.Errorf("plan the reconfiguration: the plan found breaks a rule: %w", err)
 			}
 		}
@@ -44,6 +45,7 @@ func Schedule(m *model.Model, t Target) (model.Plan, error) {
 type schedule struct {
 	*board // with the continuous rules; who moves is counted at both ends
 	target Target
+	binds  func(rule int32) bool // whether a rule of the board counts; nil: all do
 	now    time.Duration
 
 	waiting []model.Action // in order of preference
@@ -57,7 +59,7 @@ type schedule struct {
 	inOrder  bool              // a rule is about all VEEs or hosts: what begins comes after all that has ended
 	bootedBy []int32           // by host: the action that booted it, or -1
 	actions  map[int32][]int32 // by VEE: what is done to it
-	detours  []int             // by VEE
+	detours  map[int32]int     // by VEE
 	before   []gate
 	finished map[int32]bool // VEEs with nothing left to do
 }
@@ -71,13 +73,7 @@ type gate struct {
 
 func newSchedule(m *model.Model, t Target) *schedule {
 	now := sync.OnceValue(func() *model.Snapshot { return model.Begin(m) })
-	s := &schedule{target: t, on: make([]bool, len(m.Hosts)), moving: make([]int, len(m.Hosts)),
-		leftBy: make([][]int32, len(m.Hosts)), movedAt: make([][]int32, len(m.Hosts)), bootedBy: make([]int32, len(m.Hosts)),
-		actions: map[int32][]int32{}, detours: make([]int, len(m.VEEs)), finished: map[int32]bool{}}
-	s.board = newBoard(m, func(_ int, c model.Constraint) bool {
-		p, ok := c.(model.OnPlacement)
-		return ok && model.Continuous(c) && p.Check(m, now()) == nil
-	})
+	s := emptySchedule(newBoard(m, func(_ int, c model.Constraint) bool { return binding(m, c, now) }), t)
 	s.inOrder = len(s.general) > 0
 	for _, r := range m.Rules {
 		if c, ok := r.Constraint.(model.MaxOnline); ok && r.Hard() && c.Continuous {
@@ -85,7 +81,6 @@ func newSchedule(m *model.Model, t Target) *schedule {
 		}
 	}
 	for h := range m.Hosts {
-		s.on[h], s.bootedBy[h] = !m.Hosts[h].Off, -1
 		s.open[h] = !m.Hosts[h].Draining
 		switch {
 		case t.On[h] && !s.on[h]:
@@ -102,11 +97,48 @@ func newSchedule(m *model.Model, t Target) *schedule {
 		}
 		s.plan(v, x)
 	}
+	s.prepare()
+	return s
+}
+
+// binding tells whether c must hold at every instant: it says so, and holds at the beginning.
+func binding(m *model.Model, c model.Constraint, now func() *model.Snapshot) bool {
+	p, ok := c.(model.OnPlacement)
+	return ok && model.Continuous(c) && p.Check(m, now()) == nil
+}
+
+// emptySchedule in which nothing waits, over b as it is.
+func emptySchedule(b *board, t Target) *schedule {
+	s := &schedule{board: b, target: t, on: make([]bool, len(b.m.Hosts)), moving: make([]int, len(b.m.Hosts)),
+		leftBy: make([][]int32, len(b.m.Hosts)), movedAt: make([][]int32, len(b.m.Hosts)), bootedBy: make([]int32, len(b.m.Hosts)),
+		actions: map[int32][]int32{}, detours: map[int32]int{}, finished: map[int32]bool{}}
+	for h := range b.m.Hosts {
+		s.on[h], s.bootedBy[h] = !b.m.Hosts[h].Off, -1
+	}
+	return s
+}
+
+// prepare what waits: the gates that hold it back, and its order.
+func (s *schedule) prepare() {
 	s.gates()
 	slices.SortStableFunc(s.waiting, func(a, b model.Action) int {
-		return cmp.Or(cmp.Compare(urgency(a.Kind), urgency(b.Kind)), cmp.Compare(m.Duration(a), m.Duration(b)))
+		return cmp.Or(cmp.Compare(urgency(a.Kind), urgency(b.Kind)), cmp.Compare(s.m.Duration(a), s.m.Duration(b)))
 	})
-	return s
+}
+
+// permits v on h by the rules that count.
+func (s *schedule) permits(v, h int32) bool {
+	if s.binds == nil {
+		return s.allowed(v, h)
+	}
+	for _, rules := range [2][]int32{s.of[v], s.general} {
+		for _, i := range rules {
+			if s.binds(i) && !s.rules[i].allows(s.board, v, h) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // enterAs puts v on h with what it has there now, which may be less than it is to have.
@@ -233,7 +265,7 @@ func (s *schedule) can(a model.Action) bool {
 		}
 		return true
 	}
-	if !s.on[a.To] || !s.open[a.To] || !s.fits(a.VEE, a.To) || !s.allowed(a.VEE, a.To) {
+	if !s.on[a.To] || !s.open[a.To] || !s.fits(a.VEE, a.To) || !s.permits(a.VEE, a.To) {
 		return false
 	}
 	slots := s.m.Migration.Slots

@@ -19,7 +19,8 @@ type Site struct {
 	Started    time.Time `json:"started"`
 	Address    string    `json:"address"` // advertised, host:port
 	Generation uint64    `json:"generation"`
-	Placement  string    `json:"placement"` // "balance" or "pack"
+	Placement  string    `json:"placement"`           // "balance" or "pack"
+	Rebalance  string    `json:"rebalance,omitempty"` // policy by which VEEs are moved; empty: none
 	VEENetwork string    `json:"veeNetwork,omitempty"`
 	HAScale    float64   `json:"haScale,omitempty"` // 1: real timings
 	Hosts      int       `json:"hosts"`
