@@ -539,9 +539,9 @@ func mirrorFailed(j job) error {
 	return err
 }
 
-// endMirrors lets go of the disks at the other host and waits until that is done. A mirror
-// that is ready leaves both sides the same.
-func (v *vm) endMirrors(ctx context.Context, force bool) error {
+// dropMirrors lets go of the disks at the other host, whatever they are like there, and
+// waits until that is done.
+func (v *vm) dropMirrors(ctx context.Context) error {
 	asked := map[string]bool{}
 	for {
 		jobs, err := v.mirrors(ctx)
@@ -551,13 +551,10 @@ func (v *vm) endMirrors(ctx context.Context, force bool) error {
 		for _, j := range jobs {
 			switch {
 			case j.Status == "concluded":
-				if j.Error != "" && !force {
-					return mirrorFailed(j)
-				}
 				err = v.do(ctx, "job-dismiss", object{"id": j.ID}, nil)
 			case !asked[j.ID]:
 				asked[j.ID] = true
-				err = v.do(ctx, "block-job-cancel", object{"device": j.ID, "force": force}, nil)
+				err = v.do(ctx, "block-job-cancel", object{"device": j.ID, "force": true}, nil)
 			}
 			if err != nil {
 				return err
@@ -606,40 +603,53 @@ func (o *outlet) memory(ctx context.Context) error {
 		return err
 	}
 	theirs.Close()
+	v.forgetMove()
 	if err := v.do(ctx, "migrate", object{"uri": "fd:" + hypervisor.MemoryStream}, nil); err != nil {
 		return err
 	}
+	switched := false
 	for {
-		m, err := v.migration(ctx)
-		if err != nil {
-			return err
-		}
-		o.took.Memory = max(o.took.Memory, vee.Bytes(m.RAM.Transferred))
-		switch m.Status {
-		case "completed":
+		// While the vCPUs stand still, QEMU's events say all, and nothing is asked.
+		switch status := v.moved(); {
+		case status == "completed":
 			return nil
-		case "failed", "cancelled", "cancelling":
-			return fmt.Errorf("send its memory: %s %s", m.Status, m.Error)
-		case "pre-switchover":
+		case status == "device", status == "pre-switchover" && switched:
+		case status == "pre-switchover":
+			switched = true
 			if err := o.switchover(ctx); err != nil {
 				return err
 			}
 		default:
-			if err := o.mirrorsGoOn(ctx); err != nil {
+			if err := o.goOn(ctx, &downtime); err != nil {
 				return err
 			}
-			if d, b := downtimeLimit(m.RAM.Rounds), o.s.Bandwidth(); d != downtime || b != o.limit {
-				downtime, o.limit = d, b
-				if err := o.set(ctx, downtime); err != nil {
-					return err
-				}
-			}
 		}
-		o.s.Progress(m.transfer())
 		if err := v.stir(ctx, stirPatience); err != nil {
 			return fmt.Errorf("send its memory: %w", err)
 		}
 	}
+}
+
+// goOn with the memory while the guest runs: tell how far it is, and keep to the limits of
+// the moment.
+func (o *outlet) goOn(ctx context.Context, downtime *time.Duration) error {
+	m, err := o.v.migration(ctx)
+	if err != nil {
+		return err
+	}
+	switch m.Status {
+	case "failed", "cancelled", "cancelling":
+		return fmt.Errorf("send its memory: %s %s", m.Status, m.Error)
+	case "active":
+		o.s.Progress(m.transfer())
+	}
+	if d, b := downtimeLimit(m.RAM.Rounds), o.s.Bandwidth(); d != *downtime || b != o.limit {
+		*downtime, o.limit = d, b
+		if err := o.set(ctx, d); err != nil {
+			return err
+		}
+	}
+	return o.mirrorsGoOn(ctx)
 }
 
 // set the limits of the memory's way.
@@ -660,12 +670,45 @@ func downtimeLimit(round int64) time.Duration {
 	return min(limit, maxDowntime)
 }
 
-// switchover: the vCPUs stand still, so the disks at both hosts are the same for good.
+// switchover: the vCPUs stand still, so the disks at both hosts are the same once their
+// mirrors have ended. What is left of those is tidied up with the guest.
 func (o *outlet) switchover(ctx context.Context) error {
-	if err := o.v.endMirrors(ctx, false); err != nil {
+	v := o.v
+	var refused error
+	for _, k := range o.disks {
+		refused = errors.Join(refused, v.do(ctx, "block-job-cancel", object{"device": "mirror-" + k.node}, nil))
+	}
+	m, err := v.migration(ctx) // while QEMU is at it
+	if err != nil {
 		return err
 	}
-	return o.v.do(ctx, "migrate-continue", object{"state": "pre-switchover"}, nil)
+	o.took.Memory = vee.Bytes(m.RAM.Transferred + m.RAM.Remaining)
+	t := m.transfer()
+	t.What = "switchover"
+	o.s.Progress(t)
+	for ended := len(o.disks) == 0; !ended; {
+		jobs, err := v.mirrors(ctx)
+		if err != nil {
+			return err
+		}
+		ended = true
+		for _, j := range jobs {
+			if j.Error != "" {
+				return mirrorFailed(j)
+			}
+			ended = ended && j.Status == "concluded"
+		}
+		if refused != nil {
+			return refused
+		}
+		if ended {
+			break
+		}
+		if err := v.stir(ctx, stirPatience); err != nil {
+			return fmt.Errorf("end the mirrors of its disks: %w", err)
+		}
+	}
+	return v.do(ctx, "migrate-continue", object{"state": "pre-switchover"}, nil)
 }
 
 // mirrorsGoOn while memory is sent; one that failed would leave an old disk over there.
@@ -706,15 +749,33 @@ func (v *vm) migration(ctx context.Context) (m migration, err error) {
 }
 
 func (m migration) transfer() hypervisor.Transfer {
-	t := hypervisor.Transfer{
+	return hypervisor.Transfer{
 		What: "memory", Total: vee.Bytes(m.RAM.Total), Left: vee.Bytes(m.RAM.Remaining),
 		DirtyRate: vee.Bytes(m.RAM.DirtyRate * m.RAM.PageSize), Downtime: time.Duration(m.Expected) * time.Millisecond,
 	}
-	switch m.Status {
-	case "pre-switchover", "device", "completed":
-		t.What = "switchover"
+}
+
+// migrationStatus of a MIGRATION event.
+func migrationStatus(data json.RawMessage) string {
+	var m struct {
+		Status string `json:"status"`
 	}
-	return t
+	_ = json.Unmarshal(data, &m) // without one, QEMU is asked
+	return m.Status
+}
+
+// moved is how far QEMU's last event says that its migration is.
+func (v *vm) moved() string {
+	v.g.mu.Lock()
+	defer v.g.mu.Unlock()
+	return v.move
+}
+
+// forgetMove before a new one, of which nothing has been said.
+func (v *vm) forgetMove() {
+	v.g.mu.Lock()
+	defer v.g.mu.Unlock()
+	v.move = ""
 }
 
 // unsend is the way back from any point of a Send: the guest runs here, with nothing left
@@ -738,7 +799,7 @@ func (v *vm) unsend(ctx context.Context) error {
 		}
 		over = m.Status == "completed" || m.Status == "failed" || m.Status == "cancelled"
 	}
-	if err := v.endMirrors(ctx, true); err != nil {
+	if err := v.dropMirrors(ctx); err != nil {
 		return err
 	}
 	_ = v.do(ctx, "remove-fd", object{"fdset-id": mirrorSet}, nil) // it may not be there
