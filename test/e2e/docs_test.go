@@ -1,0 +1,33 @@
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestDocumentedVMI runs the examples of docs/vmi.md as they stand there.
+func TestDocumentedVMI(t *testing.T) {
+	t.Cleanup(func() { nothingLeft(t) })
+	text, err := os.ReadFile("../../docs/vmi.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := "set -eux\n"
+	for i, part := range strings.Split(string(text), "```sh\n") {
+		if block, _, ok := strings.Cut(part, "```\n"); ok && i > 0 {
+			script += block
+		}
+	}
+	token := jsonOf[struct{ Secret string }](t, "site", "token", "create", "docs", "--role", "provider", "--customer", "acme")
+	t.Cleanup(func() { reservoir(t, "site", "token", "revoke", "docs") })
+	cmd := exec.CommandContext(t.Context(), "bash", "-s")
+	cmd.Dir, cmd.Stdin = t.TempDir(), strings.NewReader(script)
+	cmd.Env = append(os.Environ(), "SITE="+siteURL(t), "TOKEN="+token.Secret, "CA="+filepath.Join(stage.dir, "alpha", "site", "ca.pem"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		dump(t)
+		t.Errorf("%v\n%s", err, strings.ReplaceAll(string(out), token.Secret, "TOKEN"))
+	}
+}
