@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -190,6 +191,9 @@ func socketPair() (ours net.Conn, theirs *os.File, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a socket pair: %w", err)
 	}
+	for _, fd := range fds { // so that the last memory is off QEMU's hands at once
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, streamRoom) // the default does, more slowly
+	}
 	mine := os.NewFile(uintptr(fds[0]), "stream")
 	theirs = os.NewFile(uintptr(fds[1]), "stream of QEMU")
 	defer mine.Close()
@@ -321,6 +325,7 @@ type outlet struct {
 	took  hypervisor.Passage
 	limit vee.Bytes // that is set, per second
 	disks []writableDisk
+	sent  atomic.Int64   // bytes of disks, with what NBD says around them
 	wg    sync.WaitGroup // goroutines that carry streams
 	lines []io.Closer    // of those
 }
@@ -349,6 +354,7 @@ func (o *outlet) send(ctx context.Context) (err error) {
 	if err := o.memory(ctx); err != nil {
 		return err
 	}
+	o.took.Disks = vee.Bytes(o.sent.Load())
 	g.mu.Lock()
 	o.took.Stopped = v.halted
 	g.set(hypervisor.Sent, "")
@@ -377,17 +383,41 @@ func (o *outlet) close() {
 	o.wg.Wait()
 }
 
-// carry joins QEMU's end of a stream with the way to the other host.
-func (o *outlet) carry(near, far io.ReadWriteCloser) {
+// carry joins QEMU's end of a stream with the way to the other host. What goes there is
+// counted in sent, unless that is nil.
+func (o *outlet) carry(near, far io.ReadWriteCloser, sent *atomic.Int64) {
 	o.lines = append(o.lines, near, far)
 	back := make(chan struct{})
 	o.wg.Go(func() {
-		_, _ = io.Copy(far, near)
+		_, _ = io.CopyBuffer(meter{far, sent}, readerOnly{near}, make([]byte, carryBuffer))
 		_ = far.Close()
 		<-back
 	})
 	go func() { defer close(back); _, _ = io.Copy(near, far); _ = near.Close() }()
 }
+
+// Bytes that are carried at once, and that may wait in a memory stream's socket.
+const (
+	carryBuffer = 256 << 10
+	streamRoom  = 4 << 20
+)
+
+// meter counts what is written.
+type meter struct {
+	io.Writer
+	n *atomic.Int64
+}
+
+func (m meter) Write(b []byte) (int, error) {
+	n, err := m.Writer.Write(b)
+	if m.n != nil {
+		m.n.Add(int64(n))
+	}
+	return n, err
+}
+
+// readerOnly hides that a connection could copy itself, in smaller pieces.
+type readerOnly struct{ io.Reader }
 
 // mirror the disks until each is the same here and there, and every write goes to both.
 func (o *outlet) mirror(ctx context.Context) error {
@@ -411,7 +441,7 @@ func (o *outlet) mirror(ctx context.Context) error {
 			_ = sockets.SetDeadline(time.Now().Add(monitorPatience))
 			near, err := sockets.Accept()
 			if err == nil {
-				o.carry(near, far)
+				o.carry(near, far, &o.sent)
 			}
 			accepted <- err
 		}()
@@ -455,7 +485,6 @@ func (o *outlet) mirror(ctx context.Context) error {
 		}
 		o.s.Progress(t)
 		if ready == len(o.disks) {
-			o.took.Disks = t.Total
 			return nil
 		}
 		if limit := o.s.Bandwidth(); limit != o.limit {
@@ -590,7 +619,7 @@ func (o *outlet) memory(ctx context.Context) error {
 		far.Close()
 		return err
 	}
-	o.carry(near, far)
+	o.carry(near, far, nil)
 	defer theirs.Close()
 	if err := v.do(ctx, "migrate-set-capabilities", object{"capabilities": capabilities}, nil); err != nil {
 		return err
