@@ -521,7 +521,9 @@ func (s *shop) push(name, disk string) {
 func applianceBlobs(t *testing.T) map[string]string {
 	t.Helper()
 	layout := "../../.cache/images/appliance"
-	blob := func(digest string) string { return filepath.Join(layout, "blobs", strings.Replace(digest, ":", "/", 1)) }
+	blob := func(digest string) string {
+		return filepath.Join(layout, "blobs", strings.Replace(digest, ":", "/", 1))
+	}
 	read := func(file string, v any) {
 		t.Helper()
 		b, err := os.ReadFile(file)
