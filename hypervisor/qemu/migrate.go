@@ -447,7 +447,8 @@ func (o *outlet) mirror(ctx context.Context) error {
 		}()
 		err = v.do(ctx, "blockdev-add", object{
 			"driver": "nbd", "node-name": "to-" + k.node, "export": k.node,
-			"server": object{"type": "unix", "path": filepath.Join(dir, nbdSocket)},
+			"discard": "unmap", // zeroes take no room there, and no bandwidth on the way
+			"server":  object{"type": "unix", "path": filepath.Join(dir, nbdSocket)},
 		}, nil)
 		if err != nil {
 			_ = sockets.SetDeadline(time.Unix(1, 0))
