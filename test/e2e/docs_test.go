@@ -3,7 +3,6 @@ package e2e
 import (
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -25,7 +24,7 @@ func TestDocumentedVMI(t *testing.T) {
 	t.Cleanup(func() { reservoir(t, "site", "token", "revoke", "docs") })
 	cmd := exec.CommandContext(t.Context(), "bash", "-s")
 	cmd.Dir, cmd.Stdin = t.TempDir(), strings.NewReader(script)
-	cmd.Env = append(os.Environ(), "SITE="+siteURL(t), "TOKEN="+token.Secret, "CA="+filepath.Join(stage.dir, "alpha", "site", "ca.pem"))
+	cmd.Env = append(os.Environ(), "SITE="+siteURL(t), "TOKEN="+token.Secret, "CA="+caFile())
 	if out, err := cmd.CombinedOutput(); err != nil {
 		dump(t)
 		t.Errorf("%v\n%s", err, strings.ReplaceAll(string(out), token.Secret, "TOKEN"))
