@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestDocumentedVMI runs the examples of docs/vmi.md as they stand there.
@@ -22,7 +24,9 @@ func TestDocumentedVMI(t *testing.T) {
 	}
 	token := jsonOf[struct{ Secret string }](t, "site", "token", "create", "docs", "--role", "provider", "--customer", "acme")
 	t.Cleanup(func() { reservoir(t, "site", "token", "revoke", "docs") })
-	cmd := exec.CommandContext(t.Context(), "bash", "-s")
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-s")
 	cmd.Dir, cmd.Stdin = t.TempDir(), strings.NewReader(script)
 	cmd.Env = append(os.Environ(), "SITE="+siteURL(t), "TOKEN="+token.Secret, "CA="+caFile())
 	if out, err := cmd.CombinedOutput(); err != nil {
