@@ -33,7 +33,7 @@ func (f fakeVEEM) GetMigration(_ context.Context, id string) (vmi.Migration, err
 	if id == fakeUnderWay.ID {
 		m = fakeUnderWay
 	}
-	m.Started = f.born.Add(-time.Minute)
+	m.Started = f.ago(5 * time.Minute)
 	if m.State == vmi.MigrationDone {
 		end := m.Started.Add(1412 * time.Millisecond)
 		m.Ended = &end
