@@ -143,6 +143,7 @@ func (v *vm) openExports(ctx context.Context) error {
 // writableDisk of a guest, as its block node is called.
 type writableDisk struct {
 	node string
+	path string // of the file that is written to
 	// overlay: only what differs from the image has to travel.
 	overlay bool
 }
@@ -151,10 +152,25 @@ func (g *guest) writableDisks() (disks []writableDisk) {
 	rec := g.record()
 	for i, k := range disk.Plan(rec.Guest) {
 		if k.Kind != disk.Medium {
-			disks = append(disks, writableDisk{fmt.Sprintf("disk%d", i), k.Kind == disk.Clone && len(rec.Under[k.Name]) == 0})
+			disks = append(disks, writableDisk{fmt.Sprintf("disk%d", i), filepath.Join(g.dir, rec.topOf(k)), k.Kind == disk.Clone && len(rec.Under[k.Name]) == 0})
 		}
 	}
 	return disks
+}
+
+// syncDisks writes through what the host has of them in memory, so that QEMU finds little of
+// that left to do when it stops the guest.
+func (g *guest) syncDisks() error {
+	for _, k := range g.writableDisks() {
+		f, err := os.OpenFile(k.path, os.O_RDWR, 0)
+		if err == nil {
+			err = errors.Join(f.Sync(), f.Close())
+		}
+		if err != nil {
+			return disk.NoSpace(fmt.Errorf("write its disk through: %w", err))
+		}
+	}
+	return nil
 }
 
 // Inlet implements hypervisor.Migrator.
@@ -169,6 +185,9 @@ func (d *Driver) Inlet(ctx context.Context, id vee.ID, stream string) (net.Conn,
 			return nil, fmt.Errorf("open an inlet of %s: it has no disk %q: %w", id, stream, hypervisor.ErrNotFound)
 		}
 		return dialUnix(ctx, g.dir, nbdSocket)
+	}
+	if err := g.syncDisks(); err != nil { // they are mirrored
+		return nil, err
 	}
 	ours, theirs, err := socketPair()
 	if err != nil {
@@ -348,6 +367,9 @@ func (o *outlet) send(ctx context.Context) (err error) {
 	}()
 	begun := time.Now()
 	if err := o.mirror(ctx); err != nil {
+		return err
+	}
+	if err := g.syncDisks(); err != nil {
 		return err
 	}
 	mirrored := time.Now()
