@@ -29,7 +29,7 @@ func (a *app) veeMigrate() *cobra.Command {
 	cmd.RunE = a.onSite(func(ctx context.Context, r *remote, args []string) error {
 		if bandwidth != "" {
 			var err error
-			if in.Bandwidth, err = vee.ParseBytes(strings.TrimSuffix(bandwidth, "/s")); err != nil {
+			if in.Bandwidth, err = parseBandwidth(bandwidth); err != nil {
 				return fault.New(fault.Malformed, "--bandwidth: %w", err)
 			}
 		}
@@ -51,6 +51,14 @@ func (a *app) veeMigrate() *cobra.Command {
 	return cmd
 }
 
+// parseBandwidth reads a limit per second; "none" is 0.
+func parseBandwidth(text string) (vee.Bytes, error) {
+	if text == "none" {
+		return 0, nil
+	}
+	return vee.ParseBytes(strings.TrimSuffix(text, "/s"))
+}
+
 // awaitMigration until it has ended, showing how it gets on.
 func (a *app) awaitMigration(ctx context.Context, r *remote, w *waiting, id string) error {
 	screen := newScreen(a.err)
@@ -62,7 +70,11 @@ func (a *app) awaitMigration(ctx context.Context, r *remote, w *waiting, id stri
 			if err != nil {
 				return err
 			}
-			screen.show([]line{{key: id, text: fmt.Sprintf("%s  %s → %s  %s  %s", m.Name, m.From, m.To, m.State, m.Stage), detail: left(m)}})
+			now := line{key: id, text: fmt.Sprintf("%s  %s → %s  %s  %s", m.Name, m.From, m.To, m.State, m.Stage), detail: howFar(m)}
+			if m.State == vmi.MigrationDone {
+				now.text, now.detail = now.text+"  "+now.detail, ""
+			}
+			screen.show([]line{now})
 			switch m.State {
 			case vmi.MigrationRunning:
 			case vmi.MigrationDone:
@@ -83,8 +95,15 @@ func (a *app) awaitMigration(ctx context.Context, r *remote, w *waiting, id stri
 	})
 }
 
-// left of a migration's stage, for people.
-func left(m vmi.Migration) string {
+// howFar a migration is, for people; of one that is done, what it took.
+func howFar(m vmi.Migration) string {
+	if m.State == vmi.MigrationDone {
+		if m.Ended == nil {
+			return ""
+		}
+		return fmt.Sprintf("%s of disks and %s of memory went over in %s; it stood still for %d ms",
+			m.Took.DiskBytes, m.Took.MemoryBytes, m.Ended.Sub(m.Started).Round(time.Millisecond), m.DowntimeMS)
+	}
 	if m.Total == 0 {
 		return ""
 	}
@@ -93,9 +112,17 @@ func left(m vmi.Migration) string {
 		text += fmt.Sprintf(", %s/s change", m.DirtyRate)
 	}
 	if m.DowntimeMS > 0 {
-		text += fmt.Sprintf(", downtime %d ms", m.DowntimeMS)
+		text += fmt.Sprintf(", predicted to stand still for %d ms", m.DowntimeMS)
 	}
 	return text
+}
+
+// took is the time of each stage of a migration that is done.
+func took(m vmi.Migration) string {
+	if m.State != vmi.MigrationDone {
+		return ""
+	}
+	return fmt.Sprintf("prepare %d, disks %d, memory %d, still %d ms", m.Took.PrepareMS, m.Took.DisksMS, m.Took.MemoryMS, m.DowntimeMS)
 }
 
 func (a *app) migrationListing() listing[vmi.Migration] {
@@ -112,10 +139,16 @@ func (a *app) migrationListing() listing[vmi.Migration] {
 				return string(m.State)
 			}},
 			{head: "STAGE", cell: func(m vmi.Migration) string { return string(m.Stage) }},
-			{head: "LEFT", cell: left},
+			{head: "PROGRESS", cell: howFar},
 			{head: "AGE", cell: func(m vmi.Migration) string { return a.since(m.Started) }},
 			{head: "VEE-ID", cell: func(m vmi.Migration) string { return string(m.VEE) }, wide: true},
-			{head: "DOWNTIME", cell: func(m vmi.Migration) string { return fmt.Sprintf("%d ms", m.DowntimeMS) }, wide: true},
+			{head: "TOOK", cell: took, wide: true},
+			{head: "LIMIT", cell: func(m vmi.Migration) string {
+				if m.Bandwidth == 0 {
+					return ""
+				}
+				return m.Bandwidth.String() + "/s"
+			}, wide: true},
 			{head: "ERROR", cell: func(m vmi.Migration) string { return m.Error }},
 		},
 		name: func(m vmi.Migration) string { return m.ID },
@@ -155,5 +188,22 @@ func (a *app) veeMigration() *cobra.Command {
 		fmt.Fprintf(a.out, "%s  is being cancelled\n", m.ID)
 		return nil
 	})
-	return noun("migration", "One live migration: show, cancel", show, cancel)
+	limit := &cobra.Command{Use: "limit ID BANDWIDTH", Short: "Limit what a migration takes per second, also while it is under way; none lifts the limit"}
+	limit.RunE = a.onSite(func(ctx context.Context, r *remote, args []string) error {
+		bandwidth, err := parseBandwidth(args[1])
+		if err != nil {
+			return fault.New(fault.Malformed, "bandwidth: %w", err)
+		}
+		m, err := r.vmi.LimitMigration(ctx, args[0], bandwidth)
+		if err != nil {
+			return err
+		}
+		if m.Bandwidth == 0 {
+			fmt.Fprintf(a.out, "%s  has no limit\n", m.ID)
+		} else {
+			fmt.Fprintf(a.out, "%s  takes at most %s/s\n", m.ID, m.Bandwidth)
+		}
+		return nil
+	})
+	return noun("migration", "One live migration: show, limit, cancel", show, limit, cancel)
 }

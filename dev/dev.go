@@ -243,15 +243,14 @@ func retry(ctx context.Context, f func() error) error {
 // lock makes this process the only one that makes or takes away what has the prefix.
 func (c Config) lock() (unlock func(), err error) {
 	path := filepath.Join(lockDir, "reservoir-dev-"+c.Prefix+".lock")
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("lock prefix %s: %w", c.Prefix, err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	f, err := durable.Lock(path)
+	if errors.Is(err, durable.ErrLocked) {
 		dir, _ := os.ReadFile(path)
-		f.Close()
 		return nil, fault.New(fault.Exists, "a federation with prefix %q is up, in %s", c.Prefix, dir).
 			Try("reservoir dev status --dir %s, reservoir dev down --dir %s", dir, dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock prefix %s: %w", c.Prefix, err)
 	}
 	var held unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &held); err == nil && identify(path) != (file{held.Dev, held.Ino}) {

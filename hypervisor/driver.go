@@ -13,6 +13,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/vee"
@@ -54,6 +56,15 @@ type LocalImage struct {
 	Kernel  string
 	Initrd  string
 	Cmdline string
+}
+
+// KernelOptions are the image's, for a guest of so many vCPUs. With acpi=noirq, which makes
+// a boot shorter, Linux does not read from ACPI which vCPUs there are, and uses one.
+func (i LocalImage) KernelOptions(vcpus int) string {
+	if vcpus < 2 {
+		return i.Cmdline
+	}
+	return strings.Join(slices.DeleteFunc(strings.Fields(i.Cmdline), func(o string) bool { return o == "acpi=noirq" }), " ")
 }
 
 // NIC is where a guest's NIC is plugged in: an existing TAP device. The i-th belongs to

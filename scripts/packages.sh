@@ -4,7 +4,7 @@
 # which are missing, and fail.
 set -eu
 need="qemu-system-x86 qemu-utils mmdebstrap e2fsprogs dpkg-dev cpio zstd iproute2 genisoimage curl"
-[ "${1:-}" != test ] || need="$need libvirt-daemon-system libvirt-daemon-driver-qemu"
+[ "${1:-}" != test ] || need="$need libvirt-daemon-system libvirt-daemon-driver-qemu jq"
 missing=
 for p in $need; do
 	dpkg-query -W -f '${db:Status-Abbrev}' "$p" 2>/dev/null | grep -q '^ii' || missing="$missing $p"

@@ -131,7 +131,11 @@ func TestHostileListeners(t *testing.T) {
 	paths := []string{"/refuses", "/redirects", "/hangs", "/babbles", "/talks"}
 	send, url := sender(t, mux, paths...)
 	for _, path := range paths {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second) // as the courier's
+		patience := time.Minute
+		if path == "/hangs" {
+			patience = time.Second // the courier's own
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		l, err := send(url + path)
 		if err != nil {
 			t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/image"
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
+	"github.com/reservoir-cloud/reservoir/internal/store"
 	"github.com/reservoir-cloud/reservoir/placement"
 	"github.com/reservoir-cloud/reservoir/sm"
 	"github.com/reservoir-cloud/reservoir/smi"
@@ -55,7 +56,7 @@ func last(p netip.Prefix) netip.Addr {
 // registerOCCI serves the VEE Manager's second face.
 func (s *site) registerOCCI(api *httpapi.Server) {
 	n := network(s.cfg)
-	h := occi.Handler(occi.Config{Service: s.veem, Images: s.images, Version: s.cfg.Version, Log: s.cfg.Log,
+	h := occi.Handler(occi.Config{Service: s.veem, Images: s.images, Tags: store.NewCollection[occi.Tag](s.store, "occi-tag"), Version: s.cfg.Version, Log: s.cfg.Log,
 		Networks: []occi.Network{{Name: flat, Subnet: n.Subnet, Gateway: n.Gateway}}})
 	for _, path := range []string{occi.Base + "/", occi.QueryPath, occi.WellKnown} {
 		api.HandleStock(path, h)

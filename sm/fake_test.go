@@ -38,7 +38,9 @@ type fakeVMI struct {
 	watchers map[*fakeWatch]bool
 	listened map[vee.ID]int // how often the SM has registered for the usage of each VEE
 	deaf     int            // registrations that are still to fail
-	broken   []string       // what must never happen and did
+	// monitored takes the watches of monitoring events, if a test wants them.
+	monitored chan chan<- vmi.MonitoringEvent
+	broken    []string // what must never happen and did
 }
 
 type fakeWatch struct {
@@ -486,9 +488,29 @@ components:
 `, name, image, replicas)
 }
 
-// WatchMonitoring tells nothing until ctx ends.
+// WatchMonitoring hands its begin to the test, if that wants it, and ends when the test closes
+// it or when ctx does.
 func (f *fakeVMI) WatchMonitoring(ctx context.Context, _ vmi.EventFilter) (<-chan vmi.MonitoringEvent, error) {
-	ch := make(chan vmi.MonitoringEvent)
-	context.AfterFunc(ctx, func() { close(ch) })
-	return ch, nil
+	in, out := make(chan vmi.MonitoringEvent), make(chan vmi.MonitoringEvent)
+	f.with(func() {
+		select {
+		case f.monitored <- in:
+		default:
+		}
+	})
+	go func() {
+		defer close(out)
+		for {
+			select {
+			case e, more := <-in:
+				if !more {
+					return
+				}
+				out <- e
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return out, nil
 }

@@ -40,3 +40,23 @@ func TestMeasurements(t *testing.T) {
 		t.Errorf("remembered: %v", m.last)
 	}
 }
+
+// What the VEE Manager pushes reaches the service's provider, also after the watch has ended
+// and begun anew.
+func TestMeasurementsReachTheProvider(t *testing.T) {
+	b := newBench(t, 14)
+	b.deploy(smi.Deploy{Manifest: yaml("shop", "web:1", 1)})
+	s := b.ready("shop")
+	b.stop()
+	watches := make(chan chan<- vmi.MonitoringEvent, 1)
+	b.vmi.with(func() { b.vmi.monitored = watches })
+	b.start()
+	db := s.Components[0].Replicas[0].VEE
+	for n := range 3 {
+		watch := <-watches
+		value := float64(n + 1)
+		watch <- vmi.MonitoringEvent{Type: vmi.Agent, T0: int64(n), FQN: vee.FQN("alpha", "acme", "shop", "db", 1) + ".sessions", Value: value, VEE: db}
+		b.until("the measurement", func() bool { return b.get("shop").Components[0].Replicas[0].KPIs["sessions"] == value })
+		close(watch)
+	}
+}

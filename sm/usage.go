@@ -51,12 +51,17 @@ func (m *Manager) Identity() identity.Caller {
 
 // account for the VEEs of the service that this process has not seen yet.
 func (w *worker) account(ctx context.Context, rec record, vees map[vee.ID]vmi.VEE) error {
-	maps.DeleteFunc(w.accounted, func(id vee.ID, _ bool) bool { _, there := vees[id]; return !there })
-	var open []vee.ID
-	for _, id := range slices.Sorted(maps.Keys(vees)) {
-		if w.accounted[id] {
-			continue
+	if len(w.accounted) > len(vees) {
+		maps.DeleteFunc(w.accounted, func(id vee.ID, _ bool) bool { _, there := vees[id]; return !there })
+	}
+	var fresh, open []vee.ID
+	for id := range vees {
+		if !w.accounted[id] {
+			fresh = append(fresh, id)
 		}
+	}
+	slices.Sort(fresh)
+	for _, id := range fresh {
 		u, err := w.m.openAccount(ctx, rec, vees[id])
 		if err != nil {
 			return err

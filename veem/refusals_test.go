@@ -148,6 +148,9 @@ func TestUnknownAndForeign(t *testing.T) {
 			if _, err := s.m.GetMigration(s.operator(), who); !fault.Has(err, fault.NotFound) {
 				t.Errorf("migration %s: %v", who, err)
 			}
+			if _, err := s.m.LimitMigration(s.operator(), who, vee.MiB); !fault.Has(err, fault.NotFound) {
+				t.Errorf("limit a migration that is not: %v", err)
+			}
 			if _, err := s.m.CancelMigration(s.operator(), who); !fault.Has(err, fault.NotFound) {
 				t.Errorf("cancel migration %s: %v", who, err)
 			}

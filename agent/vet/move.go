@@ -41,10 +41,11 @@ type kept struct {
 type moving struct {
 	id     string
 	report vhi.MoveReport
-	opened bool // destination: the ticket was used
-	plugs  bool // destination: TAPs may be there, also when no guest is
-	taking bool // destination: its guest is being let run
-	over   bool // it failed; nothing more is done for it
+	opened bool  // destination: the ticket was used
+	plugs  bool  // destination: TAPs may be there, also when no guest is
+	load   *load // destination: of its memory; nil before that is on its way
+	taking bool  // destination: its guest is being let run
+	over   bool  // it failed; nothing more is done for it
 	told   time.Time
 	// stopped is since when the vCPUs stand still, by this host's clock; zero before the gift.
 	stopped time.Time
@@ -402,7 +403,51 @@ func (t *Tracker) Stream(ctx context.Context, move string, id vee.ID, name strin
 	if err != nil {
 		return nil, coded(err)
 	}
+	if name == hypervisor.MemoryStream {
+		t.awaitLoad(v, d, move)
+	}
 	return c, nil
+}
+
+// awaitLoad of a VEE's memory, from before the gift.
+func (t *Tracker) awaitLoad(v *tracked, d hypervisor.Migrator, move string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ctx := t.ctx
+	if ctx == nil || ctx.Err() != nil {
+		return
+	}
+	l := &load{done: make(chan struct{})}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.move.id != move {
+		return
+	}
+	v.move.load = l
+	id := v.want.VEE
+	t.wg.Go(func() { defer close(l.done); l.err = d.Loaded(ctx, id) })
+}
+
+// load of a VEE's memory. err is nil, once done is closed, if all of it is here.
+type load struct {
+	done chan struct{}
+	err  error
+}
+
+func (l *load) wait(ctx context.Context) error {
+	if l == nil {
+		return errors.New("no memory has come")
+	}
+	t := time.NewTimer(loadTimeout)
+	defer t.Stop()
+	select {
+	case <-l.done:
+		return l.err
+	case <-t.C:
+		return fmt.Errorf("its memory is not all here after %s", loadTimeout)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // Abandon implements peer.Host.
@@ -427,11 +472,10 @@ func (t *Tracker) Give(ctx context.Context, g peer.Gift) (peer.Answer, error) {
 	complete := false
 	v.mu.Lock()
 	waits := d != nil && v.want.Power == vhi.Incoming && v.move.id == g.Move && v.move.opened && !v.move.over
+	l := v.move.load
 	v.mu.Unlock()
 	if waits {
-		load, cancel := context.WithTimeout(ctx, loadTimeout)
-		err := d.Loaded(load, g.VEE)
-		cancel()
+		err := l.wait(ctx)
 		if complete = err == nil; !complete {
 			t.cfg.Log.Warn("a VEE that was handed over is not complete", "vee", g.VEE, "err", err)
 		}

@@ -385,7 +385,7 @@ func byHand(ctx context.Context, dir string, m machine) (r result, err error) {
 		return r, err
 	}
 	err = from.script(ctx,
-		line{"blockdev-add", object{"driver": "nbd", "node-name": "to", "export": diskNode, "server": object{"type": "inet", "host": "127.0.0.1", "port": nbd["port"]}}},
+		line{"blockdev-add", object{"driver": "nbd", "node-name": "to", "export": diskNode, "discard": "unmap", "server": object{"type": "inet", "host": "127.0.0.1", "port": nbd["port"]}}},
 		line{"blockdev-mirror", object{"job-id": "mirror", "device": diskNode, "target": "to", "sync": "full", "copy-mode": "write-blocking"}})
 	if err == nil {
 		_, err = from.await(ctx, "BLOCK_JOB_READY", "mirror", nil)

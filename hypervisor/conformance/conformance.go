@@ -54,6 +54,7 @@ func run(t *testing.T, f Factory, results *Results) {
 		"crash and new start":    crash,
 		"destroyed is gone":      destroyed,
 		"disks":                  disks,
+		"disks grown live":       disksGrown,
 		"events end with Close":  eventsEnd,
 		"export of disks":        exports,
 		"life cycle":             lifeCycle,
@@ -69,6 +70,7 @@ func run(t *testing.T, f Factory, results *Results) {
 		"stale epochs":           staleEpochs,
 		"stop of a paused guest": stopOfPaused,
 		"suspend and wake":       suspendAndWake,
+		"vCPUs plugged in live":  vcpusPlugged,
 		"wrong states":           wrongStates,
 	} {
 		t.Run(name, func(t *testing.T) {

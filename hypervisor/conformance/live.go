@@ -20,13 +20,27 @@ func (b *bench) offers(op string) bool {
 	return !b.notDeclared
 }
 
+// resizer of the driver; nil where it declares no change of a guest that runs, and then it
+// need not be one.
+func (b *bench) resizer(ops ...string) hypervisor.Resizer {
+	b.Helper()
+	d, is := b.d.(hypervisor.Resizer)
+	if !slices.ContainsFunc(ops, b.offers) {
+		return nil
+	}
+	if !is {
+		b.Fatalf("it declares %q and is no Resizer", ops)
+	}
+	return d
+}
+
 // liveChanges that cannot be made while a guest runs wait, and say so; and what was changed
 // is idempotent. Guests of the suite have no balloon driver: memory is not touched.
 func liveChanges(b *bench) {
-	if !b.offers(hypervisor.OpDisks) {
+	d := b.resizer(hypervisor.OpDisks, hypervisor.OpMemory, hypervisor.OpVCPUs)
+	if d == nil {
 		return
 	}
-	d := b.d.(hypervisor.Resizer)
 	g := b.running(one)
 	want := g.Descriptor
 	want.Memory, want.VCPUs = 2*want.Memory, want.VCPUs+7
@@ -42,6 +56,63 @@ func liveChanges(b *bench) {
 	b.must("stop", b.d.Stop(b.Context(), one, epoch(1), 0))
 	_, err = d.Resize(b.Context(), one, epoch(1), want)
 	b.refused("resize a stopped guest", err, hypervisor.ErrWrongState)
+}
+
+// taken resizes a guest that runs to what it was declared to take, twice, and once more
+// through a driver that was opened anew: nothing may wait. Then the guest still runs.
+func (b *bench) taken(want vee.Descriptor) {
+	b.Helper()
+	for i := range 3 {
+		waiting, err := b.d.(hypervisor.Resizer).Resize(b.Context(), one, epoch(1), want)
+		b.must("resize", err)
+		if len(waiting) > 0 {
+			b.Errorf("%q wait for the next boot, and the driver declares that it can change them", waiting)
+		}
+		if i == 1 {
+			b.reopen()
+		}
+	}
+	b.is(one, hypervisor.Running)
+}
+
+// vcpusPlugged in while the guest runs, up to the number that was declared.
+func vcpusPlugged(b *bench) {
+	if b.resizer(hypervisor.OpVCPUs) == nil {
+		return
+	}
+	g := b.guest(one, 1)
+	g.Descriptor.VCPUsMax = g.Descriptor.VCPUs + 1
+	b.must("prepare", b.d.Prepare(b.Context(), g))
+	b.must("start", b.d.Start(b.Context(), g))
+	g.Descriptor.VCPUs++
+	b.taken(g.Descriptor)
+}
+
+// disksGrown while the guest runs, and as large after its next boot.
+func disksGrown(b *bench) {
+	if b.resizer(hypervisor.OpDisks) == nil {
+		return
+	}
+	g := b.running(one)
+	g.Descriptor.Disks = slices.Clone(g.Descriptor.Disks)
+	g.Descriptor.Disks[0].Size = 64 * vee.MiB
+	large := func() {
+		b.Helper()
+		x, tells := b.d.(hypervisor.DiskExporter)
+		if !tells {
+			return
+		}
+		list, err := x.Disks(b.Context(), one)
+		b.must("list disks", err)
+		if list[0].Size != 64*vee.MiB {
+			b.Errorf("the disk has %s", list[0].Size)
+		}
+	}
+	b.taken(g.Descriptor)
+	large()
+	b.must("stop", b.d.Stop(b.Context(), one, epoch(1), 0))
+	b.must("start", b.d.Start(b.Context(), g))
+	large()
 }
 
 // snapshots are taken of guests that run and of stopped ones, survive the driver, and what

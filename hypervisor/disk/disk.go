@@ -12,8 +12,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -190,9 +192,14 @@ func Sync(path string) error {
 	return f.Sync()
 }
 
-// Run a tool; its words become the error.
+// Run a tool; its words become the error. It dies with this process: the next one must not
+// find its files still being made.
 func Run(ctx context.Context, name string, args ...string) error {
-	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	runtime.LockOSThread() // whose end the kernel takes for the process's: prctl(2)
+	defer runtime.UnlockOSThread()
+	out, err := cmd.CombinedOutput()
 	if err == nil {
 		return nil
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -105,7 +104,7 @@ func (g *guest) create(ctx context.Context, gs hypervisor.Guest) (err error) {
 			return err
 		}
 	}
-	if err := g.makeSeed(nil, gs.Descriptor.Context); err != nil {
+	if err := g.makeSeed(gs.Descriptor.Context); err != nil {
 		return err
 	}
 	// The folder's name before its content: a record that is there names a whole guest.
@@ -129,8 +128,8 @@ func (g *guest) makeDisk(ctx context.Context, k disk.Disk) error {
 	return k.Make(ctx, g.d.cfg.ImageTool, g.dir)
 }
 
-func (g *guest) makeSeed(old, context map[string]string) error {
-	if len(context) == 0 || reflect.DeepEqual(old, context) || g.d.kind == kindMock {
+func (g *guest) makeSeed(context map[string]string) error {
+	if len(context) == 0 || g.d.kind == kindMock {
 		return nil
 	}
 	return disk.MakeSeed(filepath.Join(g.dir, disk.SeedFile), context)
@@ -149,33 +148,10 @@ func (g *guest) update(ctx context.Context, gs hypervisor.Guest) error {
 	if err := check(gs); err != nil {
 		return err
 	}
-	had := map[string]disk.Disk{}
-	for _, k := range disk.Plan(old) {
-		had[k.File] = k
-	}
-	for _, k := range disk.Plan(gs) {
-		was, there := had[k.File]
-		path := filepath.Join(g.dir, k.File)
-		switch {
-		case k.Kind == disk.Medium:
-		case there && was.Image != k.Image:
-			return fmt.Errorf("disk %q is made from %s and cannot become %s: %w; destroy the VEE and submit it again",
-				k.Name, was.Image, k.Image, hypervisor.ErrWrongState)
-		case there && k.Size > was.Size && g.d.kind != kindMock:
-			if err := k.Grow(ctx, g.d.cfg.ImageTool, path); err != nil {
-				return err
-			}
-		case !there:
-			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-			if err := g.makeDisk(ctx, k); err != nil {
-				return err
-			}
+	if g.d.kind != kindMock {
+		if err := disk.Update(ctx, g.d.cfg.ImageTool, g.dir, old, gs, func(k disk.Disk) string { return k.File }); err != nil {
+			return err
 		}
-	}
-	if err := g.makeSeed(old.Descriptor.Context, gs.Descriptor.Context); err != nil {
-		return err
 	}
 	return g.save(func(r *record) { r.Guest = gs })
 }

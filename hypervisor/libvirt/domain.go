@@ -81,7 +81,9 @@ func domainXML(rec record, kind string, at place) (string, error) {
 			Target: &libvirtxml.DomainChannelTarget{VirtIO: &libvirtxml.DomainChannelTargetVirtIO{Name: channel.PortName}}}},
 		RNGs: []libvirtxml.DomainRNG{{Model: "virtio",
 			Backend: &libvirtxml.DomainRNGBackend{Random: &libvirtxml.DomainRNGBackendRandom{Device: "/dev/urandom"}}}},
-		MemBalloon: &libvirtxml.DomainMemBalloon{Model: "virtio", AutoDeflate: "on", FreePageReporting: "on"},
+		// It deflates when it is told to and not for a guest that runs out of memory: such a
+		// guest would count as its own what it was not given.
+		MemBalloon: &libvirtxml.DomainMemBalloon{Model: "virtio", FreePageReporting: "on"},
 	}
 	direct := bootDirectly(rec, d.OS)
 	disks, cdroms := 0, 0
@@ -126,7 +128,7 @@ func bootDirectly(rec record, o *libvirtxml.DomainOS) bool {
 	}
 	for _, i := range rec.Guest.Images {
 		if i.Digest == disks[0].Image && i.Kernel != "" {
-			o.Kernel, o.Initrd, o.Cmdline = i.Kernel, i.Initrd, i.Cmdline
+			o.Kernel, o.Initrd, o.Cmdline = i.Kernel, i.Initrd, i.KernelOptions(rec.Guest.Descriptor.VCPUs)
 			return true
 		}
 	}

@@ -161,7 +161,7 @@ func open(ctx context.Context, cfg Config) (_ *Driver, err error) {
 			_ = d.Close()
 		}
 	}()
-	if d.lock, err = lockDir(cfg.Dir); err != nil {
+	if d.lock, err = hypervisor.LockDir(cfg.Dir); err != nil {
 		return nil, err
 	}
 	fence, err := hypervisor.OpenFence(filepath.Join(cfg.Dir, "epochs"))
@@ -202,7 +202,8 @@ func (d *Driver) findOut(ctx context.Context) error {
 		d.caps.Operations = []string{hypervisor.OpSuspend}
 		return nil
 	}
-	d.caps.Operations = []string{hypervisor.OpSuspend, hypervisor.OpConsole, hypervisor.OpGuestChannel}
+	d.caps.Operations = []string{hypervisor.OpSuspend, hypervisor.OpConsole, hypervisor.OpGuestChannel,
+		hypervisor.OpMemory, hypervisor.OpDisks, hypervisor.OpExport}
 	d.caps.Accelerator, d.caps.Why = d.cfg.Accelerator, "as configured"
 	if d.caps.Accelerator == "" {
 		p, err := qemu.Accelerator(ctx, qemu.Config{Dir: d.cfg.Dir, ProbeCache: d.cfg.ProbeCache, Log: d.cfg.Log})
@@ -259,19 +260,6 @@ func readable(path string) error {
 		return fmt.Errorf("guests run as users of their own and cannot read %s: chmod o+r %s", path, path)
 	}
 	return passable(filepath.Dir(path))
-}
-
-// lockDir keeps a second driver off the directory.
-func lockDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, errors.New("another process is using this directory; end it first, or give this host a directory of its own")
-	}
-	return f, nil
 }
 
 // Close lets go of all guests and leaves them running. Commands under way are cut short.

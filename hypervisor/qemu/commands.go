@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -113,34 +112,8 @@ func (g *guest) update(ctx context.Context, gs hypervisor.Guest) error {
 	if err := g.d.check(gs); err != nil {
 		return err
 	}
-	had := map[string]disk.Disk{}
-	for _, k := range disk.Plan(old) {
-		had[k.File] = k
-	}
-	for _, k := range disk.Plan(gs) {
-		was, there := had[k.File]
-		switch {
-		case k.Kind == disk.Medium:
-		case there && was.Image != k.Image:
-			return fmt.Errorf("disk %q is made from %s and cannot become %s: %w; destroy the VEE and submit it again",
-				k.Name, was.Image, k.Image, hypervisor.ErrWrongState)
-		case there && k.Size > was.Size:
-			if err := k.Grow(ctx, g.d.cfg.ImageTool, filepath.Join(g.dir, g.record().topOf(k))); err != nil {
-				return err
-			}
-		case !there:
-			if err := os.Remove(filepath.Join(g.dir, k.File)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-			if err := k.Make(ctx, g.d.cfg.ImageTool, g.dir); err != nil {
-				return err
-			}
-		}
-	}
-	if len(gs.Descriptor.Context) > 0 && !reflect.DeepEqual(old.Descriptor.Context, gs.Descriptor.Context) {
-		if err := disk.MakeSeed(filepath.Join(g.dir, disk.SeedFile), gs.Descriptor.Context); err != nil {
-			return err
-		}
+	if err := disk.Update(ctx, g.d.cfg.ImageTool, g.dir, old, gs, g.record().topOf); err != nil {
+		return err
 	}
 	return g.save(func(r *record) {
 		r.Guest = gs

@@ -2,14 +2,9 @@ package qemu
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/reservoir-cloud/reservoir/hypervisor"
 	"github.com/reservoir-cloud/reservoir/hypervisor/disk"
@@ -27,29 +22,23 @@ func (d *Driver) Disks(_ context.Context, id vee.ID) ([]vee.DiskInfo, error) {
 	rec := g.record()
 	all := []vee.DiskInfo{}
 	for _, k := range disk.Plan(rec.Guest) {
-		at := slices.IndexFunc(rec.Guest.Descriptor.Disks, func(w vee.Disk) bool { return w.Name == k.Name })
-		w := rec.Guest.Descriptor.Disks[at]
-		i := vee.DiskInfo{
-			Name: k.Name, Image: w.Image, Source: w.Source, Persistent: w.Persistent, CDROM: w.CDROM,
-			Layers: len(rec.Under[k.Name]),
-		}
-		file := k.Base
+		file, used := k.Base, vee.Bytes(0)
 		if k.Kind != disk.Medium {
 			top := rec.topOf(k)
-			file = hypervisor.LocalImage{Disk: filepath.Join(g.dir, top), Format: disk.Format(top)}
-			i.Used = g.used(append([]string{top}, rec.Under[k.Name]...)...)
+			file = g.local(top)
+			used = g.used(append([]string{top}, rec.Under[k.Name]...)...)
 		}
-		i.Format = file.Format
-		if i.Size, err = disk.VirtualSize(file); err != nil {
+		i, err := disk.Info(rec.Guest, k, file)
+		if err != nil {
 			return nil, fmt.Errorf("list disks of %s: %w", id, err)
 		}
+		i.Used, i.Layers = used, len(rec.Under[k.Name])
 		all = append(all, i)
 	}
 	return all, nil
 }
 
-// Export implements hypervisor.DiskExporter. The file has no name by the time that its
-// bytes are read, so nothing is left of it, whatever happens.
+// Export implements hypervisor.DiskExporter.
 func (d *Driver) Export(ctx context.Context, id vee.ID, name, snapshot string) (*hypervisor.Export, error) {
 	g, err := d.existing(id)
 	if err != nil {
@@ -62,66 +51,46 @@ func (d *Driver) Export(ctx context.Context, id vee.ID, name, snapshot string) (
 		}
 		defer done()
 	}
-	x, err := g.export(ctx, name, snapshot)
+	file, err := g.exported(name, snapshot)
+	var x *hypervisor.Export
+	if err == nil {
+		x, err = disk.Export(ctx, d.cfg.ImageTool, g.dir, file)
+	}
 	if err != nil {
 		return nil, disk.NoSpace(fmt.Errorf("export disk %q of %s: %w", name, id, err))
 	}
 	return x, nil
 }
 
-func (g *guest) export(ctx context.Context, name, from string) (_ *hypervisor.Export, err error) {
-	file, err := g.exported(name, from)
-	if err != nil {
-		return nil, err
-	}
-	f, err := os.CreateTemp(g.dir, "export-*.qcow2")
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		_ = os.Remove(f.Name())
-		if err != nil {
-			_ = f.Close()
-		}
-	}()
-	if err := disk.Run(ctx, g.d.cfg.ImageTool, "convert", "-q", "-f", file.format, "-O", "qcow2", file.path, f.Name()); err != nil {
-		return nil, err
-	}
-	sum := sha256.New()
-	size, err := io.Copy(sum, f)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return nil, err
-	}
-	return &hypervisor.Export{ReadCloser: f, Size: size, Digest: "sha256:" + hex.EncodeToString(sum.Sum(nil))}, nil
-}
-
 // exported is the file that is the disk, now or in a snapshot.
-func (g *guest) exported(name, from string) (underFile, error) {
+func (g *guest) exported(name, from string) (hypervisor.LocalImage, error) {
 	rec := g.record()
 	if from != "" {
 		s, ok := rec.snapshot(from)
 		chain := s.Layers[name]
 		switch {
 		case !ok:
-			return underFile{}, fmt.Errorf("snapshot %q: %w", from, hypervisor.ErrNotFound)
+			return hypervisor.LocalImage{}, fmt.Errorf("snapshot %q: %w", from, hypervisor.ErrNotFound)
 		case len(chain) == 0:
-			return underFile{}, fmt.Errorf("snapshot %q has no such disk: %w", from, hypervisor.ErrNotFound)
+			return hypervisor.LocalImage{}, fmt.Errorf("snapshot %q has no such disk: %w", from, hypervisor.ErrNotFound)
 		}
-		return underFile{filepath.Join(g.dir, chain[0]), disk.Format(chain[0])}, nil
+		return g.local(chain[0]), nil
 	}
 	for _, k := range disk.Plan(rec.Guest) {
 		switch {
 		case k.Name != name:
 		case k.Kind == disk.Medium:
-			return underFile{}, errors.Join(errors.New("a CD-ROM is an image of the site already"), hypervisor.ErrUnsupported)
+			return hypervisor.LocalImage{}, errors.Join(errors.New("a CD-ROM is an image of the site already"), hypervisor.ErrUnsupported)
 		case g.process() != nil:
-			return underFile{}, fmt.Errorf("it is being written by a guest that is %s; take a snapshot and export that: %w", g.condition(), hypervisor.ErrWrongState)
+			return hypervisor.LocalImage{}, fmt.Errorf("it is being written by a guest that is %s; take a snapshot and export that: %w", g.condition(), hypervisor.ErrWrongState)
 		default:
-			return underFile{filepath.Join(g.dir, rec.topOf(k)), disk.Format(rec.topOf(k))}, nil
+			return g.local(rec.topOf(k)), nil
 		}
 	}
-	return underFile{}, hypervisor.ErrNotFound
+	return hypervisor.LocalImage{}, hypervisor.ErrNotFound
+}
+
+// local is a file of the guest's folder.
+func (g *guest) local(name string) hypervisor.LocalImage {
+	return hypervisor.LocalImage{Disk: filepath.Join(g.dir, name), Format: disk.Format(name)}
 }

@@ -93,6 +93,7 @@ type vm struct {
 	halted     time.Time            // since when its vCPUs stood still the last time
 	ran        time.Time            // since when they ran the last time
 	unexported bool                 // its NBD server was stopped
+	move       string               // how far QEMU said last that a migration is (MigrationStatus in qapi/migration.json)
 
 	mu      sync.Mutex
 	channel net.Conn // the newest caller's
@@ -258,6 +259,8 @@ func (v *vm) onEvent(e qmp.Event) {
 		v.halted = e.Time()
 	case "RESUME":
 		v.ran = e.Time()
+	case "MIGRATION":
+		v.move = migrationStatus(e.Data)
 	}
 	v.g.mu.Unlock()
 	switch e.Event {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -158,7 +157,7 @@ func (g *guest) machine(rec record, incoming *os.File) (machine, *inherited, err
 				continue
 			}
 			var err error
-			m.Cmdline = kernelOptions(i.Cmdline, m.VCPUsMax)
+			m.Cmdline = i.KernelOptions(m.VCPUsMax)
 			if m.KernelFD, err = in.openShared(i.Kernel); err != nil {
 				return m, in, err
 			}
@@ -225,15 +224,6 @@ func (g *guest) machine(rec record, incoming *os.File) (machine, *inherited, err
 		m.IncomingFD = in.add(os.NewFile(uintptr(fd), incoming.Name()))
 	}
 	return m, in, nil
-}
-
-// kernelOptions are an image's, for a guest of so many vCPUs. With acpi=noirq, which makes
-// a boot shorter, Linux does not read from ACPI which vCPUs there are, and uses one.
-func kernelOptions(cmdline string, vcpus int) string {
-	if vcpus < 2 {
-		return cmdline
-	}
-	return strings.Join(slices.DeleteFunc(strings.Fields(cmdline), func(o string) bool { return o == "acpi=noirq" }), " ")
 }
 
 // machineType of QEMU's version, "pc-i440fx-7.2" for "7.2.22". The name without a version

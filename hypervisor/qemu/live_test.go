@@ -166,6 +166,9 @@ func TestSnapshots(t *testing.T) {
 	}
 	kept(2)
 	snapshot("two", false)
+	if _, err := d.Shape(t.Context(), g.ID); !errors.Is(err, hypervisor.ErrUnsupported) || !strings.Contains(err.Error(), "2 snapshots") {
+		t.Errorf("a migration with snapshots: %v", err)
+	}
 	if _, err := d.Snapshot(t.Context(), g, "two", true); !errors.Is(err, hypervisor.ErrExists) {
 		t.Errorf("a name twice: %v", err)
 	}

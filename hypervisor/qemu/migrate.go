@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -142,6 +143,7 @@ func (v *vm) openExports(ctx context.Context) error {
 // writableDisk of a guest, as its block node is called.
 type writableDisk struct {
 	node string
+	path string // of the file that is written to
 	// overlay: only what differs from the image has to travel.
 	overlay bool
 }
@@ -150,10 +152,25 @@ func (g *guest) writableDisks() (disks []writableDisk) {
 	rec := g.record()
 	for i, k := range disk.Plan(rec.Guest) {
 		if k.Kind != disk.Medium {
-			disks = append(disks, writableDisk{fmt.Sprintf("disk%d", i), k.Kind == disk.Clone && len(rec.Under[k.Name]) == 0})
+			disks = append(disks, writableDisk{fmt.Sprintf("disk%d", i), filepath.Join(g.dir, rec.topOf(k)), k.Kind == disk.Clone && len(rec.Under[k.Name]) == 0})
 		}
 	}
 	return disks
+}
+
+// syncDisks writes through what the host has of them in memory, so that QEMU finds little of
+// that left to do when it stops the guest.
+func (g *guest) syncDisks() error {
+	for _, k := range g.writableDisks() {
+		f, err := os.OpenFile(k.path, os.O_RDWR, 0)
+		if err == nil {
+			err = errors.Join(f.Sync(), f.Close())
+		}
+		if err != nil {
+			return disk.NoSpace(fmt.Errorf("write its disk through: %w", err))
+		}
+	}
+	return nil
 }
 
 // Inlet implements hypervisor.Migrator.
@@ -168,6 +185,9 @@ func (d *Driver) Inlet(ctx context.Context, id vee.ID, stream string) (net.Conn,
 			return nil, fmt.Errorf("open an inlet of %s: it has no disk %q: %w", id, stream, hypervisor.ErrNotFound)
 		}
 		return dialUnix(ctx, g.dir, nbdSocket)
+	}
+	if err := g.syncDisks(); err != nil { // they are mirrored
+		return nil, err
 	}
 	ours, theirs, err := socketPair()
 	if err != nil {
@@ -189,6 +209,9 @@ func socketPair() (ours net.Conn, theirs *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a socket pair: %w", err)
+	}
+	for _, fd := range fds { // so that the last memory is off QEMU's hands at once
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, streamRoom) // the default does, more slowly
 	}
 	mine := os.NewFile(uintptr(fds[0]), "stream")
 	theirs = os.NewFile(uintptr(fds[1]), "stream of QEMU")
@@ -321,6 +344,7 @@ type outlet struct {
 	took  hypervisor.Passage
 	limit vee.Bytes // that is set, per second
 	disks []writableDisk
+	sent  atomic.Int64   // bytes of disks, with what NBD says around them
 	wg    sync.WaitGroup // goroutines that carry streams
 	lines []io.Closer    // of those
 }
@@ -345,10 +369,14 @@ func (o *outlet) send(ctx context.Context) (err error) {
 	if err := o.mirror(ctx); err != nil {
 		return err
 	}
+	if err := g.syncDisks(); err != nil {
+		return err
+	}
 	mirrored := time.Now()
 	if err := o.memory(ctx); err != nil {
 		return err
 	}
+	o.took.Disks = vee.Bytes(o.sent.Load())
 	g.mu.Lock()
 	o.took.Stopped = v.halted
 	g.set(hypervisor.Sent, "")
@@ -377,17 +405,41 @@ func (o *outlet) close() {
 	o.wg.Wait()
 }
 
-// carry joins QEMU's end of a stream with the way to the other host.
-func (o *outlet) carry(near, far io.ReadWriteCloser) {
+// carry joins QEMU's end of a stream with the way to the other host. What goes there is
+// counted in sent, unless that is nil.
+func (o *outlet) carry(near, far io.ReadWriteCloser, sent *atomic.Int64) {
 	o.lines = append(o.lines, near, far)
 	back := make(chan struct{})
 	o.wg.Go(func() {
-		_, _ = io.Copy(far, near)
+		_, _ = io.CopyBuffer(meter{far, sent}, readerOnly{near}, make([]byte, carryBuffer))
 		_ = far.Close()
 		<-back
 	})
 	go func() { defer close(back); _, _ = io.Copy(near, far); _ = near.Close() }()
 }
+
+// Bytes that are carried at once, and that may wait in a memory stream's socket.
+const (
+	carryBuffer = 256 << 10
+	streamRoom  = 4 << 20
+)
+
+// meter counts what is written.
+type meter struct {
+	io.Writer
+	n *atomic.Int64
+}
+
+func (m meter) Write(b []byte) (int, error) {
+	n, err := m.Writer.Write(b)
+	if m.n != nil {
+		m.n.Add(int64(n))
+	}
+	return n, err
+}
+
+// readerOnly hides that a connection could copy itself, in smaller pieces.
+type readerOnly struct{ io.Reader }
 
 // mirror the disks until each is the same here and there, and every write goes to both.
 func (o *outlet) mirror(ctx context.Context) error {
@@ -411,13 +463,14 @@ func (o *outlet) mirror(ctx context.Context) error {
 			_ = sockets.SetDeadline(time.Now().Add(monitorPatience))
 			near, err := sockets.Accept()
 			if err == nil {
-				o.carry(near, far)
+				o.carry(near, far, &o.sent)
 			}
 			accepted <- err
 		}()
 		err = v.do(ctx, "blockdev-add", object{
 			"driver": "nbd", "node-name": "to-" + k.node, "export": k.node,
-			"server": object{"type": "unix", "path": filepath.Join(dir, nbdSocket)},
+			"discard": "unmap", // zeroes take no room there, and no bandwidth on the way
+			"server":  object{"type": "unix", "path": filepath.Join(dir, nbdSocket)},
 		}, nil)
 		if err != nil {
 			_ = sockets.SetDeadline(time.Unix(1, 0))
@@ -455,7 +508,6 @@ func (o *outlet) mirror(ctx context.Context) error {
 		}
 		o.s.Progress(t)
 		if ready == len(o.disks) {
-			o.took.Disks = t.Total
 			return nil
 		}
 		if limit := o.s.Bandwidth(); limit != o.limit {
@@ -539,9 +591,9 @@ func mirrorFailed(j job) error {
 	return err
 }
 
-// endMirrors lets go of the disks at the other host and waits until that is done. A mirror
-// that is ready leaves both sides the same.
-func (v *vm) endMirrors(ctx context.Context, force bool) error {
+// dropMirrors lets go of the disks at the other host, whatever they are like there, and
+// waits until that is done.
+func (v *vm) dropMirrors(ctx context.Context) error {
 	asked := map[string]bool{}
 	for {
 		jobs, err := v.mirrors(ctx)
@@ -551,13 +603,10 @@ func (v *vm) endMirrors(ctx context.Context, force bool) error {
 		for _, j := range jobs {
 			switch {
 			case j.Status == "concluded":
-				if j.Error != "" && !force {
-					return mirrorFailed(j)
-				}
 				err = v.do(ctx, "job-dismiss", object{"id": j.ID}, nil)
 			case !asked[j.ID]:
 				asked[j.ID] = true
-				err = v.do(ctx, "block-job-cancel", object{"device": j.ID, "force": force}, nil)
+				err = v.do(ctx, "block-job-cancel", object{"device": j.ID, "force": true}, nil)
 			}
 			if err != nil {
 				return err
@@ -593,7 +642,7 @@ func (o *outlet) memory(ctx context.Context) error {
 		far.Close()
 		return err
 	}
-	o.carry(near, far)
+	o.carry(near, far, nil)
 	defer theirs.Close()
 	if err := v.do(ctx, "migrate-set-capabilities", object{"capabilities": capabilities}, nil); err != nil {
 		return err
@@ -606,40 +655,53 @@ func (o *outlet) memory(ctx context.Context) error {
 		return err
 	}
 	theirs.Close()
+	v.forgetMove()
 	if err := v.do(ctx, "migrate", object{"uri": "fd:" + hypervisor.MemoryStream}, nil); err != nil {
 		return err
 	}
+	switched := false
 	for {
-		m, err := v.migration(ctx)
-		if err != nil {
-			return err
-		}
-		o.took.Memory = max(o.took.Memory, vee.Bytes(m.RAM.Transferred))
-		switch m.Status {
-		case "completed":
+		// While the vCPUs stand still, QEMU's events say all, and nothing is asked.
+		switch status := v.moved(); {
+		case status == "completed":
 			return nil
-		case "failed", "cancelled", "cancelling":
-			return fmt.Errorf("send its memory: %s %s", m.Status, m.Error)
-		case "pre-switchover":
+		case status == "device", status == "pre-switchover" && switched:
+		case status == "pre-switchover":
+			switched = true
 			if err := o.switchover(ctx); err != nil {
 				return err
 			}
 		default:
-			if err := o.mirrorsGoOn(ctx); err != nil {
+			if err := o.goOn(ctx, &downtime); err != nil {
 				return err
 			}
-			if d, b := downtimeLimit(m.RAM.Rounds), o.s.Bandwidth(); d != downtime || b != o.limit {
-				downtime, o.limit = d, b
-				if err := o.set(ctx, downtime); err != nil {
-					return err
-				}
-			}
 		}
-		o.s.Progress(m.transfer())
 		if err := v.stir(ctx, stirPatience); err != nil {
 			return fmt.Errorf("send its memory: %w", err)
 		}
 	}
+}
+
+// goOn with the memory while the guest runs: tell how far it is, and keep to the limits of
+// the moment.
+func (o *outlet) goOn(ctx context.Context, downtime *time.Duration) error {
+	m, err := o.v.migration(ctx)
+	if err != nil {
+		return err
+	}
+	switch m.Status {
+	case "failed", "cancelled", "cancelling":
+		return fmt.Errorf("send its memory: %s %s", m.Status, m.Error)
+	case "active":
+		o.s.Progress(m.transfer())
+	}
+	if d, b := downtimeLimit(m.RAM.Rounds), o.s.Bandwidth(); d != *downtime || b != o.limit {
+		*downtime, o.limit = d, b
+		if err := o.set(ctx, d); err != nil {
+			return err
+		}
+	}
+	return o.mirrorsGoOn(ctx)
 }
 
 // set the limits of the memory's way.
@@ -660,12 +722,45 @@ func downtimeLimit(round int64) time.Duration {
 	return min(limit, maxDowntime)
 }
 
-// switchover: the vCPUs stand still, so the disks at both hosts are the same for good.
+// switchover: the vCPUs stand still, so the disks at both hosts are the same once their
+// mirrors have ended. What is left of those is tidied up with the guest.
 func (o *outlet) switchover(ctx context.Context) error {
-	if err := o.v.endMirrors(ctx, false); err != nil {
+	v := o.v
+	var refused error
+	for _, k := range o.disks {
+		refused = errors.Join(refused, v.do(ctx, "block-job-cancel", object{"device": "mirror-" + k.node}, nil))
+	}
+	m, err := v.migration(ctx) // while QEMU is at it
+	if err != nil {
 		return err
 	}
-	return o.v.do(ctx, "migrate-continue", object{"state": "pre-switchover"}, nil)
+	o.took.Memory = vee.Bytes(m.RAM.Transferred + m.RAM.Remaining)
+	t := m.transfer()
+	t.What = "switchover"
+	o.s.Progress(t)
+	for ended := len(o.disks) == 0; !ended; {
+		jobs, err := v.mirrors(ctx)
+		if err != nil {
+			return err
+		}
+		ended = true
+		for _, j := range jobs {
+			if j.Error != "" {
+				return mirrorFailed(j)
+			}
+			ended = ended && j.Status == "concluded"
+		}
+		if refused != nil {
+			return refused
+		}
+		if ended {
+			break
+		}
+		if err := v.stir(ctx, stirPatience); err != nil {
+			return fmt.Errorf("end the mirrors of its disks: %w", err)
+		}
+	}
+	return v.do(ctx, "migrate-continue", object{"state": "pre-switchover"}, nil)
 }
 
 // mirrorsGoOn while memory is sent; one that failed would leave an old disk over there.
@@ -706,15 +801,33 @@ func (v *vm) migration(ctx context.Context) (m migration, err error) {
 }
 
 func (m migration) transfer() hypervisor.Transfer {
-	t := hypervisor.Transfer{
+	return hypervisor.Transfer{
 		What: "memory", Total: vee.Bytes(m.RAM.Total), Left: vee.Bytes(m.RAM.Remaining),
 		DirtyRate: vee.Bytes(m.RAM.DirtyRate * m.RAM.PageSize), Downtime: time.Duration(m.Expected) * time.Millisecond,
 	}
-	switch m.Status {
-	case "pre-switchover", "device", "completed":
-		t.What = "switchover"
+}
+
+// migrationStatus of a MIGRATION event.
+func migrationStatus(data json.RawMessage) string {
+	var m struct {
+		Status string `json:"status"`
 	}
-	return t
+	_ = json.Unmarshal(data, &m) // without one, QEMU is asked
+	return m.Status
+}
+
+// moved is how far QEMU's last event says that its migration is.
+func (v *vm) moved() string {
+	v.g.mu.Lock()
+	defer v.g.mu.Unlock()
+	return v.move
+}
+
+// forgetMove before a new one, of which nothing has been said.
+func (v *vm) forgetMove() {
+	v.g.mu.Lock()
+	defer v.g.mu.Unlock()
+	v.move = ""
 }
 
 // unsend is the way back from any point of a Send: the guest runs here, with nothing left
@@ -738,7 +851,7 @@ func (v *vm) unsend(ctx context.Context) error {
 		}
 		over = m.Status == "completed" || m.Status == "failed" || m.Status == "cancelled"
 	}
-	if err := v.endMirrors(ctx, true); err != nil {
+	if err := v.dropMirrors(ctx); err != nil {
 		return err
 	}
 	_ = v.do(ctx, "remove-fd", object{"fdset-id": mirrorSet}, nil) // it may not be there

@@ -161,7 +161,7 @@ func open(ctx context.Context, cfg Config) (_ *Driver, err error) {
 			_ = d.Close()
 		}
 	}()
-	if d.lock, err = lockDir(cfg.Dir); err != nil {
+	if d.lock, err = hypervisor.LockDir(cfg.Dir); err != nil {
 		return nil, err
 	}
 	fence, err := hypervisor.OpenFence(filepath.Join(cfg.Dir, "epochs"))
@@ -203,15 +203,6 @@ func capabilities(ctx context.Context, cfg Config, cgroups *cgroup.Tree) (hyperv
 			strings.Join(missing, ", "), cgroup.Root)
 	}
 	return c, nil
-}
-
-// lockDir keeps a second driver off the directory.
-func lockDir(dir string) (*os.File, error) {
-	f, err := durable.Lock(filepath.Join(dir, "lock"))
-	if errors.Is(err, durable.ErrLocked) {
-		return nil, errors.New("another process is using this directory; end it first, or give this host a directory of its own")
-	}
-	return f, err
 }
 
 // Close lets go of all guests and leaves them running. Commands under way are cut short.

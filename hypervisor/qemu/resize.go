@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
-	"time"
 
 	"github.com/reservoir-cloud/reservoir/hypervisor"
 	"github.com/reservoir-cloud/reservoir/hypervisor/disk"
@@ -16,16 +14,9 @@ import (
 
 var _ hypervisor.Resizer = (*Driver)(nil)
 
-// Memory is changed with the balloon alone: a guest boots with the upper end of its range
-// and a balloon that holds the rest (docs/adr/0010-live-changes.md).
-const (
-	balloonPoll = 50 * time.Millisecond
-	// balloonPatience is how long the balloon may stand still on its way: a guest that has
-	// nothing to give, or no driver.
-	balloonPatience = 10 * time.Second
-)
-
-// Resize implements hypervisor.Resizer. Each change that took effect is in the record
+// Resize implements hypervisor.Resizer. Memory is changed with the balloon alone: a guest
+// boots with the upper end of its range and a balloon that holds the rest
+// (docs/adr/0010-live-changes.md). Each change that took effect is in the record
 // before the next is made; one that is cut off is made again by the next Resize.
 func (d *Driver) Resize(ctx context.Context, id vee.ID, e vee.Epoch, want vee.Descriptor) ([]string, error) {
 	g, ctx, done, err := d.command(ctx, id, e)
@@ -84,7 +75,7 @@ func (v *vm) resizeMemory(ctx context.Context, g *guest, want vee.Descriptor) (s
 	if err := v.setBalloon(ctx, want.Memory); err != nil {
 		return "", err
 	}
-	got, err := v.ballooned(ctx, want.Memory)
+	got, err := hypervisor.AwaitMemory(ctx, want.Memory, v.ballooned)
 	if err != nil {
 		return "", err
 	}
@@ -97,35 +88,13 @@ func (v *vm) resizeMemory(ctx context.Context, g *guest, want vee.Descriptor) (s
 	return waits, g.note(func(d *vee.Descriptor) { d.Memory, d.MemoryMax = want.Memory, most })
 }
 
-// ballooned waits until the guest has so much memory, or does not come nearer any more. It
-// returns what the guest has.
-func (v *vm) ballooned(ctx context.Context, want vee.Bytes) (vee.Bytes, error) {
-	tick := time.NewTicker(balloonPoll)
-	defer tick.Stop()
-	// A guest that is asked for more than it can spare gives and takes back without end:
-	// what counts is how near it ever came.
-	nearest := vee.Bytes(math.MaxInt64)
-	for still := time.Duration(0); ; still += balloonPoll {
-		var now struct {
-			Actual vee.Bytes `json:"actual"`
-		}
-		if err := v.do(ctx, "query-balloon", nil, &now); err != nil {
-			return 0, err
-		}
-		if off := max(now.Actual-want, want-now.Actual); off < nearest {
-			nearest, still = off, 0
-		}
-		if now.Actual == want || still >= balloonPatience {
-			return now.Actual, nil
-		}
-		select {
-		case <-tick.C:
-		case <-v.ended:
-			return 0, errors.New("change its memory: its QEMU ended")
-		case <-ctx.Done():
-			return 0, context.Cause(ctx)
-		}
+// ballooned is what the balloon leaves the guest.
+func (v *vm) ballooned(ctx context.Context) (vee.Bytes, error) {
+	var now struct {
+		Actual vee.Bytes `json:"actual"`
 	}
+	err := v.do(ctx, "query-balloon", nil, &now)
+	return now.Actual, err
 }
 
 // plugVCPUs is the last change of a Resize, since under TCG the process is another after it.

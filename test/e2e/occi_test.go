@@ -94,6 +94,15 @@ func TestOCCI(t *testing.T) {
 	if !strings.HasSuffix(at, "/compute/"+string(v.ID)) || v.Descriptor.Customer != "acme" {
 		t.Errorf("the VEE of %s is %s, customer %q", at, v.ID, v.Descriptor.Customer)
 	}
+	// A mixin of its own, under which it finds the compute again.
+	blue := `Category: blue; scheme="http://acme.example/tags#"; class="mixin"`
+	o.want("200", http.MethodPost, "/-/", "Content-Type: text/occi", blue)
+	o.want("200", http.MethodPost, "/occi/v1.2/mixin/tag/blue/", "Content-Type: text/occi", "X-OCCI-Location: "+at)
+	if got := o.want("200", http.MethodGet, "/occi/v1.2/mixin/tag/blue/", "Accept: text/uri-list"); strings.TrimSpace(got) != at {
+		t.Errorf("tagged: %q, want %s", got, at)
+	}
+	o.want("200", http.MethodDelete, "/-/", "Content-Type: text/occi", blue)
+	o.want("404", http.MethodGet, "/occi/v1.2/mixin/tag/blue/")
 	act("suspend")
 	becomes("suspended")
 	act("start")

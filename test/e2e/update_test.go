@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/vmi"
 )
 
 // kpi that a guest tells, 0 where it does not.
@@ -132,7 +133,36 @@ components:
 	reservoir(t, "vee", "shutdown", id)
 	eventually(t, "stopped", func() bool { return only(t, "web-1").State == vee.Defined })
 	reservoir(t, "image", "push", "--from-vee", id, "data", "grown-data")
+
+	// What waited for the next boot.
+	reservoir(t, "vee", "activate", id)
+	guest("a third vCPU, after a boot", "vcpus_online", func(n float64) bool { return n == 3 })
+	reservoir(t, "vee", "shutdown", id)
+	eventually(t, "stopped again", func() bool { return only(t, "web-1").State == vee.Defined })
+
+	taken := func() vee.Bytes { return jsonOf[vmi.Host](t, "host", "show", v.Host).Used.Disk }
+	used, held := only(t, "web-1").DiskUsed, taken()
+	if used == 0 || held < 32*vee.MiB {
+		t.Errorf("it takes %s of disk, and its host counts %s", used, held)
+	}
+	folder := filepath.Join(stage.dir, "alpha", v.Host, "qemu", "vees", id)
+	if _, err := os.Stat(folder); err != nil {
+		t.Error(err)
+	}
+	reservoir(t, "host", "drain", v.Host) // its successor goes elsewhere
+	t.Cleanup(func() {
+		if _, err := cli("host", "on", v.Host); err != nil {
+			t.Error(err)
+		}
+	})
 	reservoir(t, "vee", "destroy", id)
+	eventually(t, "the host has it back", func() bool { return taken() == held-32*vee.MiB })
+	if gone := jsonOf[vmi.VEE](t, "vee", "show", id); gone.Freed == 0 {
+		t.Errorf("%s are reclaimed of %s", gone.Freed, used)
+	}
+	if _, err := os.Stat(folder); !os.IsNotExist(err) {
+		t.Errorf("%s is left: %v", folder, err)
+	}
 	eventually(t, "a figure", func() bool {
 		out, _ := cli("event", "list")
 		for line := range strings.Lines(out) {

@@ -161,7 +161,7 @@ func (s *shop) shutdown() {
 	}
 	for _, id := range []vee.ID{s.db, s.replica} {
 		s.evidence = filepath.Join(s.dir, string(id)+".qcow2")
-		printed := reservoir(s.t, "vee", "disk", "export", string(id), "root", "-o", s.evidence)
+		printed := s.reservoir("vee", "disk", "export", string(id), "root", "-o", s.evidence)
 		if !strings.HasPrefix(printed, "sha256:") {
 			s.t.Errorf("printed %q, want the file's digest", printed)
 		}
@@ -176,7 +176,7 @@ func (s *shop) shutdown() {
 func (s *shop) restart() {
 	patched := filepath.Join(s.dir, "patched.raw")
 	content := s.content(s.evidence)
-	copy(content[len(rows):], "without the hole")
+	copy(content[len(rows):], patch)
 	if err := os.WriteFile(patched, content, 0o600); err != nil {
 		s.t.Fatal(err)
 	}
@@ -192,6 +192,13 @@ func (s *shop) restart() {
 		if got := s.get(id).Descriptor.Disks[0].Image; got != s.digest["db:3"] {
 			s.t.Errorf("VEE %s is made of %s, want %s, which was uploaded", id, got, s.digest["db:3"])
 		}
+	}
+	now := filepath.Join(s.dir, "now.qcow2") // what the database runs on
+	s.reservoir("vee", "snapshot", "create", string(s.db), "now")
+	s.reservoir("vee", "disk", "export", string(s.db), "root", "--snapshot", "now", "-o", now)
+	s.reservoir("vee", "snapshot", "delete", string(s.db), "now")
+	if got := s.content(now); !bytes.HasPrefix(got, []byte(rows+patch)) {
+		s.t.Errorf("its hard drive begins with %q, want %q", got[:64], rows+patch)
 	}
 }
 
@@ -228,7 +235,14 @@ func (s *shop) updateVEEs() {
 // replica. The customers require that it be shut down to minimize costs, but in such a way
 // that it can easily be restarted should the need arise.
 func (s *shop) stopReplica() {
+	held := func() vee.Resources {
+		return jsonOf[vmi.Host](s.t, "host", "show", s.get(s.replica).Host).Used
+	}
+	before := held()
 	s.order(vee.Shutdown, false, s.replica)
+	if freed := before.Minus(held()); freed.MilliCPU != 1000 || freed.Memory < 128*vee.MiB {
+		s.t.Errorf("its host has %d thousandths of a CPU and %s of memory more, want what the replica had", freed.MilliCPU, freed.Memory)
+	}
 	if v := s.get(s.replica); v.State != vee.Defined || pidOf(s.t, v.ID) != 0 {
 		s.t.Errorf("the replica is %s, process %d; want it DEFINED without one", v.State, pidOf(s.t, v.ID))
 	}
@@ -272,7 +286,7 @@ func (s *shop) removeAll() {
 		s.t.Errorf("%s before and %s after on the hosts' disks, want all of it reclaimed", before, after)
 	}
 	for name := range s.digest {
-		reservoir(s.t, "image", "remove", name)
+		s.reservoir("image", "remove", name)
 		delete(s.digest, name)
 	}
 	if left, err := s.vmi.ListVEEs(s.t.Context(), vmi.Filter{GroupID: shopGroup}); err != nil || len(left) != 0 {
@@ -285,6 +299,8 @@ const (
 	shopGroup = "shop"
 	// rows are what the database's hard drive begins with.
 	rows = "customers: 1000, orders: 4711, "
+	// patch is what the owners write after them.
+	patch = "without the hole"
 )
 
 // shop is the service of the story, as its Service Manager knows it.
@@ -305,7 +321,11 @@ func newShop(t *testing.T) *shop {
 	s := &shop{t: t, scene: nothing, dir: t.TempDir(), digest: map[string]string{}}
 	token := jsonOf[struct{ Secret string }](t, "site", "token", "create", "shop", "--role", "provider", "--customer", "acme")
 	t.Cleanup(func() { reservoir(t, "site", "token", "revoke", "shop") })
-	ca, err := os.ReadFile(filepath.Join(stage.dir, "alpha", "site", "ca.pem"))
+	secret := filepath.Join(s.dir, "token")
+	if err := os.WriteFile(secret, []byte(token.Secret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ca, err := os.ReadFile(caFile())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -316,9 +336,20 @@ func newShop(t *testing.T) *shop {
 	hc := &http.Client{Transport: &http.Transport{TLSClientConfig: tls, ForceAttemptHTTP2: true}}
 	t.Cleanup(hc.CloseIdleConnections)
 	s.vmi = vmi.NewClient(&httpapi.Client{Base: siteURL(t), HTTP: hc, Token: token.Secret})
+	reservoir(t, "context", "add", "shop", "--site", "alpha", "--url", siteURL(t), "--ca-file", caFile(), "--token-file", secret)
+	t.Cleanup(func() { reservoir(t, "context", "remove", "shop") })
 	t.Cleanup(s.clear)
 	return s
 }
+
+// reservoir is the command line in the provider's hands.
+func (s *shop) reservoir(args ...string) string {
+	s.t.Helper()
+	return reservoir(s.t, append([]string{"--context", "shop"}, args...)...)
+}
+
+// caFile has the certificate of the stage's site's authority.
+func caFile() string { return filepath.Join(stage.dir, "alpha", "site", "ca.pem") }
 
 // siteURL is where the stage's site answers.
 func siteURL(t *testing.T) string {
@@ -513,7 +544,7 @@ func (s *shop) push(name, disk string) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	made := jsonOf[struct{ Digest string }](s.t, "image", "push", disk, name, "--kernel", blobs["kernel"], "--initrd", blobs["initrd"], "--cmdline", config.Cmdline)
+	made := jsonOf[struct{ Digest string }](s.t, "--context", "shop", "image", "push", disk, name, "--kernel", blobs["kernel"], "--initrd", blobs["initrd"], "--cmdline", config.Cmdline)
 	s.digest[name] = made.Digest
 }
 
@@ -521,7 +552,9 @@ func (s *shop) push(name, disk string) {
 func applianceBlobs(t *testing.T) map[string]string {
 	t.Helper()
 	layout := "../../.cache/images/appliance"
-	blob := func(digest string) string { return filepath.Join(layout, "blobs", strings.Replace(digest, ":", "/", 1)) }
+	blob := func(digest string) string {
+		return filepath.Join(layout, "blobs", strings.Replace(digest, ":", "/", 1))
+	}
 	read := func(file string, v any) {
 		t.Helper()
 		b, err := os.ReadFile(file)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/reservoir-cloud/reservoir/image"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vmi/occi/rendering"
 )
@@ -124,6 +125,7 @@ type catalogue struct {
 	list      []rendering.Category
 	byType    map[rendering.TypeID]*rendering.Category
 	templates []template
+	tags      map[rendering.TypeID]bool // mixins that the caller's side has defined
 }
 
 func (h *handler) catalogue(ctx context.Context) (*catalogue, error) {
@@ -131,11 +133,15 @@ func (h *handler) catalogue(ctx context.Context) (*catalogue, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list the site's images: %w", err)
 	}
-	return newCatalogue(list), nil
+	tags, err := h.Tags.Values(ctx, identity.From(ctx).Scope()+"/")
+	if err != nil {
+		return nil, fmt.Errorf("list the mixins that clients have defined: %w", err)
+	}
+	return newCatalogue(list, tags), nil
 }
 
-func newCatalogue(images []image.Info) *catalogue {
-	c := &catalogue{templates: templates(images), byType: map[rendering.TypeID]*rendering.Category{}}
+func newCatalogue(images []image.Info, tags []Tag) *catalogue {
+	c := &catalogue{templates: templates(images), byType: map[rendering.TypeID]*rendering.Category{}, tags: map[rendering.TypeID]bool{}}
 	c.list = append(c.list, kinds...)
 	c.list = append(c.list, mixins...)
 	for _, s := range sizes {
@@ -156,6 +162,9 @@ func newCatalogue(images []image.Info) *catalogue {
 		})
 	}
 	c.list = append(c.list, actionCategories...)
+	for _, t := range tags {
+		c.list, c.tags[t.Type] = append(c.list, t.category()), true
+	}
 	for i := range c.list {
 		c.byType[c.list[i].Type] = &c.list[i]
 	}

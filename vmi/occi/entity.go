@@ -133,6 +133,7 @@ func (c *catalogue) compute(v vmi.VEE) rendering.Entity {
 			e.Mixins = append(e.Mixins, s.mixin())
 		}
 	}
+	e.Mixins = append(e.Mixins, c.tagsOf(d)...)
 	if n.SSHKey != "" {
 		e.Mixins = append(e.Mixins, mixinSSHKey)
 		e.Attributes["occi.credentials.ssh.publickey"] = n.SSHKey

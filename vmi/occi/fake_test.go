@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -109,6 +111,9 @@ func (f *fakeVMI) UpdateVEEs(ctx context.Context, us []vmi.VEEUpdate) (outs []vm
 			if u.CPU != nil {
 				d.CPU = *u.CPU
 			}
+			if u.Tags != nil {
+				d.Tags = *u.Tags
+			}
 			for i := range d.Disks {
 				if size, ok := u.Disks[d.Disks[i].Name]; ok && size < d.Disks[i].Size {
 					err = fault.New(fault.Malformed, "disk %s: it can only grow", d.Disks[i].Name)
@@ -150,6 +155,34 @@ var someImages = fakeImages{
 	{Name: "broken", Tag: "latest", Digest: "sha256:" + strings.Repeat("d", 64), Problem: "damaged"},
 }
 
+// fakeTags keeps tags in memory.
+type fakeTags map[string]Tag
+
+func (f fakeTags) Values(_ context.Context, prefix string) (ts []Tag, err error) {
+	for _, key := range slices.Sorted(maps.Keys(f)) {
+		if strings.HasPrefix(key, prefix) {
+			ts = append(ts, f[key])
+		}
+	}
+	return ts, nil
+}
+
+func (f fakeTags) Create(_ context.Context, key string, t Tag) (uint64, error) {
+	if _, there := f[key]; there {
+		return 0, fault.New(fault.Exists, "tag %s exists", key)
+	}
+	f[key] = t
+	return 1, nil
+}
+
+func (f fakeTags) Delete(_ context.Context, key string, _ uint64) error {
+	if _, there := f[key]; !there {
+		return fault.New(fault.NotFound, "tag %s does not exist", key)
+	}
+	delete(f, key)
+	return nil
+}
+
 // bench is a handler over a fake, asked as one caller.
 type bench struct {
 	t      *testing.T
@@ -161,7 +194,7 @@ type bench struct {
 func newBench(t *testing.T) *bench {
 	f := &fakeVMI{vees: map[vee.ID]*vmi.VEE{}}
 	return &bench{t: t, vmi: f, caller: identity.Caller{ID: "acme", Role: identity.Provider, Customer: "acme"},
-		h: Handler(Config{Service: f, Images: someImages, Version: "1.0", Log: slog.New(slog.DiscardHandler),
+		h: Handler(Config{Service: f, Images: someImages, Tags: fakeTags{}, Version: "1.0", Log: slog.New(slog.DiscardHandler),
 			Networks: []Network{{"site", netip.MustParsePrefix("10.80.0.0/16"), netip.MustParseAddr("10.80.0.1")}}})}
 }
 

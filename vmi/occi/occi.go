@@ -1,7 +1,7 @@
 // Package occi is the Open Cloud Computing Interface 1.2 as a second face of a site's VEE
 // Manager: HTTP protocol GFD.223, core model GFD.221, infrastructure GFD.224. It stands on
-// vmi.Service alone, keeps nothing of its own, and decides nothing: what OCCI has no words
-// for is asked for over the VMI.
+// vmi.Service alone, keeps nothing of its own but the mixins that clients define, and decides
+// nothing: what OCCI has no words for is asked for over the VMI.
 //
 // A compute is a VEE, whoever made it; its storages and links are the disks and NICs of the
 // descriptor, and the networks are the site's. What OCCI knows of a compute and the VMI does
@@ -13,6 +13,7 @@
 //	action.go     actions, deletion
 //	update.go     changes of a compute or a storage
 //	selection.go  filters and pages
+//	tag.go        mixins that clients define
 //	route.go      what a request is about
 //	http.go       the protocol: who may, media types, errors
 //
@@ -53,6 +54,7 @@ type Network struct {
 type Config struct {
 	Service vmi.Service
 	Images  Images
+	Tags    Tags
 	// Networks of the site; a compute whose maker names none is plugged into the first.
 	Networks []Network
 	Version  string // of the software, for the Server header

@@ -70,8 +70,7 @@ func TestDiscovery(t *testing.T) {
 	if cs, err := rendering.Of(rendering.Header).ReadCategories(rendering.Payload{Header: resp.Header}); err != nil || len(cs) != strings.Count(all, "Category: ") {
 		t.Errorf("in headers: %d categories, %v", len(cs), err)
 	}
-	b.want(405, "POST", QueryPath, `Category: tag; scheme="http://example.com/tags#"; class="mixin"`, asText)
-	b.want(405, "DELETE", QueryPath, "", asText)
+	b.want(405, "PUT", QueryPath, "", asText)
 	b.want(400, "GET", QueryPath, "", inList)
 }
 
@@ -447,7 +446,7 @@ func TestStates(t *testing.T) {
 		{vee.Defined, vee.PhaseFailed, "error", "start"},
 	} {
 		v := vmi.VEE{ID: "alpha.aaaaaaaaaa", State: c.state, Target: c.state, Phase: c.phase}
-		e := newCatalogue(nil).compute(v)
+		e := newCatalogue(nil, nil).compute(v)
 		var terms []string
 		for _, a := range e.Actions {
 			terms = append(terms, a.Term())

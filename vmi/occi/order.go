@@ -26,6 +26,7 @@ type wish struct {
 	share    int
 	arch     string
 	userData *string
+	tags     []rendering.TypeID
 	note
 }
 
@@ -86,6 +87,8 @@ func (c *catalogue) applyMixin(w *wish, m rendering.TypeID) error {
 		return fault.New(fault.Malformed, "there is no mixin %s", m).Try("see what there is: GET %s/-/", Base)
 	case !slices.Contains(k.Applies, rendering.TypeID(kindCompute)):
 		return fault.New(fault.Malformed, "mixin %s does not apply to a compute", m)
+	case c.tags[m]:
+		w.tags = append(w.tags, m)
 	}
 	return nil
 }
@@ -159,6 +162,9 @@ func (c *catalogue) order(e rendering.Entity, networks []Network) (vmi.Initializ
 	d.Disks = []vee.Disk{{Name: "root", Image: w.template.Digest, Source: w.template.source()}}
 	if d.NICs, err = plugs(e.Links, networks); err != nil {
 		return vmi.InitializeVEE{}, err
+	}
+	for _, t := range w.tags {
+		d.Tags = append(d.Tags, word(t))
 	}
 	d.Context, err = w.context(d.Name)
 	return vmi.InitializeVEE{Descriptor: d}, err

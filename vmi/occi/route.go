@@ -28,7 +28,7 @@ func (q *request) route(reads bool) (answer, error) {
 	}
 	if rest == "-/" || rest == "-" {
 		if !reads {
-			return answer{}, notAllowed(q.Request, "GET, HEAD", "categories are the site's; it keeps none that clients define")
+			return q.onQuery()
 		}
 		return q.discover()
 	}
@@ -246,6 +246,8 @@ func (q *request) key() string { return q.Header.Get("Idempotency-Key") }
 func (q *request) onCollection(of *rendering.Category) (answer, error) {
 	creates := of.Type == kindCompute
 	switch {
+	case q.c.tags[of.Type] && !q.URL.Query().Has("action"):
+		return q.associate(of)
 	case q.Method == http.MethodPost && q.URL.Query().Has("action"):
 		in, _, err := q.act(actor(of))
 		if err != nil {

@@ -64,9 +64,16 @@ func (h *handler) change(ctx context.Context, c *catalogue, v vmi.VEE, wanted re
 		share.Weight = w.share
 		u.CPU = &share
 	}
-	w.size, w.cores, w.memory, w.share = nil, 0, 0, 0
+	if len(w.tags) > 0 {
+		tags := slices.Clone(v.Descriptor.Tags)
+		for _, t := range w.tags {
+			tags = append(tags, word(t))
+		}
+		u.Tags, u.Version = &tags, v.Version
+	}
+	w.size, w.cores, w.memory, w.share, w.tags = nil, 0, 0, 0, nil
 	if !reflect.DeepEqual(w, wish{}) {
-		return fault.New(fault.Unsupported, "compute %s: cores, memory and share can be changed, the rest stays as it was made", v.ID).
+		return fault.New(fault.Unsupported, "compute %s: cores, memory, share and tags can be changed, the rest stays as it was made", v.ID).
 			Try("delete it and create another one")
 	}
 	return h.apply(ctx, u)

@@ -308,3 +308,18 @@ func (jsonRendering) ReadInvocation(p Payload) (Invocation, error) {
 	}
 	return Invocation(j), nil
 }
+
+// ReadLocations reads the identifiers of a collection's entities, or of one entity.
+func (r jsonRendering) ReadLocations(p Payload) (ids []string, err error) {
+	es, err := r.ReadEntities(p)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range es {
+		if e.ID == "" {
+			return nil, fmt.Errorf("an entity without an id")
+		}
+		ids = append(ids, e.ID)
+	}
+	return ids, nil
+}

@@ -25,6 +25,8 @@ type Rendering interface {
 	// ReadEntities reads one entity, or in JSON a collection of them.
 	ReadEntities(Payload) ([]Entity, error)
 	ReadInvocation(Payload) (Invocation, error)
+	// ReadLocations reads what entities a message names: by location, in JSON by identifier.
+	ReadLocations(Payload) ([]string, error)
 }
 
 // Media is a media type that OCCI messages come in.
@@ -111,6 +113,11 @@ func (r textRendering) ReadInvocation(p Payload) (Invocation, error) {
 		return Invocation{}, err
 	}
 	return t.invocation()
+}
+
+func (r textRendering) ReadLocations(p Payload) ([]string, error) {
+	t, err := r.parse(p)
+	return t.locations, err
 }
 
 // ReadFilter reads what a GET says in its header to ask for a part of a collection
@@ -216,6 +223,20 @@ func (uriList) Collection(es []Entity, base string) Payload {
 		b.WriteString(l + "\r\n")
 	}
 	return Payload{Body: []byte(b.String())}
+}
+
+// ReadLocations takes the lines that are no comments.
+func (uriList) ReadLocations(p Payload) (ls []string, err error) {
+	for line := range strings.Lines(string(p.Body)) {
+		switch line = strings.TrimSpace(line); {
+		case line == "" || line[0] == '#':
+		case !isURI(line):
+			return nil, fmt.Errorf("%.200q is no URI", line)
+		default:
+			ls = append(ls, line)
+		}
+	}
+	return ls, nil
 }
 
 var errNoList = fmt.Errorf("%s lists the locations of a collection and can say nothing else", URIList)

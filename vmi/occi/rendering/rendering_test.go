@@ -413,3 +413,43 @@ func FuzzJSON(f *testing.F) {
 	f.Add(bytes.ReplaceAll(Of(JSON).Collection([]Entity{machine}, "").Body, []byte("1.5"), []byte("1e3")))
 	f.Fuzz(func(t *testing.T, b []byte) { settled(t, Of(JSON), Payload{Body: b}) })
 }
+
+// A list of locations names the same entities when it is read back.
+func FuzzURIList(f *testing.F) {
+	f.Add(Of(URIList).Collection([]Entity{machine}, "https://site.example:8443").Body)
+	f.Add([]byte("# a comment\r\n\r\nhttps://a/b\r\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		ls, err := Of(URIList).ReadLocations(Payload{Body: b})
+		if err != nil {
+			return
+		}
+		var es []Entity
+		for _, l := range ls {
+			es = append(es, Entity{Location: l})
+		}
+		if again, err := Of(URIList).ReadLocations(Of(URIList).Collection(es, "")); err != nil || !slices.Equal(again, ls) {
+			t.Errorf("%q, then %q, %v", ls, again, err)
+		}
+	})
+}
+
+func TestLocations(t *testing.T) {
+	es := []Entity{{ID: "urn:a", Kind: machine.Kind, Location: "/compute/a"}, {ID: "urn:b", Kind: machine.Kind, Location: "/compute/b"}}
+	for _, m := range All {
+		want := []string{"https://x/compute/a", "https://x/compute/b"}
+		if m == JSON {
+			want = []string{"urn:a", "urn:b"}
+		}
+		if got, err := Of(m).ReadLocations(Of(m).Collection(es, "https://x")); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: %q, %v; want %q", m, got, err, want)
+		}
+	}
+	for _, bad := range []string{"not a uri", "https://a b"} {
+		if ls, err := Of(URIList).ReadLocations(Payload{Body: []byte(bad)}); err == nil {
+			t.Errorf("%q: %q", bad, ls)
+		}
+	}
+	if ls, err := Of(JSON).ReadLocations(Payload{Body: []byte(`{"resources": [{"kind": "http://schemas.ogf.org/occi/infrastructure#compute"}]}`)}); err == nil {
+		t.Errorf("an entity without an id: %q", ls)
+	}
+}

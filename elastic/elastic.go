@@ -1,0 +1,339 @@
+// Package elastic decides how large a component of a service should be: how many replicas
+// it has and how large each is. It is pure: Step takes a state, what was observed and the
+// time, and gives the next state and a decision with its reasons in words. Expressions are
+// compiled elsewhere and handed in as predicates.
+//
+// One evaluator reads both kinds of rule: the elastic array, which keeps a KPI's average
+// per replica near a quota (Claudia's ElasticArraySection), and a trigger with an action
+// (Chapman et al., "Software architecture definition for on-demand cloud provisioning").
+//
+// It is level-triggered. There is no state "scaling": whether a change is in flight is seen
+// by comparing the size that is wanted with what there is, and when that takes longer than
+// Policy.Patience the rules go on with what there is. A step may be lost, repeated or come
+// late, and a clock may be set back: at worst a window fills or a cool-down runs once more.
+//
+// Safe by default: where rules disagree, up wins over down; what is not known (a window
+// that is not full, a measurement that is too old, a condition that fails) changes nothing.
+package elastic
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/vee"
+)
+
+// Defaults of a Policy.
+const (
+	DefaultPatience = 10 * time.Minute
+	DefaultDrain    = time.Minute
+)
+
+// longestSleep between two steps.
+const longestSleep = time.Minute
+
+// Policy of one component.
+type Policy struct {
+	Component string
+	Min, Max  int // replicas
+
+	// Cool-downs: after any change of size, the next one up (or of the replicas' own size)
+	// comes no sooner than Up, the next one down no sooner than Down. Bounds that are broken
+	// are restored at once.
+	Up, Down time.Duration
+
+	Arrays    []Array
+	Rules     []Rule // whose action is on this component
+	Schedules []Schedule
+
+	Patience time.Duration // with a change in flight; 0: DefaultPatience
+	Drain    time.Duration // for a replica to finish its work before it is removed; 0: DefaultDrain
+}
+
+// Array is the rule of an elastic array. With r the KPI's average over the window divided by
+// the replicas: one is added when r is above Quota·(1+Tolerance/100), one is removed when r
+// is below Quota·(1−Tolerance/100) and would not be above the former without it.
+type Array struct {
+	KPI       string
+	Window    time.Duration
+	Every     time.Duration // it is looked at
+	Quota     float64
+	Tolerance float64 // %
+}
+
+// Rule is a trigger and an action: every so often, when the condition holds, do it.
+type Rule struct {
+	Name      string
+	Every     time.Duration
+	Condition string   // as written, for people
+	KPIs      []string // that it reads
+	Holds     func(Values) (bool, error)
+	Do        Action
+}
+
+// Values that a condition is about.
+type Values struct {
+	KPIs  map[string]float64 // the newest measurement of each of Rule.KPIs
+	Sizes map[string]int     // NAME.instances.size of each component: replicas that serve
+}
+
+// Action of a rule. By and the sizes are of ScaleUp and ScaleDown, and of Resize.
+type Action struct {
+	Kind   Kind
+	By     int       // replicas; 0: one
+	VCPUs  int       // 0: as before
+	Memory vee.Bytes // 0: as before
+}
+
+// Kind of a decision.
+type Kind string
+
+// Kinds of decisions.
+const (
+	Hold      Kind = "hold"
+	ScaleUp   Kind = "scaleUp"
+	ScaleDown Kind = "scaleDown"
+	Resize    Kind = "resize"
+)
+
+// Size of a component.
+type Size struct {
+	Replicas int
+	VCPUs    int       // of each replica; 0: not said
+	Memory   vee.Bytes // of each replica; 0: not said
+}
+
+// Sample is a measurement of a KPI.
+type Sample struct {
+	KPI   string    `json:"kpi"`
+	At    time.Time `json:"at"`
+	Value float64   `json:"value"`
+}
+
+// Replica that there is.
+type Replica struct {
+	Name   string
+	Born   time.Time
+	Ready  bool // serves
+	Idle   bool // says that it has nothing to do
+	VCPUs  int
+	Memory vee.Bytes
+}
+
+// Observation of a component.
+type Observation struct {
+	Wanted   Size           // as it is recorded now
+	Replicas []Replica      // all that there are, also those on their way out; not those that an update is replacing
+	Sizes    map[string]int // replicas of other components that serve
+	Samples  []Sample       // that came since the last step: in any order, also again
+}
+
+// State between steps; the zero value is that of a new component. It may be kept as JSON.
+// One that is lost costs a full window.
+type State struct {
+	Samples   map[string][]Sample  `json:"samples,omitempty"`  // by KPI, in the order of time
+	From      time.Time            `json:"from,omitzero"`      // measurements after it count
+	Changed   time.Time            `json:"changed,omitzero"`   // last change of the wanted size
+	Unsettled time.Time            `json:"unsettled,omitzero"` // since then what there is differs from what is wanted
+	Looked    map[string]time.Time `json:"looked,omitempty"`   // at each rule
+	Leaving   map[string]time.Time `json:"leaving,omitempty"`  // replicas on their way out, and since when
+}
+
+// Decision of a step.
+type Decision struct {
+	Kind    Kind
+	Rule    string    // that decided
+	Size    Size      // that is wanted from now on
+	Drain   []string  // replicas that get no new work: all that are on their way out
+	Remove  []string  // of these, the ones that may go now
+	Why     string    // for people: numbers, window, threshold, or why not
+	Ignored int       // measurements that were not numbers, lay in the future or came too late
+	Wake    time.Time // step again no later
+}
+
+// Step decides. It changes nothing of s and o.
+func Step(p Policy, s State, o Observation, now time.Time) (State, Decision) {
+	e := &evaluation{policy: p, state: s.copied(now), seen: o, now: now}
+	d := Decision{Kind: Hold, Size: o.Wanted, Ignored: e.take(o.Samples)}
+	e.countReplicas()
+	if !e.bounds(&d) && !e.inFlight(&d) {
+		e.rules(&d)
+	}
+	if d.Kind != Hold {
+		e.state.Changed, e.state.Unsettled, e.state.From = now, now, now
+	}
+	e.leave(&d)
+	d.Wake = e.wake()
+	return e.state, d
+}
+
+// copied state in which nothing happened after now, so that a clock that was set back ends
+// no rule's work.
+func (s State) copied(now time.Time) State {
+	past := func(t time.Time) time.Time {
+		if t.After(now) {
+			return now
+		}
+		return t
+	}
+	all := func(m map[string]time.Time) map[string]time.Time {
+		out := make(map[string]time.Time, len(m))
+		for k, t := range m {
+			out[k] = past(t)
+		}
+		return out
+	}
+	out := State{From: past(s.From), Changed: past(s.Changed), Unsettled: past(s.Unsettled),
+		Looked: all(s.Looked), Leaving: all(s.Leaving), Samples: make(map[string][]Sample, len(s.Samples))}
+	for kpi, list := range s.Samples {
+		out.Samples[kpi] = slices.DeleteFunc(slices.Clone(list), func(x Sample) bool { return x.At.After(now) })
+	}
+	return out
+}
+
+// evaluation is one step's.
+type evaluation struct {
+	policy Policy
+	state  State
+	seen   Observation
+	now    time.Time
+
+	stay  []Replica // not on their way out
+	ready int       // of these
+}
+
+func (e *evaluation) countReplicas() {
+	there := map[string]bool{}
+	for _, r := range e.seen.Replicas {
+		there[r.Name] = true
+		if _, leaves := e.state.Leaving[r.Name]; leaves {
+			continue
+		}
+		e.stay = append(e.stay, r)
+		if r.Ready {
+			e.ready++
+		}
+	}
+	maps.DeleteFunc(e.state.Leaving, func(name string, _ time.Time) bool { return !there[name] })
+}
+
+// bounds are restored whatever else goes on.
+func (e *evaluation) bounds(d *Decision) bool {
+	low, high, whose := e.policy.Bounds(e.now)
+	have := d.Size.Replicas
+	switch {
+	case have < low:
+		d.Kind, d.Size.Replicas = ScaleUp, low
+		d.Why = fmt.Sprintf("from %d to %d: %s wants at least %d", have, low, whose, low)
+	case have > high:
+		d.Kind, d.Size.Replicas = ScaleDown, high
+		d.Why = fmt.Sprintf("from %d to %d: %s allows at most %d", have, high, whose, high)
+	default:
+		return false
+	}
+	d.Rule = whose
+	return true
+}
+
+// inFlight reports whether a change is, and sees to it that measurements until its end do
+// not count.
+func (e *evaluation) inFlight(d *Decision) bool {
+	s := &e.state
+	said := e.difference()
+	if said == "" {
+		if !s.Unsettled.IsZero() {
+			s.From, s.Unsettled = e.now, time.Time{}
+		}
+		return false
+	}
+	if s.Unsettled.IsZero() {
+		s.Unsettled = e.now
+	}
+	since := e.now.Sub(s.Unsettled)
+	if since >= cmp.Or(e.policy.Patience, DefaultPatience) {
+		return false
+	}
+	s.From = e.now
+	d.Why = fmt.Sprintf("stays at %d: a change is in flight for %s (%s), measurements do not count until it is done", d.Size.Replicas, brief(since), said)
+	return true
+}
+
+// difference between what is wanted and what there is, in words; empty: none.
+func (e *evaluation) difference() string {
+	w := e.seen.Wanted
+	if n := len(e.state.Leaving); n > 0 {
+		return fmt.Sprintf("%d on the way out", n)
+	}
+	if e.ready != w.Replicas || len(e.stay) != w.Replicas {
+		return fmt.Sprintf("%d of %d ready", e.ready, w.Replicas)
+	}
+	other := 0
+	for _, r := range e.stay {
+		if w.VCPUs > 0 && r.VCPUs != w.VCPUs || w.Memory > 0 && r.Memory != w.Memory {
+			other++
+		}
+	}
+	if other > 0 {
+		return fmt.Sprintf("%d of %d not resized yet", other, w.Replicas)
+	}
+	return ""
+}
+
+// leave sends so many replicas out as are more than wanted: the idle ones, else the newest.
+// One that is out of work, or had its time to finish it, may be removed.
+func (e *evaluation) leave(d *Decision) {
+	order := slices.SortedFunc(slices.Values(e.stay), func(a, b Replica) int {
+		if a.Idle != b.Idle {
+			if a.Idle {
+				return -1
+			}
+			return 1
+		}
+		if c := b.Born.Compare(a.Born); c != 0 {
+			return c
+		}
+		return strings.Compare(b.Name, a.Name)
+	})
+	for _, r := range order[:max(0, len(order)-d.Size.Replicas)] {
+		e.state.Leaving[r.Name] = e.now
+	}
+	for _, r := range e.seen.Replicas {
+		since, leaves := e.state.Leaving[r.Name]
+		if !leaves {
+			continue
+		}
+		d.Drain = append(d.Drain, r.Name)
+		if r.Idle || !r.Ready || e.now.Sub(since) >= cmp.Or(e.policy.Drain, DefaultDrain) {
+			d.Remove = append(d.Remove, r.Name)
+		}
+	}
+	slices.Sort(d.Drain)
+	slices.Sort(d.Remove)
+}
+
+// wake is when something can change without a new observation.
+func (e *evaluation) wake() time.Time {
+	at := e.now.Add(longestSleep)
+	sooner := func(t time.Time) {
+		if t.After(e.now) && t.Before(at) {
+			at = t
+		}
+	}
+	for _, a := range e.policy.Arrays {
+		sooner(e.state.Looked[a.String()].Add(a.Every))
+	}
+	for _, r := range e.policy.Rules {
+		sooner(e.state.Looked[r.Name].Add(r.Every))
+	}
+	for _, since := range e.state.Leaving {
+		sooner(since.Add(cmp.Or(e.policy.Drain, DefaultDrain)))
+	}
+	if !e.state.Unsettled.IsZero() {
+		sooner(e.state.Unsettled.Add(cmp.Or(e.policy.Patience, DefaultPatience)))
+	}
+	return at
+}
