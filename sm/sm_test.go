@@ -100,7 +100,7 @@ func TestLife(t *testing.T) {
 		if d.Disks[0].Size != vee.GiB || !strings.HasPrefix(d.Disks[0].Image, "sha256:1") || d.Customer != "acme" {
 			t.Errorf("descriptor of %s: %+v", d.Name, d)
 		}
-		if d.Name == "web-1" && (len(d.NICs) != 1 || d.NICs[0].Network != "site") {
+		if d.Name == "web-1" && (len(d.NICs) != 2 || d.NICs[0].Network != "site" || d.NICs[1].Network != "back" || d.Naming.Domain != "shop.alpha.internal") {
 			t.Errorf("%s answers on a port and has NICs %+v", d.Name, d.NICs)
 		}
 	}

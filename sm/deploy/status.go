@@ -107,5 +107,8 @@ func (p *planner) pending() (list []string) {
 	if slices.ContainsFunc(p.out.Actions, func(a Action) bool { return a.Kind == PutAccessPoint || a.Kind == DeleteAccessPoint }) {
 		list = append(list, "access points")
 	}
+	if slices.ContainsFunc(p.out.Actions, func(a Action) bool { return a.Kind == PutNetwork || a.Kind == DeleteNetwork }) {
+		list = append(list, "networks")
+	}
 	return list
 }
