@@ -32,9 +32,12 @@ type port struct {
 	own [2]netip.Addr
 }
 
-// NewTable of a segment as host sees it. servers are the host's own addresses in the
-// segment; without them the segment's gateways are.
+// NewTable of a segment as host sees it. servers are the host's own addresses; where none is
+// in the segment's subnets, its gateways answer.
 func NewTable(s plan.Segment, host string, servers []netip.Addr) *Table {
+	servers = slices.DeleteFunc(slices.Clone(servers), func(a netip.Addr) bool {
+		return !slices.ContainsFunc(s.Subnets, func(p netip.Prefix) bool { return p.Contains(a) })
+	})
 	if len(servers) == 0 {
 		servers = s.Gateways
 	}
