@@ -107,6 +107,7 @@ type DriverInfo struct {
 type Host interface {
 	Storage
 	Networks
+	Reach
 	// Assign is durable when it returns. It answers with the VEE's report as of now, not
 	// with the result, which comes by Renew. Errors: fault.StaleEpoch.
 	Assign(ctx context.Context, a Assignment) (Report, error)

@@ -226,6 +226,7 @@ type Service interface {
 	Monitoring
 	Quotas
 	Networks
+	Reach
 	Storage
 	Migrations
 	// InitializeVEEs makes never-used identifiers known. Errors: Malformed (field and
