@@ -16,6 +16,7 @@ import (
 
 	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/van/responder"
+	"github.com/reservoir-cloud/reservoir/vee"
 )
 
 // answerAgain after a network could not be listened in.
@@ -206,4 +207,22 @@ func addressesOn(device string, subnets []netip.Prefix) (found []netip.Addr, err
 		}
 	}
 	return found, nil
+}
+
+// nameServers of a NIC of a public network: this host's addresses there.
+func nameServers(cfg Config) func(vee.NIC) []string {
+	return func(n vee.NIC) (servers []string) {
+		p, err := netip.ParsePrefix(n.Address)
+		if !n.Public || err != nil || cfg.Bridge == "" {
+			return nil
+		}
+		found, err := addressesOn(cfg.Bridge, []netip.Prefix{p.Masked()})
+		if err != nil {
+			cfg.Log.Warn("a guest is told of no name server", "network", n.Network, "error", err)
+		}
+		for _, a := range found {
+			servers = append(servers, a.String())
+		}
+		return servers
+	}
 }

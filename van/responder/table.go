@@ -115,16 +115,3 @@ func (t *Table) subnet(wanted int) netip.Prefix {
 	}
 	return netip.Prefix{}
 }
-
-// search list: the segment's domain, and the one above it, under which a name may be
-// written with its service: "web-1.web.shop".
-func (t *Table) search() []string {
-	if t.zone == "" {
-		return nil
-	}
-	list := []string{strings.TrimSuffix(t.zone, ".")}
-	if _, above, has := strings.Cut(list[0], "."); has && strings.Contains(above, ".") {
-		list = append(list, above)
-	}
-	return list
-}
