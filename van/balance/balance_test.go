@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -572,6 +573,25 @@ func TestForwardingIsForAccessPointsAlone(t *testing.T) {
 			t.Error("past the access point: this machine forwards what it did not before")
 		}
 	})
+}
+
+// People look at the rules with nft, which is particular about what it can print.
+func TestTheRulesCanBeListed(t *testing.T) {
+	s := newStage(t)
+	b := open(t)
+	for i, a := range []plan.Algorithm{plan.RoundRobin, plan.SourceHash} {
+		set(t, b, plan.Point{Key: fmt.Sprint(i), Port: 80, Algorithm: a, Backends: backends(s.backend("one"), s.backend("two"))})
+		s.well(b, fmt.Sprint(i), 2)
+	}
+	out, err := exec.Command("nft", "list", "table", "ip", tableName).CombinedOutput()
+	if err != nil {
+		t.Fatalf("nft: %v\n%s", err, out)
+	}
+	for _, want := range []string{"numgen inc mod 2 map", "jhash ip saddr mod 128 map", "masquerade"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
 }
 
 func TestNothingIsLeft(t *testing.T) {
