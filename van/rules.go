@@ -325,6 +325,13 @@ func (s *sets) packetChains(underlay netip.Addr) []chain {
 		neighbours = append(neighbours, slices.Concat(icmp6(t), accept))
 	}
 
+	// tooBig: what says which size fits. That a tunnel makes for the first packet of a
+	// connection bears that connection's state, "new", and no wall would let it in.
+	tooBig := []exprs{
+		slices.Concat(protocol(unix.IPPROTO_ICMP), transport(icmpType, 2, reg1), is(3, 4), accept),
+		slices.Concat(icmp6(2), accept),
+	}
+
 	// host: what guests of public networks may ask of it.
 	host := append([]exprs{known,
 		slices.Concat(udp(portDst, 53), accept), slices.Concat(tcpTo(53), accept),
@@ -332,7 +339,7 @@ func (s *sets) packetChains(underlay netip.Addr) []chain {
 	}, neighbours...)
 	host = append(host, drop)
 
-	input, forward := s.tunnelGuard(underlay), slices.Clone(neighbours)
+	input, forward := s.tunnelGuard(underlay), append(slices.Clone(neighbours), tooBig...)
 	// What the host answers itself passes every wall.
 	output := append(slices.Clone(neighbours), known, slices.Concat(udp(portSrc, 53), accept),
 		slices.Concat(udp(portSrc, 67), accept), slices.Concat(udp(portSrc, 547), accept))

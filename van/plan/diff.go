@@ -29,9 +29,11 @@ func (c Change) String() string {
 }
 
 // Diff is what turns have into want, in an order that a kernel can follow: what is no
-// longer wanted goes first, the last made before the first.
+// longer wanted goes first, the last made before the first. A device that changes is made
+// anew, and with it what is forwarded to it.
 func Diff(have, want HostPlan) []Change {
 	var gone, made []Change
+	anew := map[string]bool{}
 	for k, e := range have {
 		if _, ok := want[k]; !ok {
 			gone = append(gone, Change{Have: e})
@@ -42,6 +44,14 @@ func Diff(have, want HostPlan) []Change {
 			made = append(made, Change{Want: e})
 		} else if !e.Same(h) {
 			made = append(made, Change{Have: h, Want: e})
+			if k.Kind == KindTunnel || k.Kind == KindGateway {
+				anew[k.Name] = true
+			}
+		}
+	}
+	for k, e := range want {
+		if h, ok := have[k]; ok && k.Kind == KindForward && anew[k.Name] && e.Same(h) {
+			made = append(made, Change{Want: e})
 		}
 	}
 	slices.SortFunc(gone, func(a, b Change) int { return -compare(a.Key(), b.Key()) })

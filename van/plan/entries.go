@@ -58,8 +58,11 @@ type Entry interface {
 
 // The links of a private network.
 type (
-	// Bridge joins its ports on this host.
-	Bridge struct{ Name string }
+	// Bridge joins its ports on this host. Nobody wants one that is down.
+	Bridge struct {
+		Name string
+		Down bool
+	}
 
 	// Tunnel is the VXLAN device that leads to other hosts. It learns nothing and floods
 	// nothing: where a MAC is, a Forward says.
@@ -224,7 +227,12 @@ func (w Wall) Same(o Entry) bool {
 	return ok && v.Tap == w.Tap && v.Out == w.Out && v.Digest == w.Digest
 }
 
-func (b Bridge) String() string { return fmt.Sprintf("bridge   %s mtu %d", b.Name, DeviceMTU) }
+func (b Bridge) String() string {
+	if b.Down {
+		return fmt.Sprintf("bridge   %s mtu %d down", b.Name, DeviceMTU)
+	}
+	return fmt.Sprintf("bridge   %s mtu %d", b.Name, DeviceMTU)
+}
 func (t Tunnel) String() string {
 	return fmt.Sprintf("tunnel   %s in %s vni %d from %s udp %d", t.Name, t.Bridge, t.VNI, t.Local, VXLANPort)
 }

@@ -93,7 +93,7 @@ func zonesOf(host string, segments []Segment) map[uint32]uint16 {
 func (h HostPlan) private(host string, underlay netip.Addr, zone uint16, s Segment) {
 	bridge, tunnel, gateway := BridgeName(s.VNI), TunnelName(s.VNI), GatewayName(s.VNI)
 	mac := GatewayMAC(s.VNI)
-	h.add(Bridge{bridge})
+	h.add(Bridge{Name: bridge})
 	h.add(Tunnel{Name: tunnel, Bridge: bridge, VNI: s.VNI, Local: underlay})
 	h.add(Gateway{Name: gateway, Bridge: bridge, MAC: mac, Addresses: gatewayText(s)})
 	h.add(Network{gateway, s.VNI})
