@@ -197,7 +197,10 @@ func (b *Balancer) write(p *point) error {
 // watch starts and ends the checks of p's backends. A backend that datagrams go to is taken
 // to be well.
 func (b *Balancer) watch(p *point) {
-	present := p.present()
+	present, ready := p.present(), map[netip.AddrPort]bool{}
+	for _, b := range p.Backends {
+		ready[b.Address] = b.Ready
+	}
 	for a, end := range p.probes {
 		if !present[a] {
 			end()
@@ -213,7 +216,7 @@ func (b *Balancer) watch(p *point) {
 			p.health[a] = health{}.after(nil)
 			continue
 		}
-		p.health[a] = health{why: "not checked yet"}
+		p.health[a] = health{well: ready[a], once: ready[a], why: "has not been checked yet"}
 		ctx, end := context.WithCancel(b.run)
 		p.probes[a] = end
 		b.wg.Go(func() { b.probe(ctx, p, a) })

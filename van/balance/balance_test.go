@@ -371,8 +371,9 @@ func TestNoBackendIsARefusal(t *testing.T) {
 	if who := s.ask("tcp", at); who != "refused" {
 		t.Errorf("without a backend: %s", who)
 	}
-	set(t, b, plan.Point{Key: "web", Port: 80, Backends: backends(one)})
-	s.well(b, "web", 1)
+	ready := backends(one)
+	ready[0].Ready = true // its guest says so: nothing is waited for
+	set(t, b, plan.Point{Key: "web", Port: 80, Backends: ready})
 	if who := s.ask("tcp", at); who != "one" {
 		t.Errorf("with one: %s", who)
 	}
