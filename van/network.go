@@ -1,3 +1,10 @@
+// Package van is the data path of the VEEs' networks on one host: bridges, tunnels to other
+// hosts, forwarding entries, the namespaces where DHCP and DNS are answered, isolation and
+// firewall. It makes the kernel hold what van/plan computes of the segments that the VEE
+// Manager put, and nothing else of ours; it decides no address.
+//
+// Beside it: van/responder answers DHCP and DNS, van/balance makes a group of VEEs reachable
+// from outside through one address (an access point).
 package van
 
 import (
@@ -7,7 +14,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -388,6 +394,9 @@ func (n *Network) Inside(segment string, f func(device string) error) error {
 
 // ensurePublic makes the bridge of public networks, if it is not there, and brings it up.
 func (l *links) ensurePublic() (netlink.Link, error) {
+	if isOurs(l.bridge) {
+		return nil, fmt.Errorf("bridge %s: that is a private network's name", l.bridge)
+	}
 	d, err := l.h.LinkByName(l.bridge)
 	if missing(err) {
 		a := netlink.NewLinkAttrs()
@@ -401,9 +410,6 @@ func (l *links) ensurePublic() (netlink.Link, error) {
 	}
 	if d.Type() != "bridge" {
 		return nil, fmt.Errorf("bridge %s: there is a %s of that name", l.bridge, d.Type())
-	}
-	if strings.HasPrefix(l.bridge, plan.BridgePrefix) && isOurs(l.bridge) {
-		return nil, fmt.Errorf("bridge %s: that is a private network's name", l.bridge)
 	}
 	// An address that nobody has set is the lowest of the ports': it would change with each
 	// TAP that comes or goes, and this host would be lost to its neighbours for seconds.
