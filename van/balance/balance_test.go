@@ -576,6 +576,44 @@ func TestForwardingIsForAccessPointsAlone(t *testing.T) {
 	})
 }
 
+// A site's machine may be part of the network of its hosts: what its bridge passes on from
+// one to the other is none of the firewall's business, also where br_netfilter shows it.
+func TestBridgedFramesPass(t *testing.T) {
+	s := newStage(t)
+	ends := []netns.NsHandle{attach(t, "left", "10.90.0.1/24", "10.90.0.11/24"), attach(t, "right", "10.90.0.2/24", "10.90.0.12/24")}
+	a := netlink.NewLinkAttrs()
+	a.Name = "br0"
+	must(t, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: a}))
+	br, err := netlink.LinkByName("br0")
+	must(t, err)
+	t.Cleanup(func() { _ = netlink.LinkDel(br) })
+	must(t, netlink.LinkSetUp(br))
+	for _, name := range []string{"left", "right"} {
+		l, err := netlink.LinkByName(name)
+		must(t, err)
+		must(t, netlink.LinkSetMaster(l, br))
+	}
+	const call = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+	if _, err := os.Stat(call); err == nil {
+		must(t, os.WriteFile(call, []byte("1"), 0o644))
+	}
+	b := open(t)
+	set(t, b, plan.Point{Key: "web", Port: 80, Backends: backends(s.backend("one"))})
+	var ln net.Listener
+	within(t, ends[1], func() { ln, err = net.Listen("tcp", ":80") })
+	must(t, err)
+	defer ln.Close()
+	go serve(ln, "right")
+	within(t, ends[0], func() {
+		c, err := net.DialTimeout("tcp", "10.90.0.12:80", 5*time.Second)
+		if err != nil {
+			t.Errorf("through the bridge: %v", err)
+			return
+		}
+		c.Close()
+	})
+}
+
 // People look at the rules with nft, which is particular about what it can print.
 func TestTheRulesCanBeListed(t *testing.T) {
 	s := newStage(t)

@@ -37,6 +37,13 @@ const chainPrefix = "point-"
 // connectionMark of connections to access points, "resv".
 const connectionMark = 0x72657376
 
+// Kinds of the devices that a packet comes from and goes to ("bridge"): of enum
+// nft_meta_keys, linux/netfilter/nf_tables.h.
+const (
+	metaIIFKind expr.MetaKey = 26
+	metaOIFKind expr.MetaKey = 27
+)
+
 // Registers of 4 bytes: the second quarter of the kernel's first register, and so on.
 const (
 	reg    = 1 // first quarter, and the whole
@@ -96,7 +103,16 @@ func (k *kernel) open() error {
 	chain("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest, look)
 	chain("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, append(ours[:len(ours):len(ours)], &expr.Masq{}))
 	if !forwarded {
-		chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter,
+		// With br_netfilter what a bridge passes on comes by here, too.
+		bridge := append([]byte("bridge"), make([]byte, unix.IFNAMSIZ-len("bridge"))...)
+		bridged := []expr.Any{
+			&expr.Meta{Key: metaIIFKind, Register: reg},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: bridge},
+			&expr.Meta{Key: metaOIFKind, Register: reg},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: bridge},
+			&expr.Verdict{Kind: expr.VerdictAccept},
+		}
+		chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter, bridged,
 			append(ours[:len(ours):len(ours)], &expr.Verdict{Kind: expr.VerdictAccept}),
 			[]expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}})
 	}
