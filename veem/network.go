@@ -13,6 +13,7 @@ import (
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
+	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vmi"
@@ -339,32 +340,49 @@ func (m *Manager) GetNetwork(ctx context.Context, groupID, name string) (vmi.Net
 		return vmi.NetworkView{}, err
 	}
 	view, found := vmi.NetworkView{}, false
+	var ids []string
 	m.ledger.read(func(s *state) {
 		id := networkID(groupID, name)
 		if r := s.networks.rows[id]; r != nil && caller.Sees(r.Customer) {
-			view.Network, found = r.Network, true
+			view.Network, found, ids = r.Network, true, []string{id}
 			view.Leaving = r.Deleted != nil
 		} else if _, known := m.cfg.Networks[name]; known {
 			view.Network, found = m.siteNetwork(name), true
 			view.GroupID = groupID
-			for _, v := range s.vees.rows {
-				if v.Descriptor.GroupID == groupID && caller.Sees(v.Descriptor.Customer) {
-					view.Customer, id = v.Descriptor.Customer, v.segment(vee.NIC{Network: name, Public: true})
-					break
-				}
-			}
-			view.ID = id
+			ids = partsOf(s, caller, groupID, name)
 		}
-		if found {
-			g, _ := m.segment(s, view.ID)
-			view.Ports, view.Domain, view.NICs = g.Ports, g.Domain, len(g.Ports)
+		view.Ports = []plan.Port{}
+		for _, id := range ids {
+			g, _ := m.segment(s, id)
+			view.ID, view.Domain = id, g.Domain
+			view.Ports = append(view.Ports, g.Ports...)
 		}
 	})
-	if !found {
+	switch {
+	case !found:
 		return view, errNoNetwork(groupID, name)
+	case len(ids) > 1: // of several groups
+		view.ID, view.Domain = "", ""
+	case len(ids) == 1:
+		view.Hosts = m.hosts.holding(view.ID)
 	}
-	view.Hosts = m.hosts.holding(view.ID)
+	view.NICs = len(view.Ports)
 	return view, nil
+}
+
+// partsOf one of the site's networks: the segment of a group there, or of all that the caller
+// sees where none is named.
+func partsOf(s *state, caller identity.Caller, group, name string) (ids []string) {
+	for _, v := range s.vees.rows {
+		if d := v.Descriptor; group != "" && d.GroupID != group || !caller.Sees(d.Customer) {
+			continue
+		}
+		if id := v.segment(vee.NIC{Network: name, Public: true}); v.nicsOn(id) > 0 && !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
 }
 
 // NetworkPlan: vmi.Service.
@@ -375,6 +393,9 @@ func (m *Manager) NetworkPlan(ctx context.Context, groupID, name string) ([]vhi.
 	view, err := m.GetNetwork(ctx, groupID, name)
 	if err != nil {
 		return nil, err
+	}
+	if view.ID == "" {
+		return nil, fault.New(fault.Malformed, "network %s is the site's own: each group has a part of it", name).Try("name a service: reservoir van show SERVICE/%s --plan", name)
 	}
 	at := m.whereabouts(view.ID)
 	plans := make([]vhi.NetworkPlan, len(at))
