@@ -50,11 +50,17 @@ type vm struct {
 	err  error // of the process, once done
 }
 
-func boot(t *testing.T, a Artifact, memoryMiB, guestPort int, seed map[string]string) *vm {
+func boot(t *testing.T, a Artifact, memoryMiB, guestPort int, seed map[string]string, more ...string) *vm {
+	t.Helper()
+	return bootMedium(t, a, memoryMiB, guestPort, "cidata", "if=virtio", seed, more...)
+}
+
+// bootMedium with the label and on the bus that the seed medium is to have.
+func bootMedium(t *testing.T, a Artifact, memoryMiB, guestPort int, label, bus string, seed map[string]string, more ...string) *vm {
 	t.Helper()
 	m := &vm{dir: t.TempDir(), done: make(chan struct{})}
 	iso := filepath.Join(m.dir, "seed.iso")
-	writeSeed(t, iso, seed)
+	writeSeed(t, iso, label, seed)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -81,7 +87,8 @@ func boot(t *testing.T, a Artifact, memoryMiB, guestPort int, seed map[string]st
 		}
 		args = append(args, "-drive", "if=virtio,format=qcow2,cache=unsafe,file="+overlay)
 	}
-	args = append(args, "-drive", "if=virtio,format=raw,readonly=on,file="+iso)
+	args = append(args, "-drive", bus+",format=raw,readonly=on,file="+iso)
+	args = append(args, more...)
 	cmd := exec.Command("qemu-system-x86_64", args...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -225,7 +232,7 @@ func (c channel) tell(t *testing.T, cmd guest.Command) {
 	})
 }
 
-func writeSeed(t *testing.T, path string, files map[string]string) {
+func writeSeed(t *testing.T, path, label string, files map[string]string) {
 	t.Helper()
 	const size = 1 << 20
 	f, err := file.CreateFromPath(path, size)
@@ -247,7 +254,7 @@ func writeSeed(t *testing.T, path string, files map[string]string) {
 		}
 		w.Close()
 	}
-	if err := iso.Finalize(iso9660.FinalizeOptions{RockRidge: true, VolumeIdentifier: "cidata"}); err != nil {
+	if err := iso.Finalize(iso9660.FinalizeOptions{RockRidge: true, VolumeIdentifier: label}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -2,14 +2,17 @@ package boot
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"syscall"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/iana"
 	"golang.org/x/sys/unix"
 
 	"github.com/reservoir-cloud/reservoir/cmd/reservoir-guest/seed"
@@ -37,23 +40,37 @@ func askDHCP(ctx context.Context, device string, mac net.HardwareAddr, l *seed.L
 		return err
 	}
 	defer conn.Close()
-	discover, err := dhcpv4.NewDiscovery(mac, dhcpv4.WithBroadcast(true))
-	if err != nil {
-		return err
-	}
-	offer, err := exchange(ctx, conn, discover, dhcpv4.MessageTypeOffer)
+	offer, err := exchange(ctx, conn, question(mac, dhcpv4.MessageTypeDiscover), dhcpv4.MessageTypeOffer)
 	if err != nil {
 		return fmt.Errorf("asking for an address: %w", err)
 	}
-	request, err := dhcpv4.NewRequestFromOffer(offer, dhcpv4.WithBroadcast(true))
-	if err != nil {
-		return err
-	}
+	request := question(mac, dhcpv4.MessageTypeRequest,
+		dhcpv4.OptRequestedIPAddress(offer.YourIPAddr), dhcpv4.OptServerIdentifier(offer.ServerIdentifier()))
 	ack, err := exchange(ctx, conn, request, dhcpv4.MessageTypeAck)
 	if err != nil {
 		return fmt.Errorf("asking for the address %s: %w", offer.YourIPAddr, err)
 	}
 	return leased(ack, l)
+}
+
+// question to a server, to be answered by broadcast. The library's own constructors draw
+// from the kernel's random numbers, for which a machine that has just booted waits many
+// seconds; to tell answers apart takes no secret.
+func question(mac net.HardwareAddr, kind dhcpv4.MessageType, more ...dhcpv4.Option) *dhcpv4.DHCPv4 {
+	q := &dhcpv4.DHCPv4{
+		OpCode: dhcpv4.OpcodeBootRequest, HWType: iana.HWTypeEthernet, ClientHWAddr: mac,
+		ClientIPAddr: net.IPv4zero, YourIPAddr: net.IPv4zero, ServerIPAddr: net.IPv4zero, GatewayIPAddr: net.IPv4zero,
+		Options: dhcpv4.Options{},
+	}
+	binary.BigEndian.PutUint32(q.TransactionID[:], rand.Uint32())
+	q.SetBroadcast()
+	for _, o := range append(more, dhcpv4.OptMessageType(kind), dhcpv4.OptParameterRequestList(
+		dhcpv4.OptionSubnetMask, dhcpv4.OptionRouter, dhcpv4.OptionDomainNameServer, dhcpv4.OptionInterfaceMTU,
+		dhcpv4.OptionDNSDomainSearchList, dhcpv4.OptionClasslessStaticRoute,
+	)) {
+		q.UpdateOption(o)
+	}
+	return q
 }
 
 // exchange sends q until there is an answer to it of the wanted type.
