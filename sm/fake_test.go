@@ -269,7 +269,7 @@ func (f *fakeVMI) PutAccessPoint(_ context.Context, a vmi.AccessPoint) (vmi.Acce
 	defer f.mu.Unlock()
 	before, after := f.luck()
 	if before == nil {
-		a.Address = fmt.Sprintf("192.0.2.1:%d", 20000+len(f.points))
+		a.Address, a.Backends = fmt.Sprintf("192.0.2.1:%d", 20000+len(f.points)), 1
 		f.points[a.GroupID+"/"+a.Name] = a
 	}
 	return a, either(before, after)

@@ -175,7 +175,7 @@ func (w *worker) prepare(ctx context.Context, rec record) error {
 			return err
 		}
 	}
-	if w.access == nil || rec.State.Draining() {
+	if w.access == nil || rec.State.Draining() || w.unreached() {
 		list, err := w.m.cfg.VMI.ListAccessPoints(ctx, rec.ID)
 		if err != nil {
 			return fmt.Errorf("list the access points of service %s: %w", w.key, err)
@@ -201,6 +201,17 @@ func (m *Manager) networksOf(ctx context.Context, id string) (map[string]vmi.Net
 		}
 	}
 	return networks, nil
+}
+
+// unreached reports whether there is an access point at which nobody answered when it was
+// looked at last.
+func (w *worker) unreached() bool {
+	for _, a := range w.access {
+		if a.Backends == 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *worker) worldOf(vees map[vee.ID]vmi.VEE) deploy.World {

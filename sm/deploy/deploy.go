@@ -24,7 +24,7 @@ import (
 const Patience = 45 * time.Second
 
 // Drain is how long a replica that leaves keeps its connections, unless its component says
-// otherwise, and drainPoll how often the connections that are left are looked at.
+// otherwise, and drainPoll how often access points are looked at that one waits for.
 const (
 	Drain     = 10 * time.Second
 	drainPoll = 250 * time.Millisecond

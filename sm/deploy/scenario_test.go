@@ -98,7 +98,7 @@ func (b *bench) do(a Action) (gone bool) {
 		b.initialize(a)
 	case PutAccessPoint:
 		b.printf("put access point %s%s", a.Access.Name, b.draining(a.Access))
-		a.Access.Address = "192.0.2.1:20000"
+		a.Access.Address, a.Access.Backends = "192.0.2.1:20000", 1
 		a.Access.Serving = b.w.AccessPoints[a.Access.Name].Serving
 		b.w.AccessPoints[a.Access.Name] = a.Access
 	case DeleteAccessPoint:
@@ -244,6 +244,10 @@ func (b *bench) run(line string) {
 		}
 	}
 	switch f[0] {
+	case "backends": // ACCESS-POINT NUMBER
+		a := b.w.AccessPoints[f[1]]
+		a.Backends = number(f[2])
+		b.w.AccessPoints[f[1]] = a
 	case "connections": // ACCESS-POINT REPLICA NUMBER
 		a := b.w.AccessPoints[f[1]]
 		a.Serving = []vmi.Backend{{VEE: b.named(f[2]).ID, Connections: number(f[3])}}
