@@ -93,6 +93,7 @@ type fakeGuest struct {
 	err      string
 	restarts int
 	ready    bool
+	unready  bool // it says that it is not
 	kpis     map[string]float64
 }
 
@@ -177,7 +178,7 @@ func (h *fakeHost) nudge() {
 
 func (g *fakeGuest) report() vhi.Report {
 	p := vhi.Report{VEE: g.want.VEE, Epoch: g.want.Epoch, Seq: g.want.Seq, Power: g.now, Phase: g.phase, Error: g.err, Restarts: g.restarts,
-		GuestSeen: g.ready, GuestReady: g.ready, KPIs: g.kpis}
+		GuestSeen: g.ready || g.unready, GuestReady: g.ready, KPIs: g.kpis}
 	if g.now == vhi.Absent && g.want.Power != vhi.Absent {
 		p.Power = vhi.Unprepared
 	}

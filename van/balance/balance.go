@@ -147,7 +147,9 @@ func (b *Balancer) Set(_ context.Context, p plan.Point) (string, error) {
 	if err := b.write(have); err != nil {
 		return "", err
 	}
-	if ends {
+	if ends && p.UDP {
+		// Datagrams go to another. Connections are left to themselves: a backend may be back in
+		// a moment, and they with it.
 		if err := b.kernel.forget(have.target, have.present()); err != nil {
 			b.cfg.Log.Warn("access point: connections to backends that are gone", "point", p.Key, "err", err)
 		}
