@@ -239,10 +239,11 @@ func (f *filter) element(e plan.Entry) (*nftables.Set, nftables.SetElement) {
 	case plan.Network:
 		return s.networks, nftables.SetElement{Key: ifname(e.Device), Val: mark(e.VNI)}
 	case plan.Permit:
-		if e.MAC != "" {
-			return s.macs, nftables.SetElement{Key: append(ifname(e.Tap), append(mac(e.MAC), 0, 0)...)}
+		key := append(ifname(e.Tap), append(mac(e.MAC), 0, 0)...)
+		if !e.Addr.IsValid() {
+			return s.macs, nftables.SetElement{Key: key}
 		}
-		return at(s.own4, s.own6, e.Addr, ifname(e.Tap))
+		return at(s.own4, s.own6, e.Addr, key)
 	case plan.Answer:
 		set, x := at(s.answers4, s.answers6, e.Addr, mark(e.VNI))
 		x.Val = mac(e.MAC)
@@ -326,7 +327,7 @@ func (f *filter) entry(s *nftables.Set, x nftables.SetElement) plan.Entry {
 	case f.sets.macs:
 		return plan.Permit{Tap: name(x.Key), MAC: net.HardwareAddr(x.Key[16:22]).String()}
 	case f.sets.own4, f.sets.own6:
-		return plan.Permit{Tap: name(x.Key), Addr: addr(x.Key[16:])}
+		return plan.Permit{Tap: name(x.Key), MAC: net.HardwareAddr(x.Key[16:22]).String(), Addr: addr(x.Key[24:])}
 	case f.sets.answers4, f.sets.answers6:
 		return plan.Answer{VNI: binary.NativeEndian.Uint32(x.Key), Addr: addr(x.Key[4:]), MAC: net.HardwareAddr(x.Val[:6]).String()}
 	case f.sets.gates:

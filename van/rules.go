@@ -33,7 +33,8 @@ var (
 const (
 	reg1  = unix.NFT_REG_1
 	reg2  = unix.NFT_REG_2
-	word2 = 9 // second word of the first: what stands behind a mark in a concatenation
+	word2 = 9  // of the first: what stands behind a mark in a concatenation
+	word7 = 14 // third of the second: what stands behind a device and a MAC
 )
 
 // Sizes and offsets of what is looked at (IEEE 802.3, RFC 826, 791, 8200, 4861).
@@ -136,9 +137,11 @@ func tcpTo(port uint16) exprs {
 	return slices.Concat(protocol(unix.IPPROTO_TCP), transport(portDst, 2, reg1), is(byte(port>>8), byte(port)))
 }
 func version(family byte) exprs { return slices.Concat(meta(expr.MetaKeyNFPROTO, reg1), is(family)) }
-func toGroup() exprs {
+func toGroup() exprs            { return slices.Concat(groupBit(), isNot(0)) }
+func toOne() exprs              { return slices.Concat(groupBit(), is(0)) }
+func groupBit() exprs {
 	return slices.Concat(link(etherDst, 1, reg1),
-		exprs{&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: 1, Mask: []byte{1}, Xor: []byte{0}}}, isNot(0))
+		exprs{&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: 1, Mask: []byte{1}, Xor: []byte{0}}})
 }
 func connection(states uint32) exprs {
 	return exprs{
@@ -159,6 +162,8 @@ type sets struct {
 
 var (
 	ifMAC  = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr)
+	own4   = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeIPAddr)
+	own6   = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeIP6Addr)
 	if4    = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeIPAddr)
 	if6    = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeIP6Addr)
 	mark4  = nftables.MustConcatSetType(nftables.TypeMark, nftables.TypeIPAddr)
@@ -176,8 +181,8 @@ func newSets() *sets {
 	s := &sets{
 		networks:  to(frames, "networks", nftables.TypeIFName, nftables.TypeMark),
 		macs:      set(frames, "macs", ifMAC),
-		own4:      set(frames, "own4", if4),
-		own6:      set(frames, "own6", if6),
+		own4:      set(frames, "own4", own4),
+		own6:      set(frames, "own6", own6),
 		answers4:  to(frames, "answers4", mark4, nftables.TypeEtherAddr),
 		answers6:  to(frames, "answers6", mark6, nftables.TypeEtherAddr),
 		gates:     to(frames, "gates", nftables.TypeMark, nftables.TypeEtherAddr),
@@ -232,8 +237,8 @@ const beforeNetfilter = -300
 
 func (s *sets) frameChains() []chain {
 	dev := meta(expr.MetaKeyIIFNAME, reg1)
-	sender4 := slices.Concat(dev, network(ip4Src, 4, reg2))
-	sender6 := slices.Concat(dev, network(ip6Src, 16, reg2))
+	sender4 := slices.Concat(dev, link(etherSrc, 6, reg2), network(ip4Src, 4, word7))
+	sender6 := slices.Concat(dev, link(etherSrc, 6, reg2), network(ip6Src, 16, word7))
 	toGate := slices.Concat(meta(expr.MetaKeyMARK, reg1), becomes(s.gates), redirectFrame, pass)
 	dhcp4 := slices.Concat(udp(portSrc, 68), udp(portDst, 67), toGate)
 	// A question for an address goes to the MAC that has it, and nowhere else.
@@ -253,7 +258,7 @@ func (s *sets) frameChains() []chain {
 			slices.Concat(network(0, 6, reg1), isNot(0, 1, 8, 0, 6, 4), drop), // Ethernet and IPv4
 			slices.Concat(dev, network(arpSHA, 6, reg2), notIn(s.macs), drop),
 			slices.Concat(network(arpSPA, 4, reg1), is(0, 0, 0, 0), arpRequest, goTo("ask4")), // probe: RFC 5227
-			slices.Concat(dev, network(arpSPA, 4, reg2), notIn(s.own4), drop),
+			slices.Concat(dev, network(arpSHA, 6, reg2), network(arpSPA, 4, word7), notIn(s.own4), drop),
 			slices.Concat(arpRequest, goTo("ask4")),
 			slices.Concat(toGroup(), drop),
 			slices.Concat(network(arpOp, 2, reg1), is(0, 2), pass),
@@ -274,12 +279,15 @@ func (s *sets) frameChains() []chain {
 			slices.Concat(icmp6(routerAdvertisement), drop),
 			slices.Concat(icmp6(redirect), drop),
 			slices.Concat(icmp6(neighbourSolicitation), goTo("ask6")),
-			slices.Concat(icmp6(neighbourAdvertisement), dev, transport(ndTarget, 16, reg2), notIn(s.own6), drop),
+			slices.Concat(icmp6(neighbourAdvertisement), dev, link(etherSrc, 6, reg2), transport(ndTarget, 16, word7), notIn(s.own6), drop),
 			slices.Concat(toGroup(), drop),
 			pass),
 		// What a guest sends. What no rule lets through is dropped, VLAN tags too: the type is
-		// read where it stands in the frame.
+		// read where it stands in the frame. Most frames are TCP from whom they say to one
+		// addressee, and are looked up once.
 		sub(frames, "port",
+			slices.Concat(frameOf(unix.ETH_P_IP), protocol(unix.IPPROTO_TCP), toOne(), sender4, in(s.own4), accept),
+			slices.Concat(frameOf(unix.ETH_P_IPV6), protocol(unix.IPPROTO_TCP), toOne(), sender6, in(s.own6), accept),
 			slices.Concat(dev, link(etherSrc, 6, reg2), notIn(s.macs), drop),
 			slices.Concat(dev, becomes(s.networks), setMark),
 			slices.Concat(frameOf(unix.ETH_P_ARP), goTo("arp")),
@@ -339,7 +347,9 @@ func (s *sets) packetChains(underlay netip.Addr) []chain {
 	}, neighbours...)
 	host = append(host, drop)
 
-	input, forward := s.tunnelGuard(underlay), append(slices.Clone(neighbours), tooBig...)
+	// What is not tracked is of a network that has no walls here.
+	passing := slices.Concat(connection(expr.CtStateBitUNTRACKED|expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept)
+	input, forward := s.tunnelGuard(underlay), slices.Concat([]exprs{passing}, neighbours, tooBig)
 	// What the host answers itself passes every wall.
 	output := append(slices.Clone(neighbours), known, slices.Concat(udp(portSrc, 53), accept),
 		slices.Concat(udp(portSrc, 67), accept), slices.Concat(udp(portSrc, 547), accept))
@@ -349,7 +359,6 @@ func (s *sets) packetChains(underlay netip.Addr) []chain {
 			slices.Concat(version(f.version), inDev, network(f.src, f.size, reg2), in(f.services), accept),
 			slices.Concat(version(f.version), inDev, network(f.dst, f.size, reg2), in(f.services), accept))
 	}
-	forward = append(forward, known)
 	for _, f := range families {
 		forward = append(forward,
 			slices.Concat(version(f.version), inDev, network(f.src, f.size, reg2), in(f.guests), network(f.dst, f.size, reg1), in(f.peers), drop),
@@ -361,9 +370,13 @@ func (s *sets) packetChains(underlay netip.Addr) []chain {
 	const beforeDefragmentation = -450
 	return []chain{
 		sub(packets, "host", host...),
+		// Tunnels are no connections: their answers come to another port.
+		base(packets, "outgoing", nftables.ChainHookOutput, beforeDefragmentation,
+			slices.Concat(udp(portDst, plan.VXLANPort), exprs{&expr.Notrack{}})),
 		base(packets, "prerouting", nftables.ChainHookPrerouting, beforeDefragmentation,
 			slices.Concat(inDev, becomes(s.zones), exprs{&expr.Ct{Key: expr.CtKeyZONE, Register: reg1, SourceRegister: true}}, verdict(expr.VerdictReturn, "")),
-			slices.Concat(inPrefix(plan.BridgePrefix), exprs{&expr.Notrack{}})),
+			slices.Concat(inPrefix(plan.BridgePrefix), exprs{&expr.Notrack{}}, verdict(expr.VerdictReturn, "")),
+			slices.Concat(udp(portDst, plan.VXLANPort), exprs{&expr.Notrack{}})),
 		base(packets, "input", nftables.ChainHookInput, 0, input...),
 		base(packets, "forward", nftables.ChainHookForward, 0, forward...),
 		base(packets, "output", nftables.ChainHookOutput, 0, output...),

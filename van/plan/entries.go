@@ -114,12 +114,12 @@ type (
 		VNI    uint32
 	}
 
-	// Permit allows a TAP to send from a MAC, or from an address. What is not allowed is
-	// dropped.
+	// Permit allows a TAP to send from a MAC, and from an address of that MAC. What is not
+	// allowed is dropped.
 	Permit struct {
 		Tap  string
-		MAC  string     // or
-		Addr netip.Addr // this
+		MAC  string
+		Addr netip.Addr // invalid: the MAC alone, for who asks for its address
 	}
 
 	// Guest is an address in a bridge that is not the host's: in a public network, one that
@@ -259,10 +259,10 @@ func (n Network) String() string {
 	return fmt.Sprintf("network  of %s is %s", n.Device, vanName(n.VNI))
 }
 func (s Permit) String() string {
-	if s.MAC != "" {
+	if !s.Addr.IsValid() {
 		return fmt.Sprintf("permit   %s from %s", s.MAC, s.Tap)
 	}
-	return fmt.Sprintf("permit   %s from %s", s.Addr, s.Tap)
+	return fmt.Sprintf("permit   %s %s from %s", s.MAC, s.Addr, s.Tap)
 }
 func (u Underlay) String() string { return fmt.Sprintf("underlay %s", u.Addr) }
 func (z Zone) String() string     { return fmt.Sprintf("zone     %d of %s", z.ID, z.Bridge) }

@@ -142,7 +142,7 @@ func (h HostPlan) port(bridge string, vni uint32, p Port) {
 	h.add(Network{tap, vni})
 	h.add(Permit{Tap: tap, MAC: p.MAC})
 	for _, a := range owned(p) {
-		h.add(Permit{Tap: tap, Addr: a})
+		h.add(Permit{Tap: tap, MAC: p.MAC, Addr: a})
 	}
 	for _, out := range []bool{false, true} {
 		var rules []Rule
