@@ -319,6 +319,26 @@ func TestAPublicNetworkIsOpenButForHosts(t *testing.T) {
 	far.expect("another guest's question", has("one more"))
 }
 
+// TestAPublicPortsWall lets nothing by that looks like the hosts' own tunnels, and what the
+// wire sends only as the rules say.
+func TestAPublicPortsWall(t *testing.T) {
+	l := newLab(t, "h1", "h2")
+	h1, h2 := l.hosts[0], l.hosts[1]
+	s := publicSegment(testPort(0, 1, h1), testPort(0, 2, h1), testPort(0, 3, h2))
+	s.Ports[1].Firewall = []plan.Rule{{Allow: true, Protocol: "udp", First: 4001}}
+	s.Ports[2].Firewall = s.Ports[1].Firewall
+	l.apply(s)
+	g := h1.guest(s.Ports[0])
+	for _, to := range []*guest{h1.guest(s.Ports[1]), h2.guest(s.Ports[2])} {
+		for _, port := range []uint16{plan.VXLANPort, 53, 67, 80} {
+			g.never(fmt.Sprintf("a datagram to port %d", port), frame(to.mac(), g.mac(), packet(g.ip4(), to.ip4(), unix.IPPROTO_UDP, udpData(1, port, evil))), to)
+			g.never(fmt.Sprintf("an IPv6 datagram to port %d", port), frame(to.mac(), g.mac(), packet(g.ip6(), to.ip6(), unix.IPPROTO_UDP, udpData(1, port, evil))), to)
+			g.never(fmt.Sprintf("a link-local datagram to port %d", port), frame(to.mac(), g.mac(),
+				packet(plan.LinkLocal(g.port.MAC), plan.LinkLocal(to.port.MAC), unix.IPPROTO_UDP, udpData(1, port, evil))), to)
+		}
+	}
+}
+
 // TestNoBlackHole: what is too large for the underlay is answered with the size that fits.
 func TestNoBlackHole(t *testing.T) {
 	l := newLab(t, "h1", "h2")

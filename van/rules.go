@@ -350,9 +350,11 @@ func (s *sets) packetChains(underlay netip.Addr) []chain {
 	// What is not tracked is of a network that has no walls here.
 	passing := slices.Concat(connection(expr.CtStateBitUNTRACKED|expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept)
 	input, forward := s.tunnelGuard(underlay), slices.Concat([]exprs{passing}, neighbours, tooBig)
+	untracked := slices.Concat(connection(expr.CtStateBitUNTRACKED), accept)
 	// What the host answers itself passes every wall.
-	output := append(slices.Clone(neighbours), known, slices.Concat(udp(portSrc, 53), accept),
+	output := append([]exprs{untracked, known}, slices.Concat(udp(portSrc, 53), accept),
 		slices.Concat(udp(portSrc, 67), accept), slices.Concat(udp(portSrc, 547), accept))
+	output = append(output, neighbours...)
 	for _, f := range families {
 		input = append(input, slices.Concat(version(f.version), inDev, network(f.src, f.size, reg2), in(f.guests), goTo("host")))
 		forward = append(forward,
@@ -368,14 +370,17 @@ func (s *sets) packetChains(underlay netip.Addr) []chain {
 	}
 	// The zone is set ahead of defragmentation too: fragments of two networks are not mixed.
 	const beforeDefragmentation = -450
+	prerouting := []exprs{
+		slices.Concat(inDev, becomes(s.zones), exprs{&expr.Ct{Key: expr.CtKeyZONE, Register: reg1, SourceRegister: true}}, verdict(expr.VerdictReturn, "")),
+		slices.Concat(inPrefix(plan.BridgePrefix), exprs{&expr.Notrack{}}, verdict(expr.VerdictReturn, "")),
+	}
+	if underlay.IsValid() { // tunnels are no connections: answers come to another port
+		prerouting = append(prerouting, slices.Concat(fromTunnel(underlay), exprs{&expr.Notrack{}}))
+	}
 	return []chain{
 		sub(packets, "host", host...),
-		// Tunnels are no connections: their answers come to another port.
+		base(packets, "prerouting", nftables.ChainHookPrerouting, beforeDefragmentation, prerouting...),
 		base(packets, "outgoing", nftables.ChainHookOutput, beforeDefragmentation,
-			slices.Concat(udp(portDst, plan.VXLANPort), exprs{&expr.Notrack{}})),
-		base(packets, "prerouting", nftables.ChainHookPrerouting, beforeDefragmentation,
-			slices.Concat(inDev, becomes(s.zones), exprs{&expr.Ct{Key: expr.CtKeyZONE, Register: reg1, SourceRegister: true}}, verdict(expr.VerdictReturn, "")),
-			slices.Concat(inPrefix(plan.BridgePrefix), exprs{&expr.Notrack{}}, verdict(expr.VerdictReturn, "")),
 			slices.Concat(udp(portDst, plan.VXLANPort), exprs{&expr.Notrack{}})),
 		base(packets, "input", nftables.ChainHookInput, 0, input...),
 		base(packets, "forward", nftables.ChainHookForward, 0, forward...),
@@ -383,19 +388,30 @@ func (s *sets) packetChains(underlay netip.Addr) []chain {
 	}
 }
 
+// fromTunnel matches VXLAN that is for this host; what a guest sends to that port of
+// another does not.
+func fromTunnel(underlay netip.Addr) exprs {
+	v, dst := byte(unix.NFPROTO_IPV4), uint32(ip4Dst)
+	if underlay.Is6() {
+		v, dst = unix.NFPROTO_IPV6, ip6Dst
+	}
+	a := underlay.AsSlice()
+	return slices.Concat(udp(portDst, plan.VXLANPort), version(v), network(dst, uint32(len(a)), reg1), is(a...))
+}
+
 // tunnelGuard lets VXLAN in from hosts alone that have ports of our networks.
 func (s *sets) tunnelGuard(underlay netip.Addr) []exprs {
 	if !underlay.IsValid() {
 		return nil
 	}
-	v, src, dst, peers := byte(unix.NFPROTO_IPV4), uint32(ip4Src), uint32(ip4Dst), s.underlay4
+	peer, peers := network(ip4Src, 4, reg1), s.underlay4
 	if underlay.Is6() {
-		v, src, dst, peers = unix.NFPROTO_IPV6, ip6Src, ip6Dst, s.underlay6
+		peer, peers = network(ip6Src, 16, reg1), s.underlay6
 	}
-	a := underlay.AsSlice()
-	size := uint32(len(a))
-	return []exprs{slices.Concat(version(v), network(dst, size, reg1), is(a...), udp(portDst, plan.VXLANPort),
-		network(src, size, reg1), notIn(peers), drop)}
+	return []exprs{
+		slices.Concat(fromTunnel(underlay), peer, notIn(peers), drop),
+		slices.Concat(fromTunnel(underlay), accept),
+	}
 }
 
 // wallRules are the chain of a port's rules in one direction: what is allowed returns to
