@@ -206,9 +206,9 @@ func TestShowPlan(t *testing.T) {
 	_, want, _ := p.Show()
 	p.have = maps.Clone(want)
 	missing := plan.Bridge{Name: plan.BridgeName(1)}
-	delete(p.have, missing.Key())
+	delete(p.have, plan.KeyOf(missing))
 	surplus := plan.Answer{VNI: 1, Addr: netip.MustParseAddr("10.1.0.99"), MAC: "06:00:00:01:00:63"}
-	p.have[surplus.Key()] = surplus
+	p.have[plan.KeyOf(surplus)] = surplus
 	got, err := n.show("shop/back", netip.MustParseAddr("192.0.2.1"), "rsv0")
 	if err != nil || got.Version != 2 || len(got.Entries) != len(want) || !slices.Equal(got.Missing, []string{missing.String()}) || !slices.Equal(got.Surplus, []string{surplus.String()}) {
 		t.Errorf("%+v, %v", got, err)

@@ -292,7 +292,7 @@ func (f *filter) read(into plan.HostPlan) error {
 		}
 		for _, x := range elements {
 			e := f.entry(s, x)
-			into[e.Key()] = e
+			into.Add(e)
 		}
 	}
 	for _, t := range []nftables.TableFamily{packets.Family} {
@@ -313,7 +313,7 @@ func (f *filter) read(into plan.HostPlan) error {
 			if d, _, _ := strings.Cut(slices.Concat(all, []string{""})[0], " "); !slices.ContainsFunc(all, func(s string) bool { return s != wallComment(d, len(all)) }) {
 				w.Digest = d
 			}
-			into[w.Key()] = w
+			into.Add(w)
 		}
 	}
 	return nil

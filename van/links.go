@@ -314,7 +314,7 @@ func (l *links) read(into plan.HostPlan) error {
 	}
 	for _, d := range all {
 		if e := l.entry(d, names); e != nil {
-			into[e.Key()] = e
+			into.Add(e)
 		}
 	}
 	entries, err := complete(func() ([]netlink.Neigh, error) { return l.h.NeighList(0, unix.AF_BRIDGE) })
@@ -339,12 +339,12 @@ func (l *links) read(into plan.HostPlan) error {
 	}
 	for k := range near {
 		f := plan.Forward{Device: k.device, MAC: k.mac, To: far[k]}
-		into[f.Key()] = f
+		into.Add(f)
 	}
 	for k := range far {
 		if !near[k] { // half of an entry: not what anybody wants
 			f := plan.Forward{Device: k.device, MAC: k.mac}
-			into[f.Key()] = f
+			into.Add(f)
 		}
 	}
 	return nil

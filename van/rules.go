@@ -349,6 +349,8 @@ func (s *sets) packetChains(underlay netip.Addr) []chain {
 
 	// What is not tracked is of a network that has no walls here.
 	passing := slices.Concat(connection(expr.CtStateBitUNTRACKED|expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept)
+	returned := verdict(expr.VerdictReturn, "")
+	names := []exprs{slices.Concat(udp(portDst, 53), returned), slices.Concat(tcpTo(53), returned)}
 	input, forward := s.tunnelGuard(underlay), slices.Concat([]exprs{passing}, neighbours, tooBig)
 	untracked := slices.Concat(connection(expr.CtStateBitUNTRACKED), accept)
 	// What the host answers itself passes every wall.
@@ -363,7 +365,7 @@ func (s *sets) packetChains(underlay netip.Addr) []chain {
 	}
 	for _, f := range families {
 		forward = append(forward,
-			slices.Concat(version(f.version), inDev, network(f.src, f.size, reg2), in(f.guests), network(f.dst, f.size, reg1), in(f.peers), drop),
+			slices.Concat(version(f.version), inDev, network(f.src, f.size, reg2), in(f.guests), network(f.dst, f.size, reg1), in(f.peers), verdict(expr.VerdictJump, "hosts")),
 			slices.Concat(version(f.version), inDev, network(f.src, f.size, reg2), jumpBy(f.out)),
 			slices.Concat(version(f.version), outDev, network(f.dst, f.size, reg2), jumpBy(f.in)))
 		output = append(output, slices.Concat(version(f.version), outDev, network(f.dst, f.size, reg2), jumpBy(f.in)))
@@ -379,6 +381,8 @@ func (s *sets) packetChains(underlay netip.Addr) []chain {
 	}
 	return []chain{
 		sub(packets, "host", host...),
+		// Of other hosts, a guest that moved here may still ask one for names.
+		sub(packets, "hosts", append(slices.Clone(names), drop)...),
 		base(packets, "prerouting", nftables.ChainHookPrerouting, beforeDefragmentation, prerouting...),
 		base(packets, "outgoing", nftables.ChainHookOutput, beforeDefragmentation,
 			slices.Concat(udp(portDst, plan.VXLANPort), exprs{&expr.Notrack{}})),

@@ -13,9 +13,9 @@ type Change struct{ Have, Want Entry }
 // Key of what changes.
 func (c Change) Key() Key {
 	if c.Want != nil {
-		return c.Want.Key()
+		return c.Want.key()
 	}
-	return c.Have.Key()
+	return c.Have.key()
 }
 
 func (c Change) String() string {
@@ -42,7 +42,7 @@ func Diff(have, want HostPlan) []Change {
 	for k, e := range want {
 		if h, ok := have[k]; !ok {
 			made = append(made, keyed{k, Change{Want: e}})
-		} else if !e.Same(h) {
+		} else if !e.same(h) {
 			made = append(made, keyed{k, Change{Have: h, Want: e}})
 			if k.Kind == KindTunnel || k.Kind == KindGateway {
 				anew[k.Name] = true
@@ -51,7 +51,7 @@ func Diff(have, want HostPlan) []Change {
 	}
 	if len(anew) > 0 {
 		for k, e := range want {
-			if h, ok := have[k]; ok && k.Kind == KindForward && anew[k.Name] && e.Same(h) {
+			if h, ok := have[k]; ok && k.Kind == KindForward && anew[k.Name] && e.same(h) {
 				made = append(made, keyed{k, Change{Want: e}})
 			}
 		}

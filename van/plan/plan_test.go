@@ -75,7 +75,7 @@ func follow(have HostPlan, changes []Change) (HostPlan, error) {
 	}
 	for _, c := range changes {
 		old, there := now[c.Key()]
-		if there != (c.Have != nil) || there && !old.Same(c.Have) {
+		if there != (c.Have != nil) || there && !old.same(c.Have) {
 			return nil, fmt.Errorf("%s: but there is %v", c, old)
 		}
 		if delete(now, c.Key()); c.Want != nil {
@@ -89,7 +89,7 @@ func TestADiffLeadsFromHereToThere(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		have, want := planOf("h1", site(t)), planOf("h1", site(t))
 		for k, e := range have { // no device is made anew: that is another test
-			if w, ok := want[k]; ok && (k.Kind == KindTunnel || k.Kind == KindGateway) && !e.Same(w) {
+			if w, ok := want[k]; ok && (k.Kind == KindTunnel || k.Kind == KindGateway) && !e.same(w) {
 				return
 			}
 		}
@@ -186,12 +186,12 @@ func TestHostsAgree(t *testing.T) {
 				for _, p := range s.Ports {
 					here := Forward{Device: p.Tap(), MAC: p.MAC}
 					there := Forward{Device: TunnelName(s.VNI), MAC: p.MAC, To: p.Underlay}
-					_, local := plan[here.Key()]
-					remote := plan[there.Key()]
+					_, local := plan[here.key()]
+					remote := plan[there.key()]
 					if local != (p.Host == h) || !s.Public && (remote == Entry(there)) != (p.Host != h) {
 						t.Fatalf("host %s, port %s at %s: here %v, there %v", h, p.VEE, p.Host, local, remote)
 					}
-					if _, may := plan[Permit{Tap: p.Tap(), MAC: p.MAC}.Key()]; may != (p.Host == h) {
+					if _, may := plan[Permit{Tap: p.Tap(), MAC: p.MAC}.key()]; may != (p.Host == h) {
 						t.Fatalf("host %s: port %s of %s may send: %v", h, p.VEE, p.Host, may)
 					}
 				}
@@ -213,7 +213,7 @@ func TestADeviceThatIsMadeAnewGetsItsEntriesBack(t *testing.T) {
 	want := planOf("h1", []Segment{network(0, 6)})
 	have := planOf("h1", []Segment{network(0, 6)})
 	tunnel := Tunnel{Name: TunnelName(1), Bridge: BridgeName(1), VNI: 1, Local: underlay("h3")}
-	have.add(tunnel)
+	have.Add(tunnel)
 	made := 0
 	for i, c := range Diff(have, want) {
 		if f, ok := c.Want.(Forward); ok && f.Device == tunnel.Name && i > 0 {
