@@ -343,32 +343,8 @@ func TestDebian(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	public, private, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := ssh.NewPublicKey(public)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx := limited(t, 5*time.Minute)
-	started := time.Now()
-	m := boot(t, a, 512, 22, map[string]string{
-		"meta-data": "instance-id: a/1\nlocal-hostname: db-1\n", "network-config": networkConfig,
-		"user-data": "#cloud-config\nssh_authorized_keys:\n- " + string(ssh.MarshalAuthorizedKey(key)),
-	})
-	c := m.channel(ctx, t)
-	c.until(t, "hello", isHello)
-	t.Logf("hello after %.1f s", time.Since(started).Seconds())
-	c.until(t, "ready, which is cloud-init's end", isReady)
-	t.Logf("ready after %.1f s", time.Since(started).Seconds())
-	out := m.ssh(ctx, t, private, "hostname; ip -brief address show eth0; systemctl --failed --no-legend --plain")
-	t.Logf("SSH after %.1f s:\n%s", time.Since(started).Seconds(), out)
-	if lines := strings.Split(strings.TrimSpace(out), "\n"); len(lines) != 2 || lines[0] != "db-1" || !strings.Contains(lines[1], "10.0.2.15/24") {
-		t.Errorf("want its host name, its address and no failed unit, got:\n%s", out)
-	}
-	c.tell(t, guest.Command{Type: "shutdown"})
-	m.off(ctx, t)
+	t.Run("on two networks", func(t *testing.T) { onTwoNetworks(t, a) })
+	t.Run("by environment", func(t *testing.T) { byEnvironment(t, a) })
 }
 
 // ssh runs a command as the image's user.
