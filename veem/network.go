@@ -30,12 +30,6 @@ type networkRecord struct {
 // networkID of a group's network and of its segment.
 func networkID(group, name string) string { return group + "/" + name }
 
-// splitNetwork is the inverse of networkID: no network's name has a slash.
-func splitNetwork(id string) (group, name string) {
-	i := strings.LastIndexByte(id, '/')
-	return id[:i], id[i+1:]
-}
-
 // Bounds of networks.
 const (
 	maxVNI     = 1<<24 - 1

@@ -166,6 +166,38 @@ func TestNamesFollow(t *testing.T) {
 	})
 }
 
+// TestOneNetworkOnly: what changes on one network is told to its hosts and costs the others
+// nothing.
+func TestOneNetworkOnly(t *testing.T) {
+	inSite(t, 3, func(s *fakeSite) {
+		for _, group := range []string{"shop", "other"} {
+			s.network(group, "back", vmi.NetworkWish{})
+			d := on(web(1), "back")
+			d.GroupID = group
+			s.submit(s.make(d)[0].ID)
+		}
+		time.Sleep(time.Minute)
+		versions := func(group string) (all []uint64) {
+			for _, h := range s.hosts {
+				g, _ := h.segment(group + "/back")
+				all = append(all, g.Version)
+			}
+			return all
+		}
+		shop, other := versions("shop"), versions("other")
+		more := s.make(on(web(2), "back"))
+		s.submit(more[0].ID)
+		s.until(more[0].ID, vee.Active)
+		time.Sleep(time.Minute)
+		if slices.Equal(versions("shop"), shop) || !slices.Equal(versions("other"), other) {
+			t.Errorf("shop %v, was %v; other %v, was %v", versions("shop"), shop, versions("other"), other)
+		}
+		if slices.Index(other, 0) < 0 {
+			t.Errorf("%v: a host has a network that it has no VEE of", other)
+		}
+	})
+}
+
 // TestIdentifiersRest: a VNI and a subnet are nobody else's while a host may hold something
 // of their network.
 func TestIdentifiersRest(t *testing.T) {

@@ -54,7 +54,8 @@ func (m *Manager) changed(changes []change) {
 			m.queue.add(job{placeJob, ""}, placeLane)
 			m.wakeSegmentsAt(c.key)
 		case kindNetwork:
-			m.wakeNetwork(c.key)
+			m.wakeSegment(c.key)
+			m.queue.add(job{networkJob, c.key}, placeLane)
 		case kindPoint:
 			m.queue.add(job{pointJob, c.key}, accessLane)
 		}
