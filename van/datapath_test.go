@@ -273,6 +273,11 @@ func TestAPublicNetworkIsOpenButForHosts(t *testing.T) {
 	if string(buf[:n]) != "name?" || from.String() != netip.AddrPortFrom(g.ip4(), 4000).String() {
 		t.Errorf("the host's DNS got %q from %s", buf[:n], from)
 	}
+	// So is that of the host that it may have come from.
+	g.send(frame(deviceMAC(t, h2, labBridge), me, packet(g.ip4(), h2.underlay, unix.IPPROTO_UDP, udpData(4000, 53, "far name?"))))
+	if n, _, err = heard[1].ReadFrom(buf); err != nil || string(buf[:n]) != "far name?" {
+		t.Errorf("the other host's DNS got %q, %v", buf[:n], err)
+	}
 	must(t, other.SetReadDeadline(time.Now().Add(100*time.Millisecond)))
 	if n, _, err := other.ReadFrom(buf); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the host got %q, %v", buf[:n], err)

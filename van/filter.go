@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -28,6 +29,7 @@ type filter struct {
 	underlay netip.Addr
 	hostMAC  net.HardwareAddr // of the public networks' bridge
 	sets     *sets
+	log      *slog.Logger
 }
 
 // batch bounds how many changes go to the kernel at once, all or none of them.
@@ -72,6 +74,7 @@ func (f *filter) ensure() error {
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("make the nftables tables %q: %w", tableName, err)
 	}
+	f.log.Info("the rule set was made anew", "table", tableName)
 	return nil
 }
 
@@ -295,26 +298,34 @@ func (f *filter) read(into plan.HostPlan) error {
 			into.Add(e)
 		}
 	}
-	for _, t := range []nftables.TableFamily{packets.Family} {
-		chains, err := c.ListChainsOfTableFamily(t)
+	return f.readWalls(c, into)
+}
+
+// readWalls that there are. One whose rules are not as they were made has no digest: nobody
+// wants that.
+func (f *filter) readWalls(c *nftables.Conn, into plan.HostPlan) error {
+	chains, err := c.ListChainsOfTableFamily(packets.Family)
+	if err != nil {
+		return fmt.Errorf("list nftables chains: %w", err)
+	}
+	for _, k := range chains {
+		tap, out := strings.CutPrefix(k.Name, "out-")
+		tap, in := strings.CutPrefix(tap, "in-")
+		if k.Table.Name != tableName || in == out {
+			continue
+		}
+		all, err := comments(c, &nftables.Chain{Table: packets, Name: k.Name})
 		if err != nil {
-			return fmt.Errorf("list nftables chains: %w", err)
+			return fmt.Errorf("read nftables chain %s: %w", k.Name, err)
 		}
-		for _, k := range chains {
-			tap, out := strings.CutPrefix(k.Name, "out-")
-			if k.Table.Name != tableName || !out && !strings.HasPrefix(k.Name, "in-") {
-				continue
-			}
-			w := plan.Wall{Tap: strings.TrimPrefix(tap, "in-"), Out: out}
-			all, err := comments(c, &nftables.Chain{Table: packets, Name: k.Name})
-			if err != nil {
-				return fmt.Errorf("read nftables chain %s: %w", k.Name, err)
-			}
-			if d, _, _ := strings.Cut(slices.Concat(all, []string{""})[0], " "); !slices.ContainsFunc(all, func(s string) bool { return s != wallComment(d, len(all)) }) {
-				w.Digest = d
-			}
-			into.Add(w)
+		w := plan.Wall{Tap: tap, Out: out}
+		if len(all) > 0 {
+			w.Digest, _, _ = strings.Cut(all[0], " ")
 		}
+		if slices.ContainsFunc(all, func(s string) bool { return s != wallComment(w.Digest, len(all)) }) {
+			w.Digest = ""
+		}
+		into.Add(w)
 	}
 	return nil
 }

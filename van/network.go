@@ -77,7 +77,7 @@ func Open(cfg Config) (_ *Network, err error) {
 	if err != nil {
 		return nil, err
 	}
-	n.filter = &filter{ns: int(home.ns), underlay: cfg.Underlay, hostMAC: bridge.Attrs().HardwareAddr, sets: newSets()}
+	n.filter = &filter{ns: int(home.ns), underlay: cfg.Underlay, hostMAC: bridge.Attrs().HardwareAddr, sets: newSets(), log: cfg.Log}
 	return n, n.filter.ensure()
 }
 

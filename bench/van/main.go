@@ -59,7 +59,7 @@ func run(ctx context.Context) (err error) {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if err := s.measure(p); err != nil {
+			if err := s.measure(ctx, p); err != nil {
 				return fmt.Errorf("round %d, %s: %w", round+1, p.name, err)
 			}
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -34,7 +35,7 @@ type stage struct {
 func newStage() (*stage, error) {
 	s := &stage{}
 	for _, n := range spaces {
-		_ = exec.Command("ip", "netns", "del", n).Run() // of a run that was killed
+		_ = exec.CommandContext(context.Background(), "ip", "netns", "del", n).Run() // of a run that was killed
 		if err := ip("netns add " + n); err != nil {
 			return s, err
 		}
@@ -151,7 +152,7 @@ func script(lines ...string) error {
 }
 
 func ip(line string) error {
-	if out, err := exec.Command("ip", strings.Fields(line)...).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(context.Background(), "ip", strings.Fields(line)...).CombinedOutput(); err != nil {
 		return fmt.Errorf("ip %s: %w: %s", line, err, strings.TrimSpace(string(out)))
 	}
 	return nil
@@ -182,12 +183,12 @@ const servePort = 5001
 // patience with a path that has just been made: a bridge does not forward at once.
 const patience = 20 * time.Second
 
-func (s *stage) measure(p *path) error {
-	rate, err := throughput(p.server)
+func (s *stage) measure(ctx context.Context, p *path) error {
+	rate, err := throughput(ctx, p.server)
 	if err != nil {
 		return fmt.Errorf("throughput: %w", err)
 	}
-	half, slow, err := latency(p.server)
+	half, slow, err := latency(ctx, p.server)
 	if err != nil {
 		return fmt.Errorf("latency: %w", err)
 	}
@@ -197,10 +198,10 @@ func (s *stage) measure(p *path) error {
 
 // throughput of one TCP stream from the first guest to the second, bit/s as the second
 // counts them.
-func throughput(server string) (float64, error) {
+func throughput(ctx context.Context, server string) (float64, error) {
 	at := net.JoinHostPort(server, fmt.Sprint(servePort))
 	var ln net.Listener
-	if err := inside("bvan-g2", func() (err error) { ln, err = net.Listen("tcp", at); return err }); err != nil {
+	if err := inside("bvan-g2", func() (err error) { ln, err = (&net.ListenConfig{}).Listen(ctx, "tcp", at); return err }); err != nil {
 		return 0, err
 	}
 	defer ln.Close()
@@ -229,7 +230,7 @@ func throughput(server string) (float64, error) {
 		}
 	}()
 	var c net.Conn
-	err := inside("bvan-g1", func() (err error) { c, err = net.DialTimeout("tcp", at, patience); return err })
+	err := inside("bvan-g1", func() (err error) { c, err = (&net.Dialer{Timeout: patience}).DialContext(ctx, "tcp", at); return err })
 	if err == nil {
 		buf := make([]byte, 256<<10)
 		for end := time.Now().Add(*seconds); err == nil && time.Now().Before(end); {
@@ -246,10 +247,10 @@ func throughput(server string) (float64, error) {
 }
 
 // latency of a datagram's way there and back: median and 99th percentile.
-func latency(server string) (half, slow time.Duration, err error) {
+func latency(ctx context.Context, server string) (half, slow time.Duration, err error) {
 	at := net.JoinHostPort(server, fmt.Sprint(servePort))
 	var far net.PacketConn
-	if err := inside("bvan-g2", func() (err error) { far, err = net.ListenPacket("udp", at); return err }); err != nil {
+	if err := inside("bvan-g2", func() (err error) { far, err = (&net.ListenConfig{}).ListenPacket(ctx, "udp", at); return err }); err != nil {
 		return 0, 0, err
 	}
 	done := make(chan struct{})
@@ -266,7 +267,7 @@ func latency(server string) (half, slow time.Duration, err error) {
 	}()
 	defer func() { far.Close(); <-done }()
 	var near net.Conn
-	if err := inside("bvan-g1", func() (err error) { near, err = net.Dial("udp", at); return err }); err != nil {
+	if err := inside("bvan-g1", func() (err error) { near, err = (&net.Dialer{}).DialContext(ctx, "udp", at); return err }); err != nil {
 		return 0, 0, err
 	}
 	defer near.Close()
