@@ -283,10 +283,12 @@ func (s *sets) frameChains() []chain {
 			slices.Concat(toGroup(), drop),
 			pass),
 		// What a guest sends. What no rule lets through is dropped, VLAN tags too: the type is
-		// read where it stands in the frame. Most frames are TCP from whom they say to one
-		// addressee, and are looked up once.
+		// read where it stands in the frame. Most frames are TCP or UDP from whom they say to
+		// one addressee, and are looked up once.
 		sub(frames, "port",
 			slices.Concat(frameOf(unix.ETH_P_IP), protocol(unix.IPPROTO_TCP), toOne(), sender4, in(s.own4), accept),
+			slices.Concat(frameOf(unix.ETH_P_IP), protocol(unix.IPPROTO_UDP), transport(portSrc, 2, reg1), isNot(0, 67), transport(portDst, 2, reg1), isNot(0, 67),
+				toOne(), sender4, in(s.own4), accept),
 			slices.Concat(frameOf(unix.ETH_P_IPV6), protocol(unix.IPPROTO_TCP), toOne(), sender6, in(s.own6), accept),
 			slices.Concat(dev, link(etherSrc, 6, reg2), notIn(s.macs), drop),
 			slices.Concat(dev, becomes(s.networks), setMark),
@@ -373,11 +375,12 @@ func (s *sets) packetChains(underlay netip.Addr) []chain {
 	// The zone is set ahead of defragmentation too: fragments of two networks are not mixed.
 	const beforeDefragmentation = -450
 	prerouting := []exprs{
-		slices.Concat(inDev, becomes(s.zones), exprs{&expr.Ct{Key: expr.CtKeyZONE, Register: reg1, SourceRegister: true}}, verdict(expr.VerdictReturn, "")),
-		slices.Concat(inPrefix(plan.BridgePrefix), exprs{&expr.Notrack{}}, verdict(expr.VerdictReturn, "")),
+		slices.Concat(inDev, becomes(s.zones), exprs{&expr.Ct{Key: expr.CtKeyZONE, Register: reg1, SourceRegister: true}}, returned),
+		slices.Concat(inPrefix(plan.BridgePrefix), exprs{&expr.Notrack{}}),
 	}
 	if underlay.IsValid() { // tunnels are no connections: answers come to another port
-		prerouting = append(prerouting, slices.Concat(fromTunnel(underlay), exprs{&expr.Notrack{}}))
+		notBridge := slices.Concat(meta(expr.MetaKeyIIFNAME, reg1), isNot([]byte(plan.BridgePrefix)...))
+		prerouting = slices.Insert(prerouting, 0, slices.Concat(fromTunnel(underlay), notBridge, exprs{&expr.Notrack{}}, returned))
 	}
 	return []chain{
 		sub(packets, "host", host...),
