@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 
@@ -64,7 +65,9 @@ func Open(cfg Config) (_ *Network, err error) {
 	n := &Network{cfg: cfg, home: home, moved: map[vee.ID]moved{}}
 	defer func() {
 		if err != nil {
-			err = fault.New(fault.Internal, "open the networks of host %s: %w", cfg.Host, err).Try("reservoir doctor")
+			if !fault.Has(err, fault.Unsupported) {
+				err = fault.New(fault.Internal, "open the networks of host %s: %w", cfg.Host, err).Try("reservoir doctor")
+			}
 			_ = n.Close()
 		}
 	}()
@@ -394,6 +397,9 @@ func (n *Network) Inside(segment string, f func(device string) error) error {
 
 // ensurePublic makes the bridge of public networks, if it is not there, and brings it up.
 func (l *links) ensurePublic() (netlink.Link, error) {
+	if _, err := os.Stat("/proc/sys/net/bridge"); err != nil { // a firewall would be there and do nothing
+		return nil, fault.New(fault.Unsupported, "the kernel shows no bridge's packets to its firewall: %w", err).Try("modprobe br_netfilter")
+	}
 	if isOurs(l.bridge) {
 		return nil, fmt.Errorf("bridge %s: that is a private network's name", l.bridge)
 	}
