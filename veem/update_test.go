@@ -6,6 +6,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vmi"
 )
@@ -51,4 +52,54 @@ func TestRangesStay(t *testing.T) {
 			}
 		}
 	})
+}
+
+// What a guest is told can be put until its VEE is submitted, and the same again later.
+func TestContextUntilItIsSubmitted(t *testing.T) {
+	inSite(t, 1, func(s *fakeSite) {
+		out, err := s.m.InitializeVEEs(s.operator(), initialize(vmi.TwoPhase, web(1)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := out.VEEs[0].ID
+		tell := func(text string) vmi.Outcome {
+			t.Helper()
+			outs, err := s.m.UpdateVEEs(s.operator(), []vmi.VEEUpdate{{ID: id, Context: map[string]string{"meta-data": text}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return outs[0]
+		}
+		if o := tell("one"); !o.OK || s.get(id).Descriptor.Context["meta-data"] != "one" {
+			t.Errorf("before it is submitted: %+v", o)
+		}
+		s.submit(id)
+		s.until(id, vee.Active)
+		if o := tell("one"); !o.OK {
+			t.Errorf("the same again: %+v", o)
+		}
+		if o := tell("two"); o.OK || o.Code != string(fault.WrongState) || s.get(id).Descriptor.Context["meta-data"] != "one" {
+			t.Errorf("another when it runs: %+v", o)
+		}
+	})
+}
+
+// The guest's word on its first boot is kept, and told once.
+func TestNotesTellAFailedFirstBoot(t *testing.T) {
+	before := &record{VEE: vmi.VEE{ID: "alpha.a", Descriptor: vee.Descriptor{Name: "web-1"}, State: vee.Active}}
+	failed := *before
+	after := &failed
+	after.GuestFailure = "cloud-init: it went wrong"
+	told := func(a, b *record) (reasons []string) {
+		for _, e := range notes(a, b) {
+			reasons = append(reasons, e.Reason+" "+e.Message)
+		}
+		return reasons
+	}
+	if got := told(before, after); len(got) != 1 || got[0] != "FirstBootFailed web-1: cloud-init: it went wrong" {
+		t.Errorf("%q", got)
+	}
+	if got := told(after, after); len(got) != 0 {
+		t.Errorf("told again: %q", got)
+	}
 }
