@@ -348,6 +348,7 @@ func TestPlan(t *testing.T) {
 		}
 	}
 	check("new", smi.Deploy{Manifest: yaml("shop", "web:1", 2)}, `shop feasible=true 384MiB
+0 create network back  
 1 create vee db-1 h1 1 vCPU, 128MiB
 2 create access point web:80  
 2 create vee web-1 h1 1 vCPU, 128MiB
@@ -359,6 +360,7 @@ func TestPlan(t *testing.T) {
 	b.deploy(smi.Deploy{Manifest: yaml("shop", "web:1", 2)})
 	b.ready("shop")
 	check("again", smi.Deploy{Manifest: yaml("shop", "web:2", 1)}, `shop feasible=true 256MiB
+0 keep network back  
 1 keep vee db-1  1 vCPU, 128MiB
 2 keep access point web:80  
 2 replace vee web-1 h1 1 vCPU, 128MiB
@@ -366,6 +368,7 @@ func TestPlan(t *testing.T) {
 `)
 	b.vmi.with(func() { b.vmi.room = 3 })
 	check("no room", smi.Deploy{Manifest: yaml("other", "web:1", 1)}, `other feasible=false 256MiB
+0 create network back  
 1 create vee db-1  1 vCPU, 128MiB
 2 create access point web:80  
 2 create vee web-1  1 vCPU, 128MiB

@@ -33,11 +33,13 @@ func networkID(group, name string) string { return group + "/" + name }
 // Bounds of networks.
 const (
 	maxVNI     = 1<<24 - 1
-	subnetBits = 24   // of the subnets that are given out
-	smallest   = 29   // prefix length that may be wished for
-	largest    = 16   // MACs hold 16 bits of an address
-	minMTU     = 576  // RFC 791
-	minMTU6    = 1280 // RFC 8200
+	subnetBits = 24 // of the subnets that are given out
+	smallest   = 29 // prefix length that may be wished for
+	largest    = 16 // MACs hold 16 bits of an address
+	// maxNetworks of a customer, so that nobody takes all identifiers and subnets.
+	maxNetworks = 1000
+	minMTU      = 576  // RFC 791
+	minMTU6     = 1280 // RFC 8200
 	// vanMTU is what guests are offered: it leaves room for VXLAN, and for the tunnel to
 	// another site that a network may later span, so that it need not change then.
 	vanMTU = 1370
@@ -99,6 +101,8 @@ func (m *Manager) PutNetwork(ctx context.Context, n vmi.Network) (vmi.Network, e
 			}
 			r = *old
 			r.Deleted = nil
+		} else if owned(t, n.Customer) >= maxNetworks {
+			return fault.New(fault.NoResources, "customer %q has %d networks already", n.Customer, maxNetworks).Try("remove services that are not needed: reservoir van list")
 		}
 		if err := m.shape(t, &r, n.Wish); err != nil {
 			return err
@@ -113,6 +117,16 @@ func (m *Manager) PutNetwork(ctx context.Context, n vmi.Network) (vmi.Network, e
 	}
 	m.ledger.read(func(s *state) { made.NICs = onNetwork(s, id) })
 	return made, nil
+}
+
+// owned counts a customer's networks, those that leave too.
+func owned(t *tx, customer string) (n int) {
+	for _, r := range t.networks.all() {
+		if r.Customer == customer {
+			n++
+		}
+	}
+	return n
 }
 
 // shape gives r what the wish asks for. What is there stays where the wish allows it.
