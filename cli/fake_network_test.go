@@ -27,7 +27,7 @@ func (f fakeVEEM) ListNetworks(context.Context, string) ([]vmi.Network, error) {
 }
 func (f fakeVEEM) GetNetwork(_ context.Context, group, name string) (vmi.NetworkView, error) {
 	for _, n := range fakeNetworks {
-		if n.GroupID == group && n.Name == name {
+		if (n.GroupID == group || n.GroupID == "") && n.Name == name {
 			v := vmi.NetworkView{Network: n, Ports: []plan.Port{}}
 			if group == "s-db" {
 				v.Domain, v.Hosts = "db.alpha.internal", map[string]uint64{"h1": 3}

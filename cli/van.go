@@ -17,7 +17,7 @@ import (
 )
 
 func (a *app) vanCmd() *cobra.Command {
-	return noun("van", "Virtual area networks: who is on them, and what hosts make of them", a.vanList(), a.vanShow())
+	return noun("van", "Virtual area networks: who is on them, and what hosts make of them", a.vanList(), a.vanShow(), a.vanTrace(), a.vanCapture())
 }
 
 func vanListing() listing[vmi.Network] {

@@ -34,7 +34,7 @@ type Config struct {
 	Address     netip.Addr   // shared by access points that have none of their own
 	First, Last uint16       // ports of it that are drawn
 	Pool        netip.Prefix // addresses for groups; zero: none
-	// Every is the pause between two checks of a backend, and their timeout; 0: 2 s.
+	// Every is the pause between two checks of a backend, and a third of their timeout; 0: 2 s.
 	Every time.Duration
 	// Changed is called when a backend of a point has become well, or ill. It does not block.
 	// nil: nobody asks.
@@ -232,7 +232,7 @@ func (b *Balancer) probe(ctx context.Context, p *point, a netip.AddrPort) {
 		b.mu.Lock()
 		path := p.Health
 		b.mu.Unlock()
-		err := check(ctx, a, path, b.cfg.Every)
+		err := check(ctx, a, path, 3*b.cfg.Every)
 		if ctx.Err() != nil {
 			return
 		}
