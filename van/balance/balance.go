@@ -140,28 +140,33 @@ func (b *Balancer) Set(_ context.Context, p plan.Point) (string, error) {
 		have = &point{target: t, held: held, health: map[netip.AddrPort]health{}, probes: map[netip.AddrPort]context.CancelFunc{}}
 		b.points[p.Key] = have
 	}
-	ends := have.departed(p.Backends)
+	gone := have.departed(p)
 	have.Point = p
 	have.Backends = slices.Clone(p.Backends)
 	b.watch(have)
 	if err := b.write(have); err != nil {
 		return "", err
 	}
-	if ends && p.UDP {
-		// Datagrams go to another. Connections are left to themselves: a backend may be back in
-		// a moment, and they with it.
-		if err := b.kernel.forget(have.target, have.present()); err != nil {
+	if len(gone) > 0 {
+		if err := b.kernel.forget(have.target, func(a netip.AddrPort) bool { return gone[a] }); err != nil {
 			b.cfg.Log.Warn("access point: connections to backends that are gone", "point", p.Key, "err", err)
 		}
 	}
 	return have.target.at.String(), nil
 }
 
-// departed reports whether a backend is none any more.
-func (p *point) departed(now []plan.Backend) bool {
-	return slices.ContainsFunc(p.Backends, func(b plan.Backend) bool {
-		return !slices.ContainsFunc(now, func(n plan.Backend) bool { return n.Address == b.Address })
-	})
+// departed are the backends that are none any more, and whose connections are to end: those
+// that have been drained, and those of datagrams, which can go to another. Any other may be
+// back in a moment, and its connections with it.
+func (p *point) departed(now plan.Point) map[netip.AddrPort]bool {
+	gone := map[netip.AddrPort]bool{}
+	for _, b := range p.Backends {
+		stays := slices.ContainsFunc(now.Backends, func(n plan.Backend) bool { return n.Address == b.Address })
+		if !stays && (b.Draining || now.UDP) {
+			gone[b.Address] = true
+		}
+	}
+	return gone
 }
 
 func (p *point) present() map[netip.AddrPort]bool {
@@ -364,7 +369,7 @@ func (b *Balancer) remove(key string) error {
 		end()
 	}
 	unix.Close(p.held)
-	err := b.kernel.forget(p.target, nil)
+	err := b.kernel.forget(p.target, func(netip.AddrPort) bool { return true })
 	if a := p.target.at.Addr(); a != b.cfg.Address && !slices.ContainsFunc(b.list(), func(o *point) bool { return o.target.at.Addr() == a }) {
 		err = errors.Join(err, b.kernel.free(a))
 	}

@@ -302,22 +302,22 @@ func flow(f *netlink.ConntrackFlow) (target, netip.AddrPort) {
 	return target{netip.AddrPortFrom(to, f.Forward.DstPort), f.Forward.Protocol == unix.IPPROTO_UDP}, netip.AddrPortFrom(from, f.Reverse.SrcPort)
 }
 
-// gone is a filter of the connections to backends that an access point has no more.
-type gone struct {
+// ended is a filter of the connections of an access point whose backends are gone.
+type ended struct {
 	t    target
-	keep map[netip.AddrPort]bool
+	gone func(netip.AddrPort) bool
 }
 
 // MatchConntrackFlow: netlink.CustomConntrackFilter.
-func (g gone) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
+func (e ended) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
 	t, backend := flow(f)
-	return t == g.t && backend.Addr() != t.at.Addr() && !g.keep[backend]
+	return t == e.t && backend.Addr() != t.at.Addr() && e.gone(backend)
 }
 
-// forget what the kernel knows of connections to backends that are no more: a client that
-// sends on learns it at once, and datagrams go to another.
-func (k *kernel) forget(t target, keep map[netip.AddrPort]bool) error {
-	if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, gone{t, keep}); err != nil {
+// forget what the kernel knows of connections to backends that are no more: what a client
+// sends on one goes to another, which resets it, so that the client learns it at once.
+func (k *kernel) forget(t target, gone func(netip.AddrPort) bool) error {
+	if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, ended{t, gone}); err != nil {
 		return fmt.Errorf("forget the connections of %v: %w", t, err)
 	}
 	return nil
