@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,52 +16,84 @@ import (
 
 	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/van/responder"
+	"github.com/reservoir-cloud/reservoir/vee"
 )
 
 // answerAgain after a network could not be listened in.
 const answerAgain = time.Second
 
-// answers what guests ask their networks for: a responder for each segment.
+// listening opens the sockets of segments that share a device, and says which addresses this
+// host has there.
+type listening func(ctx context.Context, segments []plan.Segment) (*responder.Sockets, []netip.Addr, error)
+
+// answers what guests ask their networks for: a responder for each private network, and one
+// for all segments on the host's bridge.
 type answers struct {
 	host    string
-	listen  func(ctx context.Context, s plan.Segment) (*responder.Sockets, []netip.Addr, error)
+	listen  listening
 	resolve func(ctx context.Context, q *dns.Msg) (*dns.Msg, error)
 	log     *slog.Logger
 
 	directory responder.Directory
-	running   map[string]answered // the loop's own
+	running   map[string]answered // the loop's own, by device
 	news      chan struct{}       // holds at most one
 	stop      context.CancelFunc
 	done      chan struct{}
 
 	mu     sync.Mutex
-	wanted map[string]plan.Segment
+	wanted map[string][]plan.Segment // likewise, sorted
 }
 
-// answered segment, and where it was when its sockets were opened.
+// answered device: where its sockets are, and what it was told last.
 type answered struct {
 	*responder.Responder
-	version  uint64
-	gateways []netip.Addr
-	public   bool
+	at, told string
+}
+
+// at tells apart what needs other sockets.
+func at(segments []plan.Segment) string {
+	var addresses []string
+	for _, s := range segments {
+		if s.Public {
+			addresses = append(addresses, fmt.Sprint(s.Subnets))
+		} else {
+			addresses = append(addresses, fmt.Sprint(s.Gateways))
+		}
+	}
+	slices.Sort(addresses)
+	return strings.Join(slices.Compact(addresses), " ")
+}
+
+// versions of segments, to tell whether they have changed.
+func versions(segments []plan.Segment) string {
+	var b strings.Builder
+	for _, s := range segments {
+		fmt.Fprintf(&b, "%s %d\n", s.ID, s.Version)
+	}
+	return b.String()
 }
 
 // newAnswers starts without a segment. Close ends it.
-func newAnswers(host string, listen func(ctx context.Context, s plan.Segment) (*responder.Sockets, []netip.Addr, error),
-	resolve func(ctx context.Context, q *dns.Msg) (*dns.Msg, error), log *slog.Logger,
-) *answers {
+func newAnswers(host string, listen listening, resolve func(ctx context.Context, q *dns.Msg) (*dns.Msg, error), log *slog.Logger) *answers {
 	ctx, stop := context.WithCancel(context.Background())
 	a := &answers{host: host, listen: listen, resolve: resolve, log: log, stop: stop,
-		running: map[string]answered{}, news: make(chan struct{}, 1), done: make(chan struct{}), wanted: map[string]plan.Segment{}}
+		running: map[string]answered{}, news: make(chan struct{}, 1), done: make(chan struct{}), wanted: map[string][]plan.Segment{}}
 	go a.run(ctx)
 	return a
 }
 
 // Set makes these the segments that are answered in. It does not wait.
 func (a *answers) Set(segments []plan.Segment) {
-	wanted := make(map[string]plan.Segment, len(segments))
+	wanted := map[string][]plan.Segment{}
 	for _, s := range segments {
-		wanted[s.ID] = s
+		device := s.ID
+		if s.Public {
+			device = "" // the host's bridge
+		}
+		wanted[device] = append(wanted[device], s)
+	}
+	for _, list := range wanted {
+		slices.SortFunc(list, func(a, b plan.Segment) int { return strings.Compare(a.ID, b.ID) })
 	}
 	a.mu.Lock()
 	a.wanted = wanted
@@ -103,46 +136,50 @@ func (a *answers) converge(ctx context.Context) bool {
 	a.mu.Lock()
 	wanted := a.wanted
 	a.mu.Unlock()
-	for id, r := range a.running {
-		if s, stays := wanted[id]; stays && s.Public == r.public && slices.Equal(s.Gateways, r.gateways) {
+	for device, r := range a.running {
+		if list, stays := wanted[device]; stays && at(list) == r.at {
 			continue
 		}
 		if err := r.Close(); err != nil {
-			a.log.Debug("DHCP and DNS of a network ended badly", "network", id, "error", err)
+			a.log.Debug("DHCP and DNS ended badly", "segments", r, "error", err)
 		}
-		delete(a.running, id)
+		delete(a.running, device)
 	}
 	whole := true
-	for id, s := range wanted {
-		r, there := a.running[id]
+	for device, list := range wanted {
+		r, there := a.running[device]
 		if !there {
-			sockets, servers, err := a.listen(ctx, s)
+			sockets, servers, err := a.listen(ctx, list)
 			if err != nil {
-				a.log.Warn("DHCP and DNS are not answered, will try again", "network", id, "error", err)
+				a.log.Warn("DHCP and DNS are not answered, will try again", "network", list[0].ID, "error", err)
 				whole = false
 				continue
 			}
-			r = answered{gateways: s.Gateways, public: s.Public, Responder: responder.New(responder.Config{
+			r = answered{at: at(list), Responder: responder.New(responder.Config{
 				Host: a.host, Sockets: sockets, Servers: servers, Directory: &a.directory, Resolve: a.resolve, Log: a.log,
 			})}
 		}
-		if r.version != s.Version || !there {
-			r.Set(s)
+		if told := versions(list); told != r.told {
+			r.Set(list...)
+			r.told = told
 		}
-		r.version = s.Version
-		a.running[id] = r
+		a.running[device] = r
 	}
 	return whole
 }
 
-// listenInside opens a segment's sockets where the data path answers it: at the gateway's
-// addresses, and in a public network at those that this host has there.
-func listenInside(path datapath) func(ctx context.Context, s plan.Segment) (*responder.Sockets, []netip.Addr, error) {
-	return func(ctx context.Context, s plan.Segment) (sockets *responder.Sockets, servers []netip.Addr, err error) {
-		err = path.Inside(s.ID, func(device string) (err error) {
-			servers = s.Gateways
-			if s.Public {
-				if servers, err = addressesOn(device, s.Subnets); err != nil {
+// listenInside opens the sockets where the data path answers: at the gateway's addresses, and
+// in public networks at those that this host has there.
+func listenInside(path datapath) listening {
+	return func(ctx context.Context, segments []plan.Segment) (sockets *responder.Sockets, servers []netip.Addr, err error) {
+		err = path.Inside(segments[0].ID, func(device string) (err error) {
+			servers = segments[0].Gateways
+			if segments[0].Public {
+				var subnets []netip.Prefix
+				for _, s := range segments {
+					subnets = append(subnets, s.Subnets...)
+				}
+				if servers, err = addressesOn(device, subnets); err != nil {
 					return err
 				}
 			}
@@ -170,4 +207,22 @@ func addressesOn(device string, subnets []netip.Prefix) (found []netip.Addr, err
 		}
 	}
 	return found, nil
+}
+
+// nameServers of a NIC of a public network: this host's addresses there.
+func nameServers(cfg Config) func(vee.NIC) []string {
+	return func(n vee.NIC) (servers []string) {
+		p, err := netip.ParsePrefix(n.Address)
+		if !n.Public || err != nil || cfg.Bridge == "" {
+			return nil
+		}
+		found, err := addressesOn(cfg.Bridge, []netip.Prefix{p.Masked()})
+		if err != nil {
+			cfg.Log.Warn("a guest is told of no name server", "network", n.Network, "error", err)
+		}
+		for _, a := range found {
+			servers = append(servers, a.String())
+		}
+		return servers
+	}
 }

@@ -17,10 +17,10 @@ import (
 )
 
 func TestAnswersFollowTheSegments(t *testing.T) {
-	var at atomic.Pointer[net.UDPAddr]
+	var where atomic.Pointer[net.UDPAddr]
 	var fails atomic.Int32
 	fails.Store(1) // the first attempt
-	listen := func(context.Context, plan.Segment) (*responder.Sockets, []netip.Addr, error) {
+	listen := func(context.Context, []plan.Segment) (*responder.Sockets, []netip.Addr, error) {
 		if fails.Add(-1) >= 0 {
 			return nil, nil, errors.New("the device is not there yet")
 		}
@@ -28,15 +28,15 @@ func TestAnswersFollowTheSegments(t *testing.T) {
 		if err != nil {
 			return nil, nil, err
 		}
-		at.Store(c.LocalAddr().(*net.UDPAddr))
-		return &responder.Sockets{DNS: []net.PacketConn{c}}, []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
+		where.Store(c.LocalAddr().(*net.UDPAddr))
+		return &responder.Sockets{DNS: []net.PacketConn{c}}, nil, nil
 	}
 	a := newAnswers("h1", listen, nil, slog.New(slog.DiscardHandler))
 	defer a.Close()
 	segment := func(version uint64, gateway string, names ...string) plan.Segment {
 		return plan.Segment{ID: "back", Version: version, VNI: 1, Domain: "shop.internal",
 			Subnets: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/24")}, Gateways: []netip.Addr{netip.MustParseAddr(gateway)},
-			Ports: []plan.Port{{VEE: "a.web1", Addresses: []netip.Addr{netip.MustParseAddr("10.9.0.2")}, Names: names}}}
+			Ports: []plan.Port{{VEE: "a.web1", Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Names: names}}}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -52,25 +52,33 @@ func TestAnswersFollowTheSegments(t *testing.T) {
 	}
 	found := func(name string) func() bool {
 		return func() bool {
-			if at.Load() == nil {
+			if where.Load() == nil {
 				return false
 			}
 			client := dns.Client{Timeout: 200 * time.Millisecond}
-			m, _, err := client.ExchangeContext(ctx, new(dns.Msg).SetQuestion(name+".shop.internal.", dns.TypeA), at.Load().String())
+			m, _, err := client.ExchangeContext(ctx, new(dns.Msg).SetQuestion(name+".shop.internal.", dns.TypeA), where.Load().String())
 			return err == nil && len(m.Answer) == 1
 		}
 	}
 	a.Set([]plan.Segment{segment(1, "10.9.0.1", "web-1.web")})
 	until("a network that could not be listened in is not tried again", found("web-1.web"))
-	first := at.Load()
+	first := where.Load()
 	a.Set([]plan.Segment{segment(2, "10.9.0.1", "web-1.web", "web")})
 	until("a new name is not found", found("web"))
-	if at.Load() != first {
+	if where.Load() != first {
 		t.Error("a change of names opened other sockets")
 	}
 	a.Set([]plan.Segment{segment(3, "10.9.0.254", "web-1.web")})
-	until("other gateways did not open other sockets", func() bool { return at.Load() != first && found("web-1.web")() })
-	last := at.Load()
+	until("other gateways did not open other sockets", func() bool { return where.Load() != first && found("web-1.web")() })
+	// All public segments share the bridge's sockets.
+	public := []plan.Segment{segment(1, "10.9.0.1", "one"), segment(1, "10.9.0.1", "two")}
+	for i := range public {
+		public[i].Public, public[i].VNI, public[i].ID = true, 0, string(rune('a'+i))
+		public[i].Ports[0].Addresses = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, byte(2 - i)})}
+	}
+	a.Set(public)
+	until("the second public segment is not answered in", found("two"))
+	last := where.Load()
 	a.Set(nil)
 	until("a network that is gone is still answered in", func() bool {
 		c, err := net.ListenUDP("udp4", last)

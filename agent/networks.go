@@ -264,11 +264,11 @@ func (n *networks) show(id string, underlay netip.Addr, bridge string) (vhi.Netw
 	p := vhi.NetworkPlan{Host: n.host, Version: version, Entries: []string{}}
 	own := plan.For(n.host, underlay, bridge, []plan.Segment{s})
 	for _, e := range own.Entries() {
-		if w := want[e.Key()]; w != nil {
+		if w := want[plan.KeyOf(e)]; w != nil {
 			e = w // as it is with all others, and after moves that the segment does not tell of yet
 		}
 		p.Entries = append(p.Entries, e.String())
-		if h := have[e.Key()]; h == nil || !e.Same(h) {
+		if h := have[plan.KeyOf(e)]; h == nil || !plan.Same(e, h) {
 			p.Missing = append(p.Missing, e.String())
 		}
 	}

@@ -196,12 +196,18 @@ OUT/NAME. What has not changed is not built again.
 
   appliance   Debian's cloud kernel with our static guest as init: boots in seconds,
               answers HTTP on port 80, publishes KPIs, can be told to burn CPU
-  debian      Debian with cloud-init`}
+  debian      Debian with cloud-init, and with the packages that --with names`,
+		Example: "  reservoir image build appliance\n  reservoir image build debian --with postgresql --name debian-postgresql"}
 	o := build.Options{Progress: a.err}
 	cmd.Flags().StringVar(&o.Out, "out", ".cache/images", "directory that gets the image")
 	cmd.Flags().StringVar(&o.Cache, "cache", ".cache/build", "directory for downloads")
 	cmd.Flags().StringVar(&o.GuestBinary, "guest", "", "static build of cmd/reservoir-guest (built from the source tree)")
+	cmd.Flags().StringVar(&o.Name, "name", "", "of the image (the recipe's)")
+	cmd.Flags().StringSliceVar(&o.Packages, "with", nil, "Debian `PACKAGES` to install as well")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if args[0] != "debian" && (o.Name != "" || len(o.Packages) > 0) {
+			return fault.New(fault.Malformed, "--name and --with are of image debian alone")
+		}
 		recipe, ok := recipes[args[0]]
 		if !ok {
 			return fault.New(fault.Malformed, "there is no recipe for image %q: want appliance or debian", args[0])

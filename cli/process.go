@@ -27,7 +27,7 @@ and ca.pem into its directory, for: reservoir context add.`
 	cmd.Example = `  reservoir site --dir /var/lib/reservoir --name alpha --advertise 10.0.0.5:8440 --vee-network 10.0.128.0/17 \
       --vee-prefix-len 16 --vee-gateway 10.0.0.1`
 	c := site.Config{Version: version}
-	var network, gateway, access, ports, pool string
+	var network, gateway, access, ports, pool, vans string
 	fl := cmd.Flags()
 	fl.StringVar(&c.Dir, "dir", "", "`DIRECTORY` of everything that the site keeps")
 	fl.StringVar(&c.Name, "name", "", "of the site: a DNS label")
@@ -38,6 +38,7 @@ and ca.pem into its directory, for: reservoir context add.`
 	fl.StringVar(&gateway, "vee-gateway", "", "the VEEs' way out (none)")
 	fl.StringVar(&access, "access-address", "", "address of access points (as --advertise)")
 	fl.StringVar(&ports, "access-points", "20000-29999", "ports of access points on that address")
+	fl.StringVar(&vans, "van-subnets", "", "addresses `CIDR` that private networks get their subnets from (10.128.0.0/9)")
 	fl.StringVar(&pool, "access-pool", "", "addresses `CIDR` that services get for their own access points")
 	fl.StringSliceVar(&c.EtcdEndpoints, "etcd-endpoints", nil, "an etcd cluster instead of the embedded store")
 	fl.DurationVar(&c.AccountingInterval, "accounting-interval", 5*time.Minute, "how often VEEs tell what they have used")
@@ -58,6 +59,9 @@ and ca.pem into its directory, for: reservoir context add.`
 		if c.AccessAddress, err = parse(netip.ParseAddr, "--access-address", access); err != nil {
 			return err
 		}
+		if c.VANs, err = parse(netip.ParsePrefix, "--van-subnets", vans); err != nil {
+			return err
+		}
 		if c.AccessPool, err = parse(netip.ParsePrefix, "--access-pool", pool); err != nil {
 			return err
 		}
@@ -76,7 +80,7 @@ func (a *app) hostProcess(cmd *cobra.Command) {
 one-time token (on the site: reservoir host invite) and needs none when it starts again.`
 	cmd.Example = `  reservoir host --dir /var/lib/reservoir --name h1 --site https://10.0.0.5:8440 --advertise 10.0.0.11:8441 --join TOKEN`
 	c := agent.Config{Version: version}
-	var joinFile, memory, disk string
+	var joinFile, memory, disk, underlay string
 	fl := cmd.Flags()
 	fl.StringVar(&c.Dir, "dir", "", "`DIRECTORY` of everything that the agent keeps")
 	fl.StringVar(&c.Name, "name", "", "of the host: a DNS label (the machine's name)")
@@ -85,7 +89,8 @@ one-time token (on the site: reservoir host invite) and needs none when it start
 	fl.StringVar(&joinFile, "join-file", "", "`FILE` with the token: keeps it out of the list of processes")
 	fl.StringVar(&c.Listen, "listen", "0.0.0.0:8441", "address and port to listen on")
 	fl.StringVar(&c.Advertise, "advertise", "", "address and port that the site reaches it by (as --listen)")
-	fl.StringVar(&c.Bridge, "bridge", "rsv0", "bridge that VEEs are plugged into; made if it is not there")
+	fl.StringVar(&c.Bridge, "bridge", "rsv0", "bridge of public networks; made if it is not there")
+	fl.StringVar(&underlay, "underlay", "", "`ADDRESS` that the traffic of private networks goes from and to (as --advertise)")
 	fl.StringVar(&c.Driver, "driver", "qemu", "qemu, libvirt, libvirt:URI (of a libvirtd on this host) or sim")
 	fl.Float64Var(&c.Offer.CPUOverbook, "cpu-overbook", 0, "virtual to physical CPUs (4)")
 	fl.StringVar(&memory, "memory", "", "memory for VEEs (all but a reserve)")
@@ -95,6 +100,9 @@ one-time token (on the site: reservoir host invite) and needs none when it start
 	fl.Float64Var(&c.HAScale, "ha-scale", 1, "scale every timing by this; as the site's")
 	onProcess(cmd, func(cmd *cobra.Command) (err error) {
 		if c.Offer.Memory, err = parse(vee.ParseBytes, "--memory", memory); err != nil {
+			return err
+		}
+		if c.Underlay, err = parse(netip.ParseAddr, "--underlay", underlay); err != nil {
 			return err
 		}
 		if c.Offer.Disk, err = parse(vee.ParseBytes, "--disk", disk); err != nil {

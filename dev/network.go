@@ -49,9 +49,25 @@ func (l layout) makeNetwork() error {
 
 func (l layout) wan() string { return l.cfg.Prefix + "-wan" }
 
+// switchOnly keeps the bridge that stands for the site's cables a mere switch: where the
+// kernel's br_netfilter is loaded, a machine's packet filter would judge what passes between
+// others. A host asks for that itself, for its own bridges.
+func switchOnly() error {
+	for _, family := range []string{"iptables", "ip6tables", "arptables"} {
+		err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-"+family, []byte("0"), 0o644)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("let bridged frames pass: %w", err)
+		}
+	}
+	return nil
+}
+
 func (l layout) makeNode(n node) error {
 	if err := newNetns(n.netns); err != nil {
 		return err
+	}
+	if err := inNetns(n.netns, switchOnly); err != nil {
+		return fmt.Errorf("namespace %s: %w", n.netns, err)
 	}
 	h, err := openNetns(n.netns)
 	if err != nil {

@@ -63,9 +63,6 @@ func (c *Component) notInEffect() []string {
 	for _, n := range c.NICs {
 		say(n.MAC != "", "MAC address %s", n.MAC)
 	}
-	for _, p := range c.Ports {
-		say(p.Health != "", "health check of port %d at %s", p.Port, p.Health)
-	}
 	say(c.Balancer, "being a balancer of its own")
 	say(c.Balanced != "", "being balanced by %s", c.Balanced)
 	if u := c.Startup; u != nil {

@@ -1,8 +1,10 @@
 #!/bin/bash
-# images.sh [NAME…]: build images (both) into .cache/images. What is up to date is kept.
+# images.sh [NAME…]: build images (all) into .cache/images. What is up to date is kept.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-[ $# -gt 0 ] || set -- appliance debian
+[ $# -gt 0 ] || set -- appliance debian debian-postgresql
 for name; do
-	scripts/step "image $name" build/reservoir image build "$name" --out .cache/images --cache .cache/build
+	recipe=("$name")
+	[ "$name" != debian-postgresql ] || recipe=(debian --name "$name" --with postgresql,python3-psycopg2)
+	scripts/step "image $name" build/reservoir image build "${recipe[@]}" --out .cache/images --cache .cache/build
 done

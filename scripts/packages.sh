@@ -3,7 +3,7 @@
 # "test" what only the tests need too, and of those the missing ones. Without root: say
 # which are missing, and fail.
 set -eu
-need="qemu-system-x86 qemu-utils mmdebstrap e2fsprogs dpkg-dev cpio zstd iproute2 genisoimage curl"
+need="qemu-system-x86 qemu-utils mmdebstrap e2fsprogs dpkg-dev cpio zstd iproute2 nftables genisoimage curl"
 [ "${1:-}" != test ] || need="$need libvirt-daemon-system libvirt-daemon-driver-qemu jq"
 missing=
 for p in $need; do

@@ -46,6 +46,7 @@ type Config struct {
 	Advertise string // host:port under which hosts and people reach it; empty: Listen
 
 	VEENetwork netip.Prefix // addresses that VEEs get, "10.80.128.0/17"
+	VANs       netip.Prefix // that private networks get their subnets from; zero: 10.128.0.0/9
 	VEEBits    int          // prefix length that VEEs configure; 0: that of VEENetwork
 	VEEGateway netip.Addr   // their way out; zero: none
 

@@ -30,7 +30,9 @@ networks: [{name: front, public: true}, {name: back}]
 	put("db1", vee.Active, vee.NIC{Network: "alpha.s-1.back", Address: "10.9.0.2/24"})
 	put("db2", vee.Active)
 	put("db3", vee.Destroyed)
-	slot := func(component string, n int, id vee.ID) deploy.Slot { return deploy.Slot{Component: component, Number: n, VEE: id} }
+	slot := func(component string, n int, id vee.ID) deploy.Slot {
+		return deploy.Slot{Component: component, Number: n, VEE: id}
+	}
 	leaving := slot("db", 2, "db2")
 	leaving.Retiring = time.Unix(1, 0)
 	rec := record{ID: "alpha.s-1", State: deploy.State{Slots: []deploy.Slot{

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -153,9 +154,19 @@ func (d *design) rules(components []string) (rules []vmi.PlacementRule) {
 // goal of a record that is at this design.
 func (d *design) goal(rec record) deploy.Goal {
 	g := deploy.Goal{Revision: d.number, BestEffort: rec.BestEffort, Deleting: rec.Deleting}
+	for _, n := range d.manifest.Networks {
+		if !n.Public {
+			w := vmi.NetworkWish{IPv6: n.IPv6, MTU: n.MTU}
+			w.Subnet, _ = netip.ParsePrefix(n.Subnet) // none, or one that Validate has read
+			g.Networks = append(g.Networks, deploy.Network{Name: n.Name, Wish: w})
+		}
+	}
 	for _, c := range d.manifest.Components {
 		dc := deploy.Component{Name: c.Name, Group: d.groups[c.Name], Desired: rec.Desired[c.Name], Spec: d.Specs[c.Name]}
 		for _, p := range c.Ports {
+			if !d.manifest.Reachable(&c) {
+				break
+			}
 			dc.Ports = append(dc.Ports, deploy.Port{Number: p.Port, Scheme: p.Scheme, Health: p.Health, Algorithm: algorithm(c.LoadBalancer)})
 		}
 		if c.LoadBalancer != nil {
@@ -197,13 +208,23 @@ func (m *Manager) call(ctx context.Context, rec record, d *design, a deploy.Acti
 		if c == nil {
 			return r, fault.New(fault.Internal, "service %s: revision %d of its manifest has no component %s", rec.key(), d.number, l.Component)
 		}
-		by := manifest.Owner{Customer: rec.Customer, GroupID: rec.ID, FQNPrefix: vee.FQN(m.cfg.Site, rec.Customer, rec.Name, l.Component, l.Number)}
+		by := manifest.Owner{Customer: rec.Customer, GroupID: rec.ID, FQNPrefix: vee.FQN(m.cfg.Site, rec.Customer, rec.Name, l.Component, l.Number),
+			Domain: rec.Name + "." + m.cfg.Site + ".internal"}
 		desc := d.descriptor(c, l.Number, by)
 		if len(desc.NICs) == 0 && len(c.Ports) > 0 {
-			desc.NICs = []vee.NIC{{}} // it could not be reached without one
+			desc.NICs = []vee.NIC{{Public: true}} // it could not be reached without one
 		}
+		public := map[string]bool{}
 		for i := range desc.NICs {
-			desc.NICs[i].Network = m.cfg.Network
+			if n := &desc.NICs[i]; n.Public {
+				public[n.Network] = true
+				n.Network = m.cfg.Network
+			}
+		}
+		for i := range desc.Firewall {
+			if f := &desc.Firewall[i]; public[f.PeerNetwork] && f.PeerNetwork != "" {
+				f.PeerNetwork = m.cfg.Network
+			}
 		}
 		r.VEEs = append(r.VEEs, vmi.InitializeVEE{Descriptor: desc, Count: 1})
 	}

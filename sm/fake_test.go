@@ -35,6 +35,7 @@ type fakeVMI struct {
 	vees     map[vee.ID]vmi.VEE
 	receipts map[string][]vee.ID
 	points   map[string]vmi.AccessPoint // GROUP/NAME
+	networks map[string]vmi.Network     // GROUP/NAME
 	watchers map[*fakeWatch]bool
 	listened map[vee.ID]int // how often the SM has registered for the usage of each VEE
 	deaf     int            // registrations that are still to fail
@@ -52,7 +53,7 @@ type fakeWatch struct {
 func newFake(seed uint64) *fakeVMI {
 	return &fakeVMI{
 		rnd: rand.New(rand.NewPCG(seed, 1)), room: 100,
-		vees: map[vee.ID]vmi.VEE{}, receipts: map[string][]vee.ID{}, points: map[string]vmi.AccessPoint{}, watchers: map[*fakeWatch]bool{},
+		vees: map[vee.ID]vmi.VEE{}, receipts: map[string][]vee.ID{}, points: map[string]vmi.AccessPoint{}, networks: map[string]vmi.Network{}, watchers: map[*fakeWatch]bool{},
 		listened: map[vee.ID]int{},
 	}
 }
@@ -115,6 +116,11 @@ func (f *fakeVMI) InitializeVEEs(_ context.Context, r vmi.Initialize) (vmi.Initi
 		}
 		for _, x := range r.VEEs {
 			d := x.Descriptor
+			for _, n := range d.NICs {
+				if _, made := f.networks[d.GroupID+"/"+n.Network]; !made && !n.Public {
+					return vmi.Initialized{}, fault.New(fault.Malformed, "there is no network %s", n.Network)
+				}
+			}
 			for _, o := range f.vees {
 				if o.State != vee.Destroyed && o.Descriptor.GroupID == d.GroupID && o.Descriptor.Name == d.Name {
 					f.broken = append(f.broken, "twice: "+d.GroupID+" "+d.Name)
@@ -268,10 +274,50 @@ func (f *fakeVMI) PutAccessPoint(_ context.Context, a vmi.AccessPoint) (vmi.Acce
 	defer f.mu.Unlock()
 	before, after := f.luck()
 	if before == nil {
-		a.Address = fmt.Sprintf("192.0.2.1:%d", 20000+len(f.points))
+		a.Address, a.Backends = fmt.Sprintf("192.0.2.1:%d", 20000+len(f.points)), 1
 		f.points[a.GroupID+"/"+a.Name] = a
 	}
 	return a, either(before, after)
+}
+
+func (f *fakeVMI) PutNetwork(_ context.Context, n vmi.Network) (vmi.Network, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	before, after := f.luck()
+	if before == nil {
+		f.networks[n.GroupID+"/"+n.Name] = n
+	}
+	return n, either(before, after)
+}
+
+func (f *fakeVMI) DeleteNetwork(_ context.Context, group, name string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	before, after := f.luck()
+	if before == nil {
+		if _, there := f.networks[group+"/"+name]; !there {
+			return fault.New(fault.NotFound, "no network %s", name)
+		}
+		for _, v := range f.vees {
+			if v.State != vee.Destroyed && v.Descriptor.GroupID == group && slices.ContainsFunc(v.Descriptor.NICs, func(n vee.NIC) bool { return n.Network == name }) {
+				f.broken = append(f.broken, "network "+name+" deleted while "+v.Descriptor.Name+" is on it")
+			}
+		}
+		delete(f.networks, group+"/"+name)
+	}
+	return either(before, after)
+}
+
+func (f *fakeVMI) ListNetworks(_ context.Context, group string) ([]vmi.Network, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	list := []vmi.Network{{Name: "site", Public: true}}
+	for _, k := range slices.Sorted(maps.Keys(f.networks)) {
+		if n := f.networks[k]; n.GroupID == group {
+			list = append(list, n)
+		}
+	}
+	return list, nil
 }
 
 func either(a, b error) error {
@@ -478,13 +524,18 @@ components:
     image: db:1
     memory: 128MiB
     replicas: 1
+    networks: [back]
     startup: {order: 1, waitingForGuest: true}
   - name: web
     image: %s
     memory: 128MiB
     replicas: {initial: %d, min: 1, max: 6}
+    networks: [public, back]
     ports: [http:80]
     startup: {order: 2}
+networks:
+  - {name: public, public: true}
+  - {name: back}
 `, name, image, replicas)
 }
 

@@ -16,12 +16,13 @@ import (
 
 // proposal is a deployment that has been thought through and not recorded.
 type proposal struct {
-	rec     record
-	design  *design
-	exists  bool
-	old     record // when it exists
-	version uint64 // of old
-	access  map[string]vmi.AccessPoint
+	rec      record
+	design   *design
+	exists   bool
+	old      record // when it exists
+	version  uint64 // of old
+	access   map[string]vmi.AccessPoint
+	networks map[string]vmi.Network
 }
 
 // propose reads the manifest, finds its images and makes the record that a deployment
@@ -105,7 +106,8 @@ func (m *Manager) next(ctx context.Context, p *proposal, d smi.Deploy) error {
 	for _, a := range list {
 		p.access[a.Name] = a
 	}
-	return nil
+	p.networks, err = m.networksOf(m.asSite(ctx), p.rec.ID)
+	return err
 }
 
 // fitting is what the VMI says of the VEEs that a proposal would make.
@@ -240,9 +242,18 @@ func (d *design) size(c *manifest.Component) vee.Resources {
 	return d.descriptor(c, 0, manifest.Owner{}).Resources()
 }
 
-// steps of a plan in the order of the start: access points, then VEEs.
+// steps of a plan in the order of the start: networks, access points, then VEEs.
 func (p *proposal) steps(f fitting) []smi.PlanStep {
 	steps := []smi.PlanStep{}
+	for _, n := range p.design.goal(p.rec).Networks {
+		action := "create"
+		if is, there := p.networks[n.Name]; there && is.Wish == n.Wish {
+			action = "keep"
+		} else if there {
+			action = "change"
+		}
+		steps = append(steps, smi.PlanStep{Action: action, Object: "network " + n.Name})
+	}
 	for _, c := range p.design.goal(p.rec).Components {
 		for _, port := range c.Ports {
 			action := "create"

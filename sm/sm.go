@@ -44,8 +44,7 @@ type Config struct {
 	VMI    vmi.Service
 	Images Resolver
 	Events EventLog
-	// Network of the site that every NIC is plugged into, whichever network of the
-	// manifest it names: in this version a site has one.
+	// Network of the site, which a public network of a manifest stands for.
 	Network string
 	// AccountingInterval is how often the VMI tells what VEEs have used; 0: 5 min.
 	AccountingInterval time.Duration

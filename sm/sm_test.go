@@ -100,7 +100,7 @@ func TestLife(t *testing.T) {
 		if d.Disks[0].Size != vee.GiB || !strings.HasPrefix(d.Disks[0].Image, "sha256:1") || d.Customer != "acme" {
 			t.Errorf("descriptor of %s: %+v", d.Name, d)
 		}
-		if d.Name == "web-1" && (len(d.NICs) != 1 || d.NICs[0].Network != "site") {
+		if d.Name == "web-1" && (len(d.NICs) != 2 || d.NICs[0].Network != "site" || d.NICs[1].Network != "back" || d.Naming.Domain != "shop.alpha.internal") {
 			t.Errorf("%s answers on a port and has NICs %+v", d.Name, d.NICs)
 		}
 	}
@@ -348,6 +348,7 @@ func TestPlan(t *testing.T) {
 		}
 	}
 	check("new", smi.Deploy{Manifest: yaml("shop", "web:1", 2)}, `shop feasible=true 384MiB
+0 create network back  
 1 create vee db-1 h1 1 vCPU, 128MiB
 2 create access point web:80  
 2 create vee web-1 h1 1 vCPU, 128MiB
@@ -359,6 +360,7 @@ func TestPlan(t *testing.T) {
 	b.deploy(smi.Deploy{Manifest: yaml("shop", "web:1", 2)})
 	b.ready("shop")
 	check("again", smi.Deploy{Manifest: yaml("shop", "web:2", 1)}, `shop feasible=true 256MiB
+0 keep network back  
 1 keep vee db-1  1 vCPU, 128MiB
 2 keep access point web:80  
 2 replace vee web-1 h1 1 vCPU, 128MiB
@@ -366,6 +368,7 @@ func TestPlan(t *testing.T) {
 `)
 	b.vmi.with(func() { b.vmi.room = 3 })
 	check("no room", smi.Deploy{Manifest: yaml("other", "web:1", 1)}, `other feasible=false 256MiB
+0 create network back  
 1 create vee db-1  1 vCPU, 128MiB
 2 create access point web:80  
 2 create vee web-1  1 vCPU, 128MiB

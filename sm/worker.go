@@ -37,6 +37,7 @@ type worker struct {
 	generation int
 	troubles   map[string]trouble
 	access     map[string]vmi.AccessPoint // nil: to be listed
+	networks   map[string]vmi.Network     // of the group; nil: to be listed
 	design     *design                    // of the current revision
 	accounted  map[vee.ID]bool            // VEEs whose usage this process has registered for
 	unheard    int                        // attempts at that which failed
@@ -160,7 +161,7 @@ func (w *worker) listen(ctx context.Context, rec record, vees map[vee.ID]vmi.VEE
 // prepare brings what the worker remembers in line with the record.
 func (w *worker) prepare(ctx context.Context, rec record) error {
 	if w.group.Swap(rec.ID) != rec.ID { // the first, or another service under the same name
-		w.design, w.access, w.generation = nil, nil, 0
+		w.design, w.access, w.networks, w.generation = nil, nil, nil, 0
 	}
 	if w.design == nil || w.design.number != rec.Revision {
 		d, err := w.m.loadDesign(ctx, rec.ID, rec.Revision)
@@ -177,7 +178,7 @@ func (w *worker) prepare(ctx context.Context, rec record) error {
 	if w.generation != rec.Generation {
 		w.generation = rec.Generation
 		clear(w.troubles)
-		w.access = nil // somebody may have changed them
+		w.access, w.networks = nil, nil // somebody may have changed them
 	}
 	if w.roomFreed.Swap(false) {
 		for k, t := range w.troubles {
@@ -187,7 +188,13 @@ func (w *worker) prepare(ctx context.Context, rec record) error {
 			}
 		}
 	}
-	if w.access == nil || rec.State.Draining() {
+	if w.networks == nil {
+		var err error
+		if w.networks, err = w.m.networksOf(ctx, rec.ID); err != nil {
+			return err
+		}
+	}
+	if w.access == nil || rec.State.Draining() || w.unreached() {
 		list, err := w.m.cfg.VMI.ListAccessPoints(ctx, rec.ID)
 		if err != nil {
 			return fmt.Errorf("list the access points of service %s: %w", w.key, err)
@@ -200,12 +207,38 @@ func (w *worker) prepare(ctx context.Context, rec record) error {
 	return nil
 }
 
+// networksOf a service that are its own and stay.
+func (m *Manager) networksOf(ctx context.Context, id string) (map[string]vmi.Network, error) {
+	list, err := m.cfg.VMI.ListNetworks(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("list the networks of service %s: %w", id, err)
+	}
+	networks := map[string]vmi.Network{}
+	for _, n := range list {
+		if n.GroupID == id && !n.Leaving {
+			networks[n.Name] = n
+		}
+	}
+	return networks, nil
+}
+
+// unreached reports whether there is an access point at which nobody answered when it was
+// looked at last.
+func (w *worker) unreached() bool {
+	for _, a := range w.access {
+		if a.Backends == 0 {
+			return true
+		}
+	}
+	return false
+}
+
 func (w *worker) worldOf(vees map[vee.ID]vmi.VEE) deploy.World {
 	troubles := make(map[string]deploy.Trouble, len(w.troubles))
 	for k, t := range w.troubles {
 		troubles[k] = t.Trouble
 	}
-	return deploy.World{VEEs: vees, AccessPoints: w.access, Troubles: troubles, Now: w.m.cfg.Now()}
+	return deploy.World{VEEs: vees, AccessPoints: w.access, Networks: w.networks, Troubles: troubles, Now: w.m.cfg.Now()}
 }
 
 // recordStep writes the state that a step has led to, where it differs.
@@ -280,6 +313,23 @@ func (w *worker) do(ctx context.Context, rec record, version uint64, a deploy.Ac
 			delete(w.access, a.Access.Name)
 		}
 		w.result(rec, []string{deploy.Access}, "access point "+a.Access.Name, err)
+	case deploy.PutNetwork:
+		n := a.Network
+		n.GroupID, n.Customer = rec.ID, rec.Customer
+		made, err := w.m.cfg.VMI.PutNetwork(ctx, n)
+		if err == nil {
+			w.networks[made.Name] = made
+		}
+		w.result(rec, []string{deploy.Networks}, "network "+n.Name, err)
+	case deploy.DeleteNetwork:
+		err := w.m.cfg.VMI.DeleteNetwork(ctx, rec.ID, a.Network.Name)
+		if fault.Has(err, fault.NotFound) {
+			err = nil
+		}
+		if err == nil {
+			delete(w.networks, a.Network.Name)
+		}
+		w.result(rec, []string{deploy.Networks}, "network "+a.Network.Name, err)
 	case deploy.Finish:
 		return w.finish(ctx, rec, version)
 	}
@@ -431,9 +481,13 @@ func (w *worker) finish(ctx context.Context, rec record, version uint64) error {
 	if err != nil {
 		return fmt.Errorf("make sure that no access point of service %s is left: %w", w.key, err)
 	}
-	if len(left)+len(points) > 0 {
+	networks, err := w.m.networksOf(ctx, rec.ID)
+	if err != nil {
+		return err
+	}
+	if len(left)+len(points)+len(networks) > 0 {
 		w.m.learn(left)
-		w.access = nil
+		w.access, w.networks = nil, nil
 		return nil
 	}
 	ops := []store.Op{w.m.records.OpDelete(w.key, version)}

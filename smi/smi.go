@@ -127,7 +127,7 @@ type Plan struct {
 
 // PlanStep is one VEE or access point that would be made, kept, replaced or removed.
 type PlanStep struct {
-	Action    string `json:"action"` // "create", "keep", "replace", "remove"
+	Action    string `json:"action"` // "create", "keep", "change", "replace", "remove"
 	Object    string `json:"object"` // "vee web-1", "access point web:80"
 	Component string `json:"component"`
 	Order     int    `json:"startOrder"`

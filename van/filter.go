@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -28,6 +29,7 @@ type filter struct {
 	underlay netip.Addr
 	hostMAC  net.HardwareAddr // of the public networks' bridge
 	sets     *sets
+	log      *slog.Logger
 }
 
 // batch bounds how many changes go to the kernel at once, all or none of them.
@@ -72,6 +74,7 @@ func (f *filter) ensure() error {
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("make the nftables tables %q: %w", tableName, err)
 	}
+	f.log.Info("the rule set was made anew", "table", tableName)
 	return nil
 }
 
@@ -239,10 +242,11 @@ func (f *filter) element(e plan.Entry) (*nftables.Set, nftables.SetElement) {
 	case plan.Network:
 		return s.networks, nftables.SetElement{Key: ifname(e.Device), Val: mark(e.VNI)}
 	case plan.Permit:
-		if e.MAC != "" {
-			return s.macs, nftables.SetElement{Key: append(ifname(e.Tap), append(mac(e.MAC), 0, 0)...)}
+		key := append(ifname(e.Tap), append(mac(e.MAC), 0, 0)...)
+		if !e.Addr.IsValid() {
+			return s.macs, nftables.SetElement{Key: key}
 		}
-		return at(s.own4, s.own6, e.Addr, ifname(e.Tap))
+		return at(s.own4, s.own6, e.Addr, key)
 	case plan.Answer:
 		set, x := at(s.answers4, s.answers6, e.Addr, mark(e.VNI))
 		x.Val = mac(e.MAC)
@@ -291,29 +295,37 @@ func (f *filter) read(into plan.HostPlan) error {
 		}
 		for _, x := range elements {
 			e := f.entry(s, x)
-			into[e.Key()] = e
+			into.Add(e)
 		}
 	}
-	for _, t := range []nftables.TableFamily{packets.Family} {
-		chains, err := c.ListChainsOfTableFamily(t)
+	return f.readWalls(c, into)
+}
+
+// readWalls that there are. One whose rules are not as they were made has no digest: nobody
+// wants that.
+func (f *filter) readWalls(c *nftables.Conn, into plan.HostPlan) error {
+	chains, err := c.ListChainsOfTableFamily(packets.Family)
+	if err != nil {
+		return fmt.Errorf("list nftables chains: %w", err)
+	}
+	for _, k := range chains {
+		tap, out := strings.CutPrefix(k.Name, "out-")
+		tap, in := strings.CutPrefix(tap, "in-")
+		if k.Table.Name != tableName || in == out {
+			continue
+		}
+		all, err := comments(c, &nftables.Chain{Table: packets, Name: k.Name})
 		if err != nil {
-			return fmt.Errorf("list nftables chains: %w", err)
+			return fmt.Errorf("read nftables chain %s: %w", k.Name, err)
 		}
-		for _, k := range chains {
-			tap, out := strings.CutPrefix(k.Name, "out-")
-			if k.Table.Name != tableName || !out && !strings.HasPrefix(k.Name, "in-") {
-				continue
-			}
-			w := plan.Wall{Tap: strings.TrimPrefix(tap, "in-"), Out: out}
-			all, err := comments(c, &nftables.Chain{Table: packets, Name: k.Name})
-			if err != nil {
-				return fmt.Errorf("read nftables chain %s: %w", k.Name, err)
-			}
-			if d, _, _ := strings.Cut(slices.Concat(all, []string{""})[0], " "); !slices.ContainsFunc(all, func(s string) bool { return s != wallComment(d, len(all)) }) {
-				w.Digest = d
-			}
-			into[w.Key()] = w
+		w := plan.Wall{Tap: tap, Out: out}
+		if len(all) > 0 {
+			w.Digest, _, _ = strings.Cut(all[0], " ")
 		}
+		if slices.ContainsFunc(all, func(s string) bool { return s != wallComment(w.Digest, len(all)) }) {
+			w.Digest = ""
+		}
+		into.Add(w)
 	}
 	return nil
 }
@@ -326,7 +338,7 @@ func (f *filter) entry(s *nftables.Set, x nftables.SetElement) plan.Entry {
 	case f.sets.macs:
 		return plan.Permit{Tap: name(x.Key), MAC: net.HardwareAddr(x.Key[16:22]).String()}
 	case f.sets.own4, f.sets.own6:
-		return plan.Permit{Tap: name(x.Key), Addr: addr(x.Key[16:])}
+		return plan.Permit{Tap: name(x.Key), MAC: net.HardwareAddr(x.Key[16:22]).String(), Addr: addr(x.Key[24:])}
 	case f.sets.answers4, f.sets.answers6:
 		return plan.Answer{VNI: binary.NativeEndian.Uint32(x.Key), Addr: addr(x.Key[4:]), MAC: net.HardwareAddr(x.Val[:6]).String()}
 	case f.sets.gates:

@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/reservoir-cloud/reservoir/van/plan"
@@ -60,8 +61,57 @@ func newLab(t *testing.T, hosts ...string) *lab {
 		must(t, l.wire.do(func() error { return enslave(port, "wire0") }))
 		h.open()
 		l.hosts = append(l.hosts, h)
+		h.ns.forwards(t, "up0")
+		l.wire.forwards(t, port)
 	}
 	return l
+}
+
+// forwards waits until a bridge takes frames from the port: it does some time after the
+// other end of a veth, or of a TAP, came up.
+func (s *space) forwards(t *testing.T, port string) {
+	t.Helper()
+	const forwarding = 3 // BR_STATE_FORWARDING
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		state := byte(0)
+		must(t, s.do(func() error {
+			l, err := net.InterfaceByName(port)
+			if err != nil {
+				return err
+			}
+			req := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
+			req.AddData(nl.NewIfInfomsg(unix.AF_BRIDGE))
+			all, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
+			if errors.Is(err, netlink.ErrDumpInterrupted) {
+				return nil
+			}
+			for _, m := range all {
+				attrs, err := nl.ParseRouteAttr(m[unix.SizeofIfInfomsg:])
+				if err != nil {
+					return err
+				}
+				for _, a := range attrs {
+					if a.Attr.Type != unix.IFLA_PROTINFO|unix.NLA_F_NESTED || int(nl.DeserializeIfInfomsg(m).Index) != l.Index {
+						continue
+					}
+					info, err := nl.ParseRouteAttr(a.Value)
+					if err != nil {
+						return err
+					}
+					for _, i := range info {
+						if i.Attr.Type == nl.IFLA_BRPORT_STATE {
+							state = i.Value[0]
+						}
+					}
+				}
+			}
+			return err
+		}))
+		if state == forwarding {
+			return
+		}
+	}
+	t.Fatalf("port %s never forwards", port)
 }
 
 // newTestSpace is closed at the end, and with it all that is in it.
@@ -234,6 +284,13 @@ func (h *labHost) guest(p plan.Port) *guest {
 		}
 	}()
 	h.t.Cleanup(g.close)
+	for _, s := range h.net.effective() {
+		for _, o := range s.Ports {
+			if o.VEE == p.VEE && o.Host == h.name {
+				h.ns.forwards(h.t, tap)
+			}
+		}
+	}
 	return g
 }
 
@@ -367,8 +424,9 @@ func icmp6Data(kind byte, rest ...[]byte) []byte {
 
 // sniffer counts what a device's host is given by it: all that enters the host by it.
 type sniffer struct {
-	t  *testing.T
-	fd int
+	t    *testing.T
+	fd   int
+	kept [][]byte // seen, and after what was awaited
 }
 
 func (s *space) sniff(t *testing.T, device string) *sniffer {
@@ -414,11 +472,14 @@ func (x *sniffer) seen() (all [][]byte) {
 func (x *sniffer) await(what string, want func([]byte) bool) []byte {
 	x.t.Helper()
 	for end := time.Now().Add(patience); time.Now().Before(end); {
-		for _, f := range x.seen() {
+		x.kept = append(x.kept, x.seen()...)
+		for i, f := range x.kept {
 			if want(f) {
+				x.kept = x.kept[i+1:]
 				return f
 			}
 		}
+		x.kept = nil
 		p := []unix.PollFd{{Fd: int32(x.fd), Events: unix.POLLIN}}
 		_, _ = unix.Poll(p, 100)
 	}

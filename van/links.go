@@ -314,7 +314,7 @@ func (l *links) read(into plan.HostPlan) error {
 	}
 	for _, d := range all {
 		if e := l.entry(d, names); e != nil {
-			into[e.Key()] = e
+			into.Add(e)
 		}
 	}
 	entries, err := complete(func() ([]netlink.Neigh, error) { return l.h.NeighList(0, unix.AF_BRIDGE) })
@@ -339,12 +339,12 @@ func (l *links) read(into plan.HostPlan) error {
 	}
 	for k := range near {
 		f := plan.Forward{Device: k.device, MAC: k.mac, To: far[k]}
-		into[f.Key()] = f
+		into.Add(f)
 	}
 	for k := range far {
 		if !near[k] { // half of an entry: not what anybody wants
 			f := plan.Forward{Device: k.device, MAC: k.mac}
-			into[f.Key()] = f
+			into.Add(f)
 		}
 	}
 	return nil
@@ -354,16 +354,19 @@ func (l *links) read(into plan.HostPlan) error {
 func (l *links) entry(d netlink.Link, names map[int]string) plan.Entry {
 	a := d.Attrs()
 	master := names[a.MasterIndex]
+	if a.Flags&net.FlagUp == 0 {
+		master = "" // as nobody wants it
+	}
 	switch {
 	case isTap(a.Name) && master != "":
 		return plan.Member{Tap: a.Name, Bridge: master}
 	case !isOurs(a.Name):
 	case d.Type() == "bridge" && strings.HasPrefix(a.Name, plan.BridgePrefix):
-		return plan.Bridge{Name: a.Name}
+		return plan.Bridge{Name: a.Name, Down: a.Flags&net.FlagUp == 0}
 	case d.Type() == "vxlan" && strings.HasPrefix(a.Name, plan.TunnelPrefix):
 		v := d.(*netlink.Vxlan)
-		if v.Port != plan.VXLANPort || v.Learning || a.Flags&net.FlagUp == 0 {
-			master = "" // as nobody wants it
+		if v.Port != plan.VXLANPort || v.Learning {
+			master = ""
 		}
 		return plan.Tunnel{Name: a.Name, Bridge: master, VNI: uint32(v.VxlanId), Local: addr(v.SrcAddr).Unmap()}
 	case d.Type() == "veth" && strings.HasPrefix(a.Name, plan.GatewayPrefix):

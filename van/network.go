@@ -1,3 +1,10 @@
+// Package van is the data path of the VEEs' networks on one host: bridges, tunnels to other
+// hosts, forwarding entries, the namespaces where DHCP and DNS are answered, isolation and
+// firewall. It makes the kernel hold what van/plan computes of the segments that the VEE
+// Manager put, and nothing else of ours; it decides no address.
+//
+// Beside it: van/responder answers DHCP and DNS, van/balance makes a group of VEEs reachable
+// from outside through one address (an access point).
 package van
 
 import (
@@ -6,8 +13,8 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"os"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -58,7 +65,9 @@ func Open(cfg Config) (_ *Network, err error) {
 	n := &Network{cfg: cfg, home: home, moved: map[vee.ID]moved{}}
 	defer func() {
 		if err != nil {
-			err = fault.New(fault.Internal, "open the networks of host %s: %w", cfg.Host, err).Try("reservoir doctor")
+			if !fault.Has(err, fault.Unsupported) {
+				err = fault.New(fault.Internal, "open the networks of host %s: %w", cfg.Host, err).Try("reservoir doctor")
+			}
 			_ = n.Close()
 		}
 	}()
@@ -71,7 +80,7 @@ func Open(cfg Config) (_ *Network, err error) {
 	if err != nil {
 		return nil, err
 	}
-	n.filter = &filter{ns: int(home.ns), underlay: cfg.Underlay, hostMAC: bridge.Attrs().HardwareAddr, sets: newSets()}
+	n.filter = &filter{ns: int(home.ns), underlay: cfg.Underlay, hostMAC: bridge.Attrs().HardwareAddr, sets: newSets(), log: cfg.Log}
 	return n, n.filter.ensure()
 }
 
@@ -388,6 +397,12 @@ func (n *Network) Inside(segment string, f func(device string) error) error {
 
 // ensurePublic makes the bridge of public networks, if it is not there, and brings it up.
 func (l *links) ensurePublic() (netlink.Link, error) {
+	if _, err := os.Stat("/proc/sys/net/bridge"); err != nil { // a firewall would be there and do nothing
+		return nil, fault.New(fault.Unsupported, "the kernel shows no bridge's packets to its firewall: %w", err).Try("modprobe br_netfilter")
+	}
+	if isOurs(l.bridge) {
+		return nil, fmt.Errorf("bridge %s: that is a private network's name", l.bridge)
+	}
 	d, err := l.h.LinkByName(l.bridge)
 	if missing(err) {
 		a := netlink.NewLinkAttrs()
@@ -401,9 +416,6 @@ func (l *links) ensurePublic() (netlink.Link, error) {
 	}
 	if d.Type() != "bridge" {
 		return nil, fmt.Errorf("bridge %s: there is a %s of that name", l.bridge, d.Type())
-	}
-	if strings.HasPrefix(l.bridge, plan.BridgePrefix) && isOurs(l.bridge) {
-		return nil, fmt.Errorf("bridge %s: that is a private network's name", l.bridge)
 	}
 	// An address that nobody has set is the lowest of the ports': it would change with each
 	// TAP that comes or goes, and this host would be lost to its neighbours for seconds.

@@ -33,7 +33,8 @@ var (
 const (
 	reg1  = unix.NFT_REG_1
 	reg2  = unix.NFT_REG_2
-	word2 = 9 // second word of the first: what stands behind a mark in a concatenation
+	word2 = 9  // of the first: what stands behind a mark in a concatenation
+	word7 = 14 // third of the second: what stands behind a device and a MAC
 )
 
 // Sizes and offsets of what is looked at (IEEE 802.3, RFC 826, 791, 8200, 4861).
@@ -136,9 +137,11 @@ func tcpTo(port uint16) exprs {
 	return slices.Concat(protocol(unix.IPPROTO_TCP), transport(portDst, 2, reg1), is(byte(port>>8), byte(port)))
 }
 func version(family byte) exprs { return slices.Concat(meta(expr.MetaKeyNFPROTO, reg1), is(family)) }
-func toGroup() exprs {
+func toGroup() exprs            { return slices.Concat(groupBit(), isNot(0)) }
+func toOne() exprs              { return slices.Concat(groupBit(), is(0)) }
+func groupBit() exprs {
 	return slices.Concat(link(etherDst, 1, reg1),
-		exprs{&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: 1, Mask: []byte{1}, Xor: []byte{0}}}, isNot(0))
+		exprs{&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: 1, Mask: []byte{1}, Xor: []byte{0}}})
 }
 func connection(states uint32) exprs {
 	return exprs{
@@ -159,6 +162,8 @@ type sets struct {
 
 var (
 	ifMAC  = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr)
+	own4   = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeIPAddr)
+	own6   = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeIP6Addr)
 	if4    = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeIPAddr)
 	if6    = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeIP6Addr)
 	mark4  = nftables.MustConcatSetType(nftables.TypeMark, nftables.TypeIPAddr)
@@ -176,8 +181,8 @@ func newSets() *sets {
 	s := &sets{
 		networks:  to(frames, "networks", nftables.TypeIFName, nftables.TypeMark),
 		macs:      set(frames, "macs", ifMAC),
-		own4:      set(frames, "own4", if4),
-		own6:      set(frames, "own6", if6),
+		own4:      set(frames, "own4", own4),
+		own6:      set(frames, "own6", own6),
 		answers4:  to(frames, "answers4", mark4, nftables.TypeEtherAddr),
 		answers6:  to(frames, "answers6", mark6, nftables.TypeEtherAddr),
 		gates:     to(frames, "gates", nftables.TypeMark, nftables.TypeEtherAddr),
@@ -232,8 +237,8 @@ const beforeNetfilter = -300
 
 func (s *sets) frameChains() []chain {
 	dev := meta(expr.MetaKeyIIFNAME, reg1)
-	sender4 := slices.Concat(dev, network(ip4Src, 4, reg2))
-	sender6 := slices.Concat(dev, network(ip6Src, 16, reg2))
+	sender4 := slices.Concat(dev, link(etherSrc, 6, reg2), network(ip4Src, 4, word7))
+	sender6 := slices.Concat(dev, link(etherSrc, 6, reg2), network(ip6Src, 16, word7))
 	toGate := slices.Concat(meta(expr.MetaKeyMARK, reg1), becomes(s.gates), redirectFrame, pass)
 	dhcp4 := slices.Concat(udp(portSrc, 68), udp(portDst, 67), toGate)
 	// A question for an address goes to the MAC that has it, and nowhere else.
@@ -253,7 +258,7 @@ func (s *sets) frameChains() []chain {
 			slices.Concat(network(0, 6, reg1), isNot(0, 1, 8, 0, 6, 4), drop), // Ethernet and IPv4
 			slices.Concat(dev, network(arpSHA, 6, reg2), notIn(s.macs), drop),
 			slices.Concat(network(arpSPA, 4, reg1), is(0, 0, 0, 0), arpRequest, goTo("ask4")), // probe: RFC 5227
-			slices.Concat(dev, network(arpSPA, 4, reg2), notIn(s.own4), drop),
+			slices.Concat(dev, network(arpSHA, 6, reg2), network(arpSPA, 4, word7), notIn(s.own4), drop),
 			slices.Concat(arpRequest, goTo("ask4")),
 			slices.Concat(toGroup(), drop),
 			slices.Concat(network(arpOp, 2, reg1), is(0, 2), pass),
@@ -274,12 +279,17 @@ func (s *sets) frameChains() []chain {
 			slices.Concat(icmp6(routerAdvertisement), drop),
 			slices.Concat(icmp6(redirect), drop),
 			slices.Concat(icmp6(neighbourSolicitation), goTo("ask6")),
-			slices.Concat(icmp6(neighbourAdvertisement), dev, transport(ndTarget, 16, reg2), notIn(s.own6), drop),
+			slices.Concat(icmp6(neighbourAdvertisement), dev, link(etherSrc, 6, reg2), transport(ndTarget, 16, word7), notIn(s.own6), drop),
 			slices.Concat(toGroup(), drop),
 			pass),
 		// What a guest sends. What no rule lets through is dropped, VLAN tags too: the type is
-		// read where it stands in the frame.
+		// read where it stands in the frame. Most frames are TCP or UDP from whom they say to
+		// one addressee, and are looked up once.
 		sub(frames, "port",
+			slices.Concat(frameOf(unix.ETH_P_IP), protocol(unix.IPPROTO_TCP), toOne(), sender4, in(s.own4), accept),
+			slices.Concat(frameOf(unix.ETH_P_IP), protocol(unix.IPPROTO_UDP), transport(portSrc, 2, reg1), isNot(0, 67), transport(portDst, 2, reg1), isNot(0, 67),
+				toOne(), sender4, in(s.own4), accept),
+			slices.Concat(frameOf(unix.ETH_P_IPV6), protocol(unix.IPPROTO_TCP), toOne(), sender6, in(s.own6), accept),
 			slices.Concat(dev, link(etherSrc, 6, reg2), notIn(s.macs), drop),
 			slices.Concat(dev, becomes(s.networks), setMark),
 			slices.Concat(frameOf(unix.ETH_P_ARP), goTo("arp")),
@@ -325,6 +335,13 @@ func (s *sets) packetChains(underlay netip.Addr) []chain {
 		neighbours = append(neighbours, slices.Concat(icmp6(t), accept))
 	}
 
+	// tooBig: what says which size fits. That a tunnel makes for the first packet of a
+	// connection bears that connection's state, "new", and no wall would let it in.
+	tooBig := []exprs{
+		slices.Concat(protocol(unix.IPPROTO_ICMP), transport(icmpType, 2, reg1), is(3, 4), accept),
+		slices.Concat(icmp6(2), accept),
+	}
+
 	// host: what guests of public networks may ask of it.
 	host := append([]exprs{known,
 		slices.Concat(udp(portDst, 53), accept), slices.Concat(tcpTo(53), accept),
@@ -332,35 +349,61 @@ func (s *sets) packetChains(underlay netip.Addr) []chain {
 	}, neighbours...)
 	host = append(host, drop)
 
-	input, forward := s.tunnelGuard(underlay), slices.Clone(neighbours)
+	// What is not tracked is of a network that has no walls here.
+	passing := slices.Concat(connection(expr.CtStateBitUNTRACKED|expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept)
+	returned := verdict(expr.VerdictReturn, "")
+	names := []exprs{slices.Concat(udp(portDst, 53), returned), slices.Concat(tcpTo(53), returned)}
+	input, forward := s.tunnelGuard(underlay), slices.Concat([]exprs{passing}, neighbours, tooBig)
+	untracked := slices.Concat(connection(expr.CtStateBitUNTRACKED), accept)
 	// What the host answers itself passes every wall.
-	output := append(slices.Clone(neighbours), known, slices.Concat(udp(portSrc, 53), accept),
+	output := append([]exprs{untracked, known}, slices.Concat(udp(portSrc, 53), accept),
 		slices.Concat(udp(portSrc, 67), accept), slices.Concat(udp(portSrc, 547), accept))
+	output = append(output, neighbours...)
 	for _, f := range families {
 		input = append(input, slices.Concat(version(f.version), inDev, network(f.src, f.size, reg2), in(f.guests), goTo("host")))
 		forward = append(forward,
 			slices.Concat(version(f.version), inDev, network(f.src, f.size, reg2), in(f.services), accept),
 			slices.Concat(version(f.version), inDev, network(f.dst, f.size, reg2), in(f.services), accept))
 	}
-	forward = append(forward, known)
 	for _, f := range families {
 		forward = append(forward,
-			slices.Concat(version(f.version), inDev, network(f.src, f.size, reg2), in(f.guests), network(f.dst, f.size, reg1), in(f.peers), drop),
+			slices.Concat(version(f.version), inDev, network(f.src, f.size, reg2), in(f.guests), network(f.dst, f.size, reg1), in(f.peers), verdict(expr.VerdictJump, "hosts")),
 			slices.Concat(version(f.version), inDev, network(f.src, f.size, reg2), jumpBy(f.out)),
 			slices.Concat(version(f.version), outDev, network(f.dst, f.size, reg2), jumpBy(f.in)))
 		output = append(output, slices.Concat(version(f.version), outDev, network(f.dst, f.size, reg2), jumpBy(f.in)))
 	}
 	// The zone is set ahead of defragmentation too: fragments of two networks are not mixed.
 	const beforeDefragmentation = -450
+	prerouting := []exprs{
+		slices.Concat(inDev, becomes(s.zones), exprs{&expr.Ct{Key: expr.CtKeyZONE, Register: reg1, SourceRegister: true}}, returned),
+		slices.Concat(inPrefix(plan.BridgePrefix), exprs{&expr.Notrack{}}),
+	}
+	if underlay.IsValid() { // tunnels are no connections: answers come to another port
+		notBridge := slices.Concat(meta(expr.MetaKeyIIFNAME, reg1), isNot([]byte(plan.BridgePrefix)...))
+		prerouting = slices.Insert(prerouting, 0, slices.Concat(fromTunnel(underlay), notBridge, exprs{&expr.Notrack{}}, returned))
+	}
 	return []chain{
 		sub(packets, "host", host...),
-		base(packets, "prerouting", nftables.ChainHookPrerouting, beforeDefragmentation,
-			slices.Concat(inDev, becomes(s.zones), exprs{&expr.Ct{Key: expr.CtKeyZONE, Register: reg1, SourceRegister: true}}, verdict(expr.VerdictReturn, "")),
-			slices.Concat(inPrefix(plan.BridgePrefix), exprs{&expr.Notrack{}})),
+		// Of other hosts, a guest that moved here may still ask one for names.
+		sub(packets, "hosts", append(slices.Clone(names), drop)...),
+		base(packets, "prerouting", nftables.ChainHookPrerouting, beforeDefragmentation, prerouting...),
+		base(packets, "outgoing", nftables.ChainHookOutput, beforeDefragmentation,
+			slices.Concat(udp(portDst, plan.VXLANPort), exprs{&expr.Notrack{}})),
 		base(packets, "input", nftables.ChainHookInput, 0, input...),
 		base(packets, "forward", nftables.ChainHookForward, 0, forward...),
 		base(packets, "output", nftables.ChainHookOutput, 0, output...),
 	}
+}
+
+// fromTunnel matches VXLAN that is for this host; what a guest sends to that port of
+// another does not.
+func fromTunnel(underlay netip.Addr) exprs {
+	v, dst := byte(unix.NFPROTO_IPV4), uint32(ip4Dst)
+	if underlay.Is6() {
+		v, dst = unix.NFPROTO_IPV6, ip6Dst
+	}
+	a := underlay.AsSlice()
+	return slices.Concat(udp(portDst, plan.VXLANPort), version(v), network(dst, uint32(len(a)), reg1), is(a...))
 }
 
 // tunnelGuard lets VXLAN in from hosts alone that have ports of our networks.
@@ -368,14 +411,14 @@ func (s *sets) tunnelGuard(underlay netip.Addr) []exprs {
 	if !underlay.IsValid() {
 		return nil
 	}
-	v, src, dst, peers := byte(unix.NFPROTO_IPV4), uint32(ip4Src), uint32(ip4Dst), s.underlay4
+	peer, peers := network(ip4Src, 4, reg1), s.underlay4
 	if underlay.Is6() {
-		v, src, dst, peers = unix.NFPROTO_IPV6, ip6Src, ip6Dst, s.underlay6
+		peer, peers = network(ip6Src, 16, reg1), s.underlay6
 	}
-	a := underlay.AsSlice()
-	size := uint32(len(a))
-	return []exprs{slices.Concat(version(v), network(dst, size, reg1), is(a...), udp(portDst, plan.VXLANPort),
-		network(src, size, reg1), notIn(peers), drop)}
+	return []exprs{
+		slices.Concat(fromTunnel(underlay), peer, notIn(peers), drop),
+		slices.Concat(fromTunnel(underlay), accept),
+	}
 }
 
 // wallRules are the chain of a port's rules in one direction: what is allowed returns to

@@ -1,7 +1,6 @@
 package van
 
 import (
-	"net"
 	"os"
 	"runtime"
 	"testing"
@@ -10,6 +9,8 @@ import (
 	"github.com/vishvananda/netns"
 	"go.uber.org/goleak"
 
+	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
 
@@ -42,69 +43,65 @@ func inNamespace(t *testing.T, f func()) {
 }
 
 func TestPlugIsIdempotentAndSweepLeavesOnlyWhatIsKept(t *testing.T) {
-	inNamespace(t, func() {
-		b, err := EnsureBridge("rsvtest0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		a, c := vee.ID("alpha.aaaaaaaaaa"), vee.ID("alpha.cccccccccc")
-		for range 2 {
-			for _, id := range []vee.ID{a, c} {
-				for i := range 2 {
-					if _, err := b.Plug(id, i); err != nil {
-						t.Fatal(err)
-					}
+	h := newLab(t, "h1").hosts[0]
+	a, c := vee.ID("alpha.aaaaaaaaaa"), vee.ID("alpha.cccccccccc")
+	for range 2 {
+		for _, id := range []vee.ID{a, c} {
+			for i := range 2 {
+				if tap, err := h.net.Plug(id, i); err != nil || tap != plan.TapName(id, i) {
+					t.Fatal(tap, err)
 				}
 			}
 		}
-		taps := func() int {
-			n := 0
-			links, _ := netlink.LinkList()
+	}
+	taps := func() int {
+		n := 0
+		must(t, h.ns.do(func() error {
+			links, err := netlink.LinkList()
 			for _, l := range links {
 				if l.Type() == "tuntap" {
 					n++
 				}
 			}
-			return n
-		}
-		if n := taps(); n != 4 {
-			t.Errorf("%d TAPs, want 4", n)
-		}
-		if err := b.Sweep([]vee.ID{a}); err != nil || taps() != 2 {
-			t.Errorf("after sweep: %d TAPs, %v; want 2", taps(), err)
-		}
-		for range 2 {
-			if err := b.Unplug(a); err != nil || taps() != 0 {
-				t.Errorf("after unplug: %d TAPs, %v; want 0", taps(), err)
-			}
-		}
-	})
-}
-
-func TestEnsureBridgeRefusesAnotherKindOfLink(t *testing.T) {
-	inNamespace(t, func() {
-		if _, err := EnsureBridge("lo"); err == nil {
-			t.Error("the loopback device was taken for a bridge")
-		}
-	})
-}
-
-func TestNamesFitTheKernelAndDiffer(t *testing.T) {
-	seen := map[string]bool{}
-	for range 2000 {
-		id, err := vee.NewID("alpha", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i := range 2 {
-			n := TapName(id, i)
-			if len(n) != 15 || seen[n] {
-				t.Fatalf("TAP name %q: %d characters, seen %v", n, len(n), seen[n])
-			}
-			seen[n] = true
-			if _, err := net.ParseMAC(MAC(id, i)); err != nil {
-				t.Fatal(err)
-			}
+			return err
+		}))
+		return n
+	}
+	if n := taps(); n != 4 {
+		t.Errorf("%d TAPs, want 4", n)
+	}
+	if err := h.net.Sweep([]vee.ID{a}); err != nil || taps() != 2 {
+		t.Errorf("after sweep: %d TAPs, %v; want 2", taps(), err)
+	}
+	for range 2 {
+		if err := h.net.Unplug(a); err != nil || taps() != 0 {
+			t.Errorf("after unplug: %d TAPs, %v; want 0", taps(), err)
 		}
 	}
+}
+
+func TestOpenRefusesABridgeThatIsNone(t *testing.T) {
+	inNamespace(t, func() {
+		for _, name := range []string{"lo", "rv000001"} {
+			if n, err := Open(Config{Host: "h1", Bridge: name}); err == nil {
+				t.Errorf("%s was taken for the public networks' bridge: %v", name, n.Close())
+			}
+		}
+	})
+}
+
+func TestApplyRefusesWhatCannotBe(t *testing.T) {
+	h := newLab(t, "h1").hosts[0]
+	s := testSegment(1, testPort(1, 1, h))
+	twin := s
+	twin.ID = "alpha.shop.twin"
+	bad := s
+	bad.MTU = 9000
+	for what, segments := range map[string][]plan.Segment{"two of one VNI": {s, twin}, "an MTU that no device has": {bad}} {
+		if err := h.net.Apply(segments); !fault.Has(err, fault.Malformed) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	must(t, h.net.Apply([]plan.Segment{s}))
+	h.settled()
 }

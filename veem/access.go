@@ -46,7 +46,7 @@ func (m *Manager) backends(s *state, p *pointRecord) (to []plan.Backend) {
 			continue
 		}
 		if a, err := netip.ParsePrefix(reachable(d.NICs).Address); err == nil {
-			to = append(to, plan.Backend{VEE: r.ID, Address: netip.AddrPortFrom(a.Addr(), uint16(p.Port)), Draining: slices.Contains(p.Draining, r.ID)})
+			to = append(to, plan.Backend{VEE: r.ID, Address: netip.AddrPortFrom(a.Addr(), uint16(p.Port)), Ready: r.GuestReady, Draining: slices.Contains(p.Draining, r.ID)})
 		}
 	}
 	slices.SortFunc(to, func(a, b plan.Backend) int { return a.Address.Compare(b.Address) })

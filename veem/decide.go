@@ -188,8 +188,12 @@ func observed(r record, p vhi.Report) record {
 	if r.Target == vee.Destroyed && p.Phase != vee.PhaseSave {
 		r.Phase = vee.PhaseEpilog
 	}
-	r.GuestReady = p.GuestReady && r.State == vee.Active
-	r.GuestSeen = p.GuestSeen
+	// A host that has just taken a guest over, or was restarted, has not heard it yet: what it
+	// said last still holds while it runs on.
+	if p.GuestSeen || p.Power != vhi.Running || p.Restarts != r.HostRestarts {
+		r.GuestReady = p.GuestReady && r.State == vee.Active
+		r.GuestSeen = p.GuestSeen
+	}
 	r.GuestFailure = p.GuestFailure
 	r.Restarts += max(0, p.Restarts-r.HostRestarts)
 	r.HostRestarts = p.Restarts

@@ -254,3 +254,23 @@ func (s *fakeSite) inState(state vee.State, n int) vee.ID {
 	}
 	return id
 }
+
+// What a guest said last holds while it runs on and its host has not heard it yet; a guest
+// that was started anew has said nothing.
+func TestAGuestThatHasNotBeenHeardYet(t *testing.T) {
+	r := record{VEE: vmi.VEE{State: vee.Active, Target: vee.Active, GuestReady: true, GuestSeen: true}, HostRestarts: 1}
+	for _, c := range []struct {
+		name        string
+		p           vhi.Report
+		seen, ready bool
+	}{
+		{"not heard by a new agent", vhi.Report{Power: vhi.Running, Restarts: 1}, true, true},
+		{"started anew in its place", vhi.Report{Power: vhi.Running, Restarts: 2}, false, false},
+		{"says that it is not ready", vhi.Report{Power: vhi.Running, Restarts: 1, GuestSeen: true}, true, false},
+		{"paused", vhi.Report{Power: vhi.Paused, Restarts: 1}, false, false},
+	} {
+		if got := observed(r, c.p); got.GuestSeen != c.seen || got.GuestReady != c.ready {
+			t.Errorf("%s: seen %v, ready %v; want %v, %v", c.name, got.GuestSeen, got.GuestReady, c.seen, c.ready)
+		}
+	}
+}

@@ -68,27 +68,6 @@ func (m *Manager) wakeSegmentsAt(host string) {
 	}
 }
 
-// wakeNetwork looks at all segments of a group, one of whose networks has changed.
-func (m *Manager) wakeNetwork(id string) {
-	m.wakeSegment(id)
-	m.queue.add(job{networkJob, id}, placeLane)
-	group, _ := splitNetwork(id)
-	var ids []string
-	m.ledger.read(func(s *state) {
-		for other, members := range s.segments.members {
-			for member := range members {
-				if s.vees.rows[string(member)].Descriptor.GroupID == group {
-					ids = append(ids, other)
-				}
-				break // the others are of the same group
-			}
-		}
-	})
-	for _, other := range ids {
-		m.wakeSegment(other)
-	}
-}
-
 // lookAtSegment puts a segment to a host that should hold it and has another version, and
 // removes it from one that should not.
 func (m *Manager) lookAtSegment(ctx context.Context, name string) result {

@@ -249,17 +249,8 @@ func (l *ledger) index(c change) {
 	switch c.kind {
 	case kindVEE:
 		l.segments.moved(c.before, c.after, now)
-	case kindNetwork: // rules of the group's other networks may name it
-		group, _ := splitNetwork(c.key)
+	case kindNetwork:
 		l.segments.touch(c.key, now)
-		for id, members := range l.segments.members {
-			for member := range members {
-				if l.vees.rows[string(member)].Descriptor.GroupID == group {
-					l.segments.touch(id, now)
-				}
-				break
-			}
-		}
 	case kindHost: // its underlay address may be another
 		for _, r := range l.vees.rows {
 			if r.Host == c.key {

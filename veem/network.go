@@ -13,6 +13,7 @@ import (
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
+	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vmi"
@@ -29,20 +30,16 @@ type networkRecord struct {
 // networkID of a group's network and of its segment.
 func networkID(group, name string) string { return group + "/" + name }
 
-// splitNetwork is the inverse of networkID: no network's name has a slash.
-func splitNetwork(id string) (group, name string) {
-	i := strings.LastIndexByte(id, '/')
-	return id[:i], id[i+1:]
-}
-
 // Bounds of networks.
 const (
 	maxVNI     = 1<<24 - 1
-	subnetBits = 24   // of the subnets that are given out
-	smallest   = 29   // prefix length that may be wished for
-	largest    = 16   // MACs hold 16 bits of an address
-	minMTU     = 576  // RFC 791
-	minMTU6    = 1280 // RFC 8200
+	subnetBits = 24 // of the subnets that are given out
+	smallest   = 29 // prefix length that may be wished for
+	largest    = 16 // MACs hold 16 bits of an address
+	// maxNetworks of a customer, so that nobody takes all identifiers and subnets.
+	maxNetworks = 1000
+	minMTU      = 576  // RFC 791
+	minMTU6     = 1280 // RFC 8200
 	// vanMTU is what guests are offered: it leaves room for VXLAN, and for the tunnel to
 	// another site that a network may later span, so that it need not change then.
 	vanMTU = 1370
@@ -104,6 +101,8 @@ func (m *Manager) PutNetwork(ctx context.Context, n vmi.Network) (vmi.Network, e
 			}
 			r = *old
 			r.Deleted = nil
+		} else if owned(t, n.Customer) >= maxNetworks {
+			return fault.New(fault.NoResources, "customer %q has %d networks already", n.Customer, maxNetworks).Try("remove services that are not needed: reservoir van list")
 		}
 		if err := m.shape(t, &r, n.Wish); err != nil {
 			return err
@@ -118,6 +117,16 @@ func (m *Manager) PutNetwork(ctx context.Context, n vmi.Network) (vmi.Network, e
 	}
 	m.ledger.read(func(s *state) { made.NICs = onNetwork(s, id) })
 	return made, nil
+}
+
+// owned counts a customer's networks, those that leave too.
+func owned(t *tx, customer string) (n int) {
+	for _, r := range t.networks.all() {
+		if r.Customer == customer {
+			n++
+		}
+	}
+	return n
 }
 
 // shape gives r what the wish asks for. What is there stays where the wish allows it.
@@ -339,32 +348,49 @@ func (m *Manager) GetNetwork(ctx context.Context, groupID, name string) (vmi.Net
 		return vmi.NetworkView{}, err
 	}
 	view, found := vmi.NetworkView{}, false
+	var ids []string
 	m.ledger.read(func(s *state) {
 		id := networkID(groupID, name)
 		if r := s.networks.rows[id]; r != nil && caller.Sees(r.Customer) {
-			view.Network, found = r.Network, true
+			view.Network, found, ids = r.Network, true, []string{id}
 			view.Leaving = r.Deleted != nil
 		} else if _, known := m.cfg.Networks[name]; known {
 			view.Network, found = m.siteNetwork(name), true
 			view.GroupID = groupID
-			for _, v := range s.vees.rows {
-				if v.Descriptor.GroupID == groupID && caller.Sees(v.Descriptor.Customer) {
-					view.Customer, id = v.Descriptor.Customer, v.segment(vee.NIC{Network: name, Public: true})
-					break
-				}
-			}
-			view.ID = id
+			ids = partsOf(s, caller, groupID, name)
 		}
-		if found {
-			g, _ := m.segment(s, view.ID)
-			view.Ports, view.Domain, view.NICs = g.Ports, g.Domain, len(g.Ports)
+		view.Ports = []plan.Port{}
+		for _, id := range ids {
+			g, _ := m.segment(s, id)
+			view.ID, view.Domain = id, g.Domain
+			view.Ports = append(view.Ports, g.Ports...)
 		}
 	})
-	if !found {
+	switch {
+	case !found:
 		return view, errNoNetwork(groupID, name)
+	case len(ids) > 1: // of several groups
+		view.ID, view.Domain = "", ""
+	case len(ids) == 1:
+		view.Hosts = m.hosts.holding(view.ID)
 	}
-	view.Hosts = m.hosts.holding(view.ID)
+	view.NICs = len(view.Ports)
 	return view, nil
+}
+
+// partsOf one of the site's networks: the segment of a group there, or of all that the caller
+// sees where none is named.
+func partsOf(s *state, caller identity.Caller, group, name string) (ids []string) {
+	for _, v := range s.vees.rows {
+		if d := v.Descriptor; group != "" && d.GroupID != group || !caller.Sees(d.Customer) {
+			continue
+		}
+		if id := v.segment(vee.NIC{Network: name, Public: true}); v.nicsOn(id) > 0 && !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
 }
 
 // NetworkPlan: vmi.Service.
@@ -375,6 +401,9 @@ func (m *Manager) NetworkPlan(ctx context.Context, groupID, name string) ([]vhi.
 	view, err := m.GetNetwork(ctx, groupID, name)
 	if err != nil {
 		return nil, err
+	}
+	if view.ID == "" {
+		return nil, fault.New(fault.Malformed, "network %s is the site's own: each group has a part of it", name).Try("name a service: reservoir van show SERVICE/%s --plan", name)
 	}
 	at := m.whereabouts(view.ID)
 	plans := make([]vhi.NetworkPlan, len(at))

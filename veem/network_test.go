@@ -153,15 +153,47 @@ func TestNamesFollow(t *testing.T) {
 		look("one is paused", 2, one)
 		s.act(vee.Activate, vs[1].ID)
 		look("it goes on", 2, both)
-		h.set(func() { h.guests[vs[1].ID].ready = false })
+		h.set(func() { h.guests[vs[1].ID].ready, h.guests[vs[1].ID].unready = false, true })
 		s.untilThat(vs[1].ID, "not ready", func(v vmi.VEE) bool { return !v.GuestReady })
-		look("it is not ready, and has no agent that could say so", 2, both)
+		look("it says that it is not ready", 2, map[string]int{"web-1": 1, "web-1.web": 1, "web-2": 1, "web-2.web": 1, "web": 1})
 		s.act(vee.Destroy, vs[1].ID)
 		look("one is gone", 1, one)
 		s.act(vee.Destroy, vs[0].ID)
 		time.Sleep(time.Second)
 		if _, there := h.segment("shop/back"); there {
 			t.Error("the host holds a network that it has no VEE of")
+		}
+	})
+}
+
+// TestOneNetworkOnly: what changes on one network is told to its hosts and costs the others
+// nothing.
+func TestOneNetworkOnly(t *testing.T) {
+	inSite(t, 3, func(s *fakeSite) {
+		for _, group := range []string{"shop", "other"} {
+			s.network(group, "back", vmi.NetworkWish{})
+			d := on(web(1), "back")
+			d.GroupID = group
+			s.submit(s.make(d)[0].ID)
+		}
+		time.Sleep(time.Minute)
+		versions := func(group string) (all []uint64) {
+			for _, h := range s.hosts {
+				g, _ := h.segment(group + "/back")
+				all = append(all, g.Version)
+			}
+			return all
+		}
+		shop, other := versions("shop"), versions("other")
+		more := s.make(on(web(2), "back"))
+		s.submit(more[0].ID)
+		s.until(more[0].ID, vee.Active)
+		time.Sleep(time.Minute)
+		if slices.Equal(versions("shop"), shop) || !slices.Equal(versions("other"), other) {
+			t.Errorf("shop %v, was %v; other %v, was %v", versions("shop"), shop, versions("other"), other)
+		}
+		if slices.Index(other, 0) < 0 {
+			t.Errorf("%v: a host has a network that it has no VEE of", other)
 		}
 	})
 }

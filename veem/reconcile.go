@@ -58,7 +58,8 @@ func (m *Manager) changed(changes []change) {
 			m.wakeSegmentsAt(c.key)
 			m.queue.add(job{planJob, ""}, planLane)
 		case kindNetwork:
-			m.wakeNetwork(c.key)
+			m.wakeSegment(c.key)
+			m.queue.add(job{networkJob, c.key}, placeLane)
 		case kindRun:
 			m.queue.add(job{planJob, ""}, planLane)
 		case kindPoint:

@@ -190,7 +190,7 @@ func wall(s *state, g *plan.Segment) {
 			case f.PeerTag != "":
 				rule.Peers = orNobody(byTag[f.PeerTag])
 			case f.PeerNetwork != "":
-				rule.Peers = orNobody(subnetsOf(s, r, f.PeerNetwork))
+				rule.Peers = orNobody(cameBy(g, r, g.Ports[i].NIC, f.PeerNetwork))
 			case f.PeerPrefix != "":
 				p, err := netip.ParsePrefix(f.PeerPrefix)
 				if err == nil {
@@ -211,18 +211,17 @@ func orNobody(peers []netip.Prefix) []netip.Prefix {
 	return peers
 }
 
-// subnetsOf a network of r's group. The site's own is everything that there is outside of
-// the group's networks: who comes by it may come from anywhere.
-func subnetsOf(s *state, r *record, name string) []netip.Prefix {
-	if n := s.networks.rows[networkID(r.Descriptor.GroupID, name)]; n != nil {
-		return n.Subnets
+// cameBy are the addresses that a rule about a network speaks of at one NIC: those of the
+// NIC's own network, if that is the one. By the site's own network one may come from
+// anywhere.
+func cameBy(g *plan.Segment, r *record, nic int, network string) []netip.Prefix {
+	switch n := r.Descriptor.NICs[nic]; {
+	case n.Network != network:
+		return nil
+	case n.Public:
+		return []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
 	}
-	for _, nic := range r.Descriptor.NICs {
-		if nic.Public && nic.Network == name {
-			return []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
-		}
-	}
-	return nil
+	return g.Subnets
 }
 
 // at lists the hosts that a segment has to be put to, in order.

@@ -91,3 +91,33 @@ func TestUpdateIsAnsweredInTime(t *testing.T) {
 		})
 	}
 }
+
+// What a guest is told can be put until its VEE is submitted, and the same again later.
+func TestContextUntilItIsSubmitted(t *testing.T) {
+	inSite(t, 1, func(s *fakeSite) {
+		out, err := s.m.InitializeVEEs(s.operator(), initialize(vmi.TwoPhase, web(1)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := out.VEEs[0].ID
+		tell := func(text string) vmi.Outcome {
+			t.Helper()
+			outs, err := s.m.UpdateVEEs(s.operator(), []vmi.VEEUpdate{{ID: id, Context: map[string]string{"meta-data": text}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return outs[0]
+		}
+		if o := tell("one"); !o.OK || s.get(id).Descriptor.Context["meta-data"] != "one" {
+			t.Errorf("before it is submitted: %+v", o)
+		}
+		s.submit(id)
+		s.until(id, vee.Active)
+		if o := tell("one"); !o.OK {
+			t.Errorf("the same again: %+v", o)
+		}
+		if o := tell("two"); o.OK || o.Code != string(fault.WrongState) || s.get(id).Descriptor.Context["meta-data"] != "one" {
+			t.Errorf("another when it runs: %+v", o)
+		}
+	})
+}

@@ -388,7 +388,7 @@ func (v *tracked) perform(ctx context.Context, s step, a vhi.Assignment) error {
 // plugged in.
 func (v *tracked) guest(ctx context.Context, a vhi.Assignment) (hypervisor.Guest, error) {
 	g := hypervisor.Guest{ID: a.VEE, Epoch: a.Epoch, Descriptor: a.Descriptor}
-	g.Descriptor.Context = seed(a.VEE, a.Descriptor)
+	g.Descriptor.Context = seed(a.VEE, a.Descriptor, v.t.cfg.NameServers)
 	have := map[string]bool{}
 	for _, k := range a.Descriptor.Disks {
 		if k.Image == "" || have[k.Image] {

@@ -53,6 +53,8 @@ type Config struct {
 	Images  Images
 	Plugs   Plugs
 	Changed func() // a report has changed; must not block
+	// NameServers that a NIC's guest is told of where its network has none; nil: none.
+	NameServers func(vee.NIC) []string
 	// Peer is the client of another host's agent; it does not connect.
 	Peer func(host, address string) peer.Host
 	Log  *slog.Logger

@@ -84,7 +84,10 @@ func appliance(ctx context.Context) error {
 	defer shutdown()
 	wrong := boot.LoadModules(boot.ModulesBoot)
 	told, err := readSeed()
-	wrong = errors.Join(wrong, err, boot.Network(told))
+	wrong = errors.Join(wrong, err, boot.Network(ctx, told), boot.WriteFiles(told.Files))
+	if len(told.Undone) > 0 {
+		wrong = errors.Join(wrong, fmt.Errorf("the appliance installs no software and runs no commands: %s", strings.Join(told.Undone, ", ")))
+	}
 	set, err := parseSettings(told.Properties)
 	wrong = errors.Join(wrong, err)
 
@@ -109,7 +112,7 @@ func appliance(ctx context.Context) error {
 	wrong = errors.Join(wrong, err)
 	if wrong != nil {
 		logf("%s", wrong)
-		a.SetReady(false, wrong.Error())
+		a.SetFailure(strings.ReplaceAll(wrong.Error(), "\n", "; "))
 	}
 
 	var parts sync.WaitGroup
@@ -123,7 +126,7 @@ func appliance(ctx context.Context) error {
 		parts.Go(func() {
 			select {
 			case <-time.After(set.readyDelay):
-				a.SetReady(true, message(wrong))
+				a.SetReady(true, "")
 			case <-ctx.Done():
 			}
 		})
@@ -153,13 +156,6 @@ func appliance(ctx context.Context) error {
 	}
 	parts.Wait()
 	return boot.PowerOff()
-}
-
-func message(err error) string {
-	if err == nil {
-		return ""
-	}
-	return err.Error()
 }
 
 func readSeed() (seed.Seed, error) {

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"io"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -79,5 +81,27 @@ web-1> ` + consoleHelp + `web-1> shutting down
 `
 	if got := out.String(); got != want || !shut {
 		t.Errorf("shut down %v, got\n%s\nwant\n%s", shut, got, want)
+	}
+}
+
+func TestFirstBoot(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	long := strings.Repeat("x", lastWords)
+	for name, c := range map[string]struct{ result, log, want string }{
+		"nothing wrong":     {`{"v1": {"datasource": "DataSourceNoCloud", "errors": []}}`, "all is well\n", ""},
+		"nothing of that":   {"", "", ""},
+		"an error":          {`{"v1": {"errors": ["('scripts-user', RuntimeError('1 failures'))"]}}`, "", "cloud-init: ('scripts-user', RuntimeError('1 failures'))"},
+		"with a log":        {`{"v1": {"errors": ["a", "b"]}}`, "+ false\n\n  failed  \n", "cloud-init: a; b; its log ends: + false | failed"},
+		"with a longer log": {`{"v1": {"errors": ["a"]}}`, long + "\nlast\n", "cloud-init: a; its log ends: last"},
+	} {
+		if err := os.WriteFile(log, []byte(c.log), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := firstBoot([]byte(c.result), tail(log)); got != c.want {
+			t.Errorf("%s: got %q, want %q", name, got, c.want)
+		}
+	}
+	if got := tail(log + ".none"); got != "" {
+		t.Errorf("a log that is not there: %q", got)
 	}
 }

@@ -28,6 +28,7 @@ const readyPoll = time.Second
 func resident(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("reservoir-guest", flag.ContinueOnError)
 	readyFile := flags.String("ready-file", "", "the guest is ready once this file is there (empty: at once)")
+	logFile := flags.String("log-file", "", "whose end is told when the ready file says, as cloud-init's result.json does, that something went wrong")
 	kpiDir := flags.String("kpi-dir", "/run/reservoir/kpi", "directory of files NAME that hold one number each")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -53,7 +54,11 @@ func resident(ctx context.Context, args []string) error {
 	var parts sync.WaitGroup
 	parts.Go(func() {
 		for *readyFile != "" {
-			if _, err := os.Stat(*readyFile); err == nil {
+			if result, err := os.ReadFile(*readyFile); err == nil {
+				if text := firstBoot(result, tail(*logFile)); text != "" {
+					logf("%s", text)
+					a.SetFailure(text)
+				}
 				break
 			}
 			select {

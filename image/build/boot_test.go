@@ -50,11 +50,17 @@ type vm struct {
 	err  error // of the process, once done
 }
 
-func boot(t *testing.T, a Artifact, memoryMiB, guestPort int, seed map[string]string) *vm {
+func boot(t *testing.T, a Artifact, memoryMiB, guestPort int, seed map[string]string, more ...string) *vm {
+	t.Helper()
+	return bootMedium(t, a, memoryMiB, guestPort, "cidata", "if=virtio", seed, more...)
+}
+
+// bootMedium with the label and on the bus that the seed medium is to have.
+func bootMedium(t *testing.T, a Artifact, memoryMiB, guestPort int, label, bus string, seed map[string]string, more ...string) *vm {
 	t.Helper()
 	m := &vm{dir: t.TempDir(), done: make(chan struct{})}
 	iso := filepath.Join(m.dir, "seed.iso")
-	writeSeed(t, iso, seed)
+	writeSeed(t, iso, label, seed)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -81,7 +87,8 @@ func boot(t *testing.T, a Artifact, memoryMiB, guestPort int, seed map[string]st
 		}
 		args = append(args, "-drive", "if=virtio,format=qcow2,cache=unsafe,file="+overlay)
 	}
-	args = append(args, "-drive", "if=virtio,format=raw,readonly=on,file="+iso)
+	args = append(args, "-drive", bus+",format=raw,readonly=on,file="+iso)
+	args = append(args, more...)
 	cmd := exec.Command("qemu-system-x86_64", args...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -225,7 +232,7 @@ func (c channel) tell(t *testing.T, cmd guest.Command) {
 	})
 }
 
-func writeSeed(t *testing.T, path string, files map[string]string) {
+func writeSeed(t *testing.T, path, label string, files map[string]string) {
 	t.Helper()
 	const size = 1 << 20
 	f, err := file.CreateFromPath(path, size)
@@ -247,7 +254,7 @@ func writeSeed(t *testing.T, path string, files map[string]string) {
 		}
 		w.Close()
 	}
-	if err := iso.Finalize(iso9660.FinalizeOptions{RockRidge: true, VolumeIdentifier: "cidata"}); err != nil {
+	if err := iso.Finalize(iso9660.FinalizeOptions{RockRidge: true, VolumeIdentifier: label}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -336,32 +343,8 @@ func TestDebian(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	public, private, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := ssh.NewPublicKey(public)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx := limited(t, 5*time.Minute)
-	started := time.Now()
-	m := boot(t, a, 512, 22, map[string]string{
-		"meta-data": "instance-id: a/1\nlocal-hostname: db-1\n", "network-config": networkConfig,
-		"user-data": "#cloud-config\nssh_authorized_keys:\n- " + string(ssh.MarshalAuthorizedKey(key)),
-	})
-	c := m.channel(ctx, t)
-	c.until(t, "hello", isHello)
-	t.Logf("hello after %.1f s", time.Since(started).Seconds())
-	c.until(t, "ready, which is cloud-init's end", isReady)
-	t.Logf("ready after %.1f s", time.Since(started).Seconds())
-	out := m.ssh(ctx, t, private, "hostname; ip -brief address show eth0; systemctl --failed --no-legend --plain")
-	t.Logf("SSH after %.1f s:\n%s", time.Since(started).Seconds(), out)
-	if lines := strings.Split(strings.TrimSpace(out), "\n"); len(lines) != 2 || lines[0] != "db-1" || !strings.Contains(lines[1], "10.0.2.15/24") {
-		t.Errorf("want its host name, its address and no failed unit, got:\n%s", out)
-	}
-	c.tell(t, guest.Command{Type: "shutdown"})
-	m.off(ctx, t)
+	t.Run("on two networks", func(t *testing.T) { onTwoNetworks(t, a) })
+	t.Run("by environment", func(t *testing.T) { byEnvironment(t, a) })
 }
 
 // ssh runs a command as the image's user.

@@ -35,6 +35,10 @@ type Options struct {
 	// source tree of which Source, or else the current directory, is part.
 	GuestBinary string
 	Source      string
+	// Name of the image where it is not the recipe's, and Packages that are installed beside
+	// the recipe's; of recipe Debian alone.
+	Name     string
+	Packages []string
 	// Progress gets a line for each step that takes time. nil: nobody is told.
 	Progress io.Writer
 }
@@ -50,8 +54,9 @@ type Artifact struct {
 // builder of one image.
 type builder struct {
 	Options
-	cache string
-	guest []byte
+	cache    string
+	guest    []byte
+	packages []string // of Debian
 }
 
 func newBuilder(ctx context.Context, o Options) (*builder, error) {

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"embed"
@@ -10,6 +11,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/reservoir-cloud/reservoir/image"
@@ -28,6 +31,9 @@ var debianPackages = []string{
 	"ca-certificates", "cloud-init", "dbus", "iproute2", "kmod", "openssh-server",
 	"sudo", "systemd-resolved", "systemd-sysv", "udev",
 }
+
+// packageName as Debian's policy has it (5.6.7).
+var packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
 
 // debianFiles go over what the packages bring.
 //
@@ -64,13 +70,20 @@ func Debian(ctx context.Context, o Options) (Artifact, error) {
 	if err != nil {
 		return Artifact{}, err
 	}
-	base := "release " + r.codename + "\nsources " + strings.Join(sources, "; ") + "\npackages " + strings.Join(debianPackages, " ")
+	name := cmp.Or(o.Name, "debian")
+	b.packages = slices.Concat(debianPackages, slices.Sorted(slices.Values(o.Packages)))
+	for _, p := range append(o.Packages, name) {
+		if !packageName.MatchString(p) {
+			return Artifact{}, fault.New(fault.Malformed, "building image %s: %q is no name of a package or an image", name, p)
+		}
+	}
+	base := "release " + r.codename + "\nsources " + strings.Join(sources, "; ") + "\npackages " + strings.Join(b.packages, " ")
 	files, err := embeddedSum(debianFiles)
 	if err != nil {
 		return Artifact{}, err
 	}
 	stamp := b.stamp(debianRecipe, base, "files "+files, "kernel "+pkg, "cmdline "+debianCmdline, "without "+strings.Join(unwanted, " "))
-	if a, ok := b.kept("debian", stamp); ok {
+	if a, ok := b.kept(name, stamp); ok {
 		return a, nil
 	}
 	if os.Geteuid() != 0 {
@@ -94,7 +107,7 @@ func Debian(ctx context.Context, o Options) (Artifact, error) {
 		return Artifact{}, err
 	}
 	out.Config = image.Config{
-		Name: "debian", Architecture: "amd64", Cmdline: debianCmdline,
+		Name: name, Architecture: "amd64", Cmdline: debianCmdline,
 		MinMemory: 256 * vee.MiB, Ports: []int{22},
 	}
 	return b.pack(ctx, stamp, out)
@@ -132,7 +145,7 @@ func (b *builder) debianBase(ctx context.Context, base, codename string, sources
 	defer os.RemoveAll(work)
 	partial := filepath.Join(work, "base.tar")
 	args := []string{
-		"--quiet", "--variant=minbase", "--format=tar", "--include=" + strings.Join(debianPackages, ","),
+		"--quiet", "--variant=minbase", "--format=tar", "--include=" + strings.Join(b.packages, ","),
 		`--aptopt=APT::Install-Recommends "false"`, "--dpkgopt=force-unsafe-io",
 	}
 	for _, dir := range []string{"doc", "man", "info", "locale", "lintian", "bug"} {

@@ -24,7 +24,7 @@ import (
 const Patience = 45 * time.Second
 
 // Drain is how long a replica that leaves keeps its connections, unless its component says
-// otherwise, and drainPoll how often the connections that are left are looked at.
+// otherwise, and drainPoll how often access points are looked at that one waits for.
 const (
 	Drain     = 10 * time.Second
 	drainPoll = 250 * time.Millisecond
@@ -33,8 +33,9 @@ const (
 // Goal is what the provider wants.
 type Goal struct {
 	Components []Component
-	Revision   int  // of the manifest; new slots carry it
-	BestEffort bool // start what there is room for, instead of all or nothing
+	Networks   []Network // of its own; there before its VEEs and until after them
+	Revision   int       // of the manifest; new slots carry it
+	BestEffort bool      // start what there is room for, instead of all or nothing
 	Deleting   bool
 }
 
@@ -96,16 +97,18 @@ func (s Slot) Name() string { return fmt.Sprintf("%s-%d", s.Component, s.Number)
 type World struct {
 	VEEs         map[vee.ID]vmi.VEE         // of the service's group, complete; destroyed ones may be among them
 	AccessPoints map[string]vmi.AccessPoint // of the group, by name
+	Networks     map[string]vmi.Network     // of the group, by name
 	// Troubles that stand: what failed is left alone until then. Keys are components, Stop,
-	// or Access.
+	// Access, or Networks.
 	Troubles map[string]Trouble
 	Now      time.Time
 }
 
 // Keys of troubles that are not with the making or starting of a component's replicas.
 const (
-	Stop   = "/stop"
-	Access = "/access"
+	Stop     = "/stop"
+	Access   = "/access"
+	Networks = "/networks"
 )
 
 // Trouble is a failed action.
@@ -126,16 +129,19 @@ const (
 	Destroy           Kind = "destroy"    // VEEs
 	PutAccessPoint    Kind = "put access point"
 	DeleteAccessPoint Kind = "delete access point"
+	PutNetwork        Kind = "put network"
+	DeleteNetwork     Kind = "delete network"
 	Finish            Kind = "finish" // nothing is left: make sure of it and drop the record
 )
 
 // Action that the shell should do. Each may be repeated without harm.
 type Action struct {
-	Kind   Kind
-	Call   int
-	Slots  []Slot
-	VEEs   []vee.ID
-	Access vmi.AccessPoint // Name, Tag, Port, Scheme, Algorithm, Health, Draining
+	Kind    Kind
+	Call    int
+	Slots   []Slot
+	VEEs    []vee.ID
+	Network vmi.Network     // Name, Wish
+	Access  vmi.AccessPoint // Name, Tag, Port, Scheme, Algorithm, Health, Draining
 }
 
 // Event for people.
@@ -175,7 +181,9 @@ func Next(g Goal, s State, w World) Step {
 		p.removeForeign()
 		p.create()
 		p.access()
-		p.settle()
+		if p.networks() {
+			p.settle()
+		}
 		p.start()
 	}
 	p.leave()

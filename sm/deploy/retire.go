@@ -184,7 +184,11 @@ func (p *planner) delete() {
 			return
 		}
 	}
-	if len(p.s.Slots) == 0 && p.strayCount() == 0 {
+	switch {
+	case len(p.s.Slots) > 0 || p.strayCount() > 0:
+	case len(p.w.Networks) > 0:
+		p.dropNetworks(func(vmi.Network) bool { return true })
+	default:
 		p.do(Action{Kind: Finish})
 	}
 }

@@ -30,13 +30,14 @@ type bench struct {
 	room  int
 	made  int
 	calls map[int][]vee.ID // answered ones, by idempotency key
+	nonet bool             // no network can be made
 	lose  int              // answers of so many calls do not arrive
 	mute  bool             // nothing is printed
 }
 
 func newBench(t *testing.T) *bench {
 	return &bench{t: t, room: 100, calls: map[int][]vee.ID{}, goal: Goal{Revision: 1}, w: World{
-		VEEs: map[vee.ID]vmi.VEE{}, AccessPoints: map[string]vmi.AccessPoint{}, Troubles: map[string]Trouble{},
+		VEEs: map[vee.ID]vmi.VEE{}, AccessPoints: map[string]vmi.AccessPoint{}, Networks: map[string]vmi.Network{}, Troubles: map[string]Trouble{},
 		Now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
 	}}
 }
@@ -97,12 +98,24 @@ func (b *bench) do(a Action) (gone bool) {
 		b.initialize(a)
 	case PutAccessPoint:
 		b.printf("put access point %s%s", a.Access.Name, b.draining(a.Access))
-		a.Access.Address = "192.0.2.1:20000"
+		a.Access.Address, a.Access.Backends = "192.0.2.1:20000", 1
 		a.Access.Serving = b.w.AccessPoints[a.Access.Name].Serving
 		b.w.AccessPoints[a.Access.Name] = a.Access
 	case DeleteAccessPoint:
 		b.printf("delete access point %s", a.Access.Name)
 		delete(b.w.AccessPoints, a.Access.Name)
+	case PutNetwork:
+		b.printf("put network %s", a.Network.Name)
+		if b.nonet {
+			b.printf("  refused")
+			b.w.Troubles[Networks] = Trouble{Message: "network " + a.Network.Name + ": refused", Until: b.w.Now.Add(time.Minute)}
+			return false
+		}
+		b.w.Networks[a.Network.Name] = a.Network
+		delete(b.w.Troubles, Networks)
+	case DeleteNetwork:
+		b.printf("delete network %s", a.Network.Name)
+		delete(b.w.Networks, a.Network.Name)
 	case Finish:
 		b.printf("finish")
 		return true
@@ -231,6 +244,10 @@ func (b *bench) run(line string) {
 		}
 	}
 	switch f[0] {
+	case "backends": // ACCESS-POINT NUMBER
+		a := b.w.AccessPoints[f[1]]
+		a.Backends = number(f[2])
+		b.w.AccessPoints[f[1]] = a
 	case "connections": // ACCESS-POINT REPLICA NUMBER
 		a := b.w.AccessPoints[f[1]]
 		a.Serving = []vmi.Backend{{VEE: b.named(f[2]).ID, Connections: number(f[3])}}
@@ -263,6 +280,20 @@ func (b *bench) run(line string) {
 	case "drop":
 		b.goal.Components = slices.DeleteFunc(b.goal.Components, func(c Component) bool { return c.Name == f[1] })
 		b.state.Settled = false
+	case "network": // NAME…: those that there should be
+		b.goal.Networks = nil
+		for _, name := range f[1:] {
+			b.goal.Networks = append(b.goal.Networks, Network{Name: name})
+		}
+		b.state.Settled = false
+	case "refuse": // networks, or not any more
+		b.nonet = !b.nonet
+	case "on": // NETWORK REPLICA…
+		for _, name := range f[2:] {
+			v := b.named(name)
+			v.Descriptor.NICs = append(v.Descriptor.NICs, vee.NIC{Network: f[1]})
+			b.w.VEEs[v.ID] = v
+		}
 	case "besteffort":
 		b.goal.BestEffort = true
 	case "room":

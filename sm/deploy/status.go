@@ -77,6 +77,17 @@ func orUnknown(s string) string {
 	return s
 }
 
+// unreached are the public addresses of a component at which nobody answers yet.
+func (p *planner) unreached(c Component) (list []string) {
+	for _, port := range c.Ports {
+		if a, there := p.w.AccessPoints[AccessPointName(c.Name, port)]; there && a.Address != "" && a.Backends == 0 {
+			p.wake(p.w.Now.Add(drainPoll))
+			list = append(list, fmt.Sprintf("%s: nobody answers at %s yet (look: reservoir service access)", c.Name, a.Address))
+		}
+	}
+	return list
+}
+
 // pending is what is still to be waited for when nothing has gone wrong.
 func (p *planner) pending() (list []string) {
 	if p.s.Waiting != "" {
@@ -92,6 +103,9 @@ func (p *planner) pending() (list []string) {
 			}
 			list = append(list, fmt.Sprintf("%s: %d of %d %s", c.Name, works, c.Desired, what))
 		}
+		if works > 0 && !p.goal.Deleting {
+			list = append(list, p.unreached(c)...)
+		}
 		leaving += p.count(func(l Slot) bool { return l.Component == c.Name && !c.current(l) })
 	}
 	leaving += p.strayCount()
@@ -106,6 +120,9 @@ func (p *planner) pending() (list []string) {
 	}
 	if slices.ContainsFunc(p.out.Actions, func(a Action) bool { return a.Kind == PutAccessPoint || a.Kind == DeleteAccessPoint }) {
 		list = append(list, "access points")
+	}
+	if slices.ContainsFunc(p.out.Actions, func(a Action) bool { return a.Kind == PutNetwork || a.Kind == DeleteNetwork }) {
+		list = append(list, "networks")
 	}
 	return list
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/miekg/dns"
 )
 
 // What listens in the namespaces of a site and its hosts is known, and answers nobody who
@@ -49,6 +51,12 @@ func TestNothingListensWithoutAuthentication(t *testing.T) {
 					}
 				}
 			case accessPort: // the service's own public face
+			case "53": // for guests of the host's own; a stranger is refused
+				q := new(dns.Msg).SetQuestion("web-1.web.listen.alpha.internal.", dns.TypeA)
+				reply, _, err := (&dns.Client{Net: "tcp"}).ExchangeContext(t.Context(), q, net.JoinHostPort(addr, port))
+				if err != nil || reply.Rcode != dns.RcodeRefused {
+					t.Errorf("%s: a stranger asks for a name: %v, %v", ns, reply, err)
+				}
 			default:
 				t.Errorf("%s: something listens on %s", ns, f[3])
 			}

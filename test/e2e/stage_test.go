@@ -204,9 +204,10 @@ func remove(t *testing.T, name string) {
 // nothingLeft: no guest, no TAP, no disk, but those of VEEs that there are.
 func nothingLeft(t *testing.T) {
 	t.Helper()
-	wanted := map[string]bool{}
+	wanted, nics := map[string]bool{}, 0
 	for _, v := range vees(t) {
 		wanted[string(v.ID)] = true
+		nics += len(v.Descriptor.NICs)
 	}
 	for _, id := range guests(t) {
 		if !wanted[id.vee] {
@@ -227,8 +228,8 @@ func nothingLeft(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := strings.Count(string(out), ": rt"); n > len(wanted) {
-			t.Errorf("host h%d has %d TAPs for %d VEEs", i+1, n, len(wanted))
+		if n := strings.Count(string(out), ": rt"); n > nics {
+			t.Errorf("host h%d has %d TAPs for the %d NICs of all VEEs", i+1, n, nics)
 		}
 	}
 }

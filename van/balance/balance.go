@@ -34,7 +34,7 @@ type Config struct {
 	Address     netip.Addr   // shared by access points that have none of their own
 	First, Last uint16       // ports of it that are drawn
 	Pool        netip.Prefix // addresses for groups; zero: none
-	// Every is the pause between two checks of a backend, and their timeout; 0: 2 s.
+	// Every is the pause between two checks of a backend, and a third of their timeout; 0: 2 s.
 	Every time.Duration
 	// Changed is called when a backend of a point has become well, or ill. It does not block.
 	// nil: nobody asks.
@@ -140,26 +140,33 @@ func (b *Balancer) Set(_ context.Context, p plan.Point) (string, error) {
 		have = &point{target: t, held: held, health: map[netip.AddrPort]health{}, probes: map[netip.AddrPort]context.CancelFunc{}}
 		b.points[p.Key] = have
 	}
-	ends := have.departed(p.Backends)
+	gone := have.departed(p)
 	have.Point = p
 	have.Backends = slices.Clone(p.Backends)
 	b.watch(have)
 	if err := b.write(have); err != nil {
 		return "", err
 	}
-	if ends {
-		if err := b.kernel.forget(have.target, have.present()); err != nil {
+	if len(gone) > 0 {
+		if err := b.kernel.forget(have.target, func(a netip.AddrPort) bool { return gone[a] }); err != nil {
 			b.cfg.Log.Warn("access point: connections to backends that are gone", "point", p.Key, "err", err)
 		}
 	}
 	return have.target.at.String(), nil
 }
 
-// departed reports whether a backend is none any more.
-func (p *point) departed(now []plan.Backend) bool {
-	return slices.ContainsFunc(p.Backends, func(b plan.Backend) bool {
-		return !slices.ContainsFunc(now, func(n plan.Backend) bool { return n.Address == b.Address })
-	})
+// departed are the backends that are none any more, and whose connections are to end: those
+// that have been drained, and those of datagrams, which can go to another. Any other may be
+// back in a moment, and its connections with it.
+func (p *point) departed(now plan.Point) map[netip.AddrPort]bool {
+	gone := map[netip.AddrPort]bool{}
+	for _, b := range p.Backends {
+		stays := slices.ContainsFunc(now.Backends, func(n plan.Backend) bool { return n.Address == b.Address })
+		if !stays && (b.Draining || now.UDP) {
+			gone[b.Address] = true
+		}
+	}
+	return gone
 }
 
 func (p *point) present() map[netip.AddrPort]bool {
@@ -197,7 +204,10 @@ func (b *Balancer) write(p *point) error {
 // watch starts and ends the checks of p's backends. A backend that datagrams go to is taken
 // to be well.
 func (b *Balancer) watch(p *point) {
-	present := p.present()
+	present, ready := p.present(), map[netip.AddrPort]bool{}
+	for _, b := range p.Backends {
+		ready[b.Address] = b.Ready
+	}
 	for a, end := range p.probes {
 		if !present[a] {
 			end()
@@ -213,7 +223,7 @@ func (b *Balancer) watch(p *point) {
 			p.health[a] = health{}.after(nil)
 			continue
 		}
-		p.health[a] = health{why: "not checked yet"}
+		p.health[a] = health{well: ready[a], once: ready[a], why: "has not been checked yet"}
 		ctx, end := context.WithCancel(b.run)
 		p.probes[a] = end
 		b.wg.Go(func() { b.probe(ctx, p, a) })
@@ -227,7 +237,7 @@ func (b *Balancer) probe(ctx context.Context, p *point, a netip.AddrPort) {
 		b.mu.Lock()
 		path := p.Health
 		b.mu.Unlock()
-		err := check(ctx, a, path, b.cfg.Every)
+		err := check(ctx, a, path, 3*b.cfg.Every)
 		if ctx.Err() != nil {
 			return
 		}
@@ -359,7 +369,7 @@ func (b *Balancer) remove(key string) error {
 		end()
 	}
 	unix.Close(p.held)
-	err := b.kernel.forget(p.target, nil)
+	err := b.kernel.forget(p.target, func(netip.AddrPort) bool { return true })
 	if a := p.target.at.Addr(); a != b.cfg.Address && !slices.ContainsFunc(b.list(), func(o *point) bool { return o.target.at.Addr() == a }) {
 		err = errors.Join(err, b.kernel.free(a))
 	}

@@ -13,6 +13,8 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -184,13 +186,19 @@ func (s *stage) backend(name string) *server {
 	return srv
 }
 
-// serve says its name for each line that it reads.
+// serve says its name for each line that it reads, until ln is closed.
 func serve(ln net.Listener, name string) {
+	closed := make(chan struct{})
+	defer close(closed)
 	for {
 		c, err := ln.Accept()
 		if err != nil {
 			return
 		}
+		go func() {
+			<-closed
+			c.Close()
+		}()
 		go func() {
 			defer c.Close()
 			for r := bufio.NewReader(c); ; {
@@ -358,8 +366,18 @@ func TestConnectionsAreSpreadAndStayWhereTheyAre(t *testing.T) {
 	}
 	// The check's own connections are not addressed to the access point.
 	s.eventually("one connection is left", func() bool { return under() == 1 })
-	held.Close()
-	s.eventually("it is drained", func() bool { return under() == 0 })
+	other, err := s.dial("tcp", at)
+	must(t, err)
+	defer other.Close()
+	// The time is over: what is left of the leaving one's is reset as soon as its client sends.
+	p.Backends = slices.DeleteFunc(p.Backends, func(k plan.Backend) bool { return k.Draining })
+	set(t, b, p)
+	if _, err := say(held); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("a connection to a backend that is gone: %v, want a reset", err)
+	}
+	if who, err := say(other); who != staying {
+		t.Errorf("a connection to the other: %q, %v; want %s", who, err, staying)
+	}
 }
 
 func TestNoBackendIsARefusal(t *testing.T) {
@@ -370,8 +388,9 @@ func TestNoBackendIsARefusal(t *testing.T) {
 	if who := s.ask("tcp", at); who != "refused" {
 		t.Errorf("without a backend: %s", who)
 	}
-	set(t, b, plan.Point{Key: "web", Port: 80, Backends: backends(one)})
-	s.well(b, "web", 1)
+	ready := backends(one)
+	ready[0].Ready = true // its guest says so: nothing is waited for
+	set(t, b, plan.Point{Key: "web", Port: 80, Backends: ready})
 	if who := s.ask("tcp", at); who != "one" {
 		t.Errorf("with one: %s", who)
 	}
@@ -572,6 +591,63 @@ func TestForwardingIsForAccessPointsAlone(t *testing.T) {
 			t.Error("past the access point: this machine forwards what it did not before")
 		}
 	})
+}
+
+// A site's machine may be part of the network of its hosts: what its bridge passes on from
+// one to the other is none of the firewall's business, also where br_netfilter shows it.
+func TestBridgedFramesPass(t *testing.T) {
+	s := newStage(t)
+	ends := []netns.NsHandle{attach(t, "left", "10.90.0.1/24", "10.90.0.11/24"), attach(t, "right", "10.90.0.2/24", "10.90.0.12/24")}
+	a := netlink.NewLinkAttrs()
+	a.Name = "br0"
+	must(t, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: a}))
+	br, err := netlink.LinkByName("br0")
+	must(t, err)
+	t.Cleanup(func() { _ = netlink.LinkDel(br) })
+	must(t, netlink.LinkSetUp(br))
+	for _, name := range []string{"left", "right"} {
+		l, err := netlink.LinkByName(name)
+		must(t, err)
+		must(t, netlink.LinkSetMaster(l, br))
+	}
+	const call = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+	if _, err := os.Stat(call); err == nil {
+		must(t, os.WriteFile(call, []byte("1"), 0o644))
+	}
+	b := open(t)
+	set(t, b, plan.Point{Key: "web", Port: 80, Backends: backends(s.backend("one"))})
+	var ln net.Listener
+	within(t, ends[1], func() { ln, err = net.Listen("tcp", ":80") })
+	must(t, err)
+	defer ln.Close()
+	go serve(ln, "right")
+	within(t, ends[0], func() {
+		c, err := net.DialTimeout("tcp", "10.90.0.12:80", 5*time.Second)
+		if err != nil {
+			t.Errorf("through the bridge: %v", err)
+			return
+		}
+		c.Close()
+	})
+}
+
+// People look at the rules with nft, which is particular about what it can print.
+func TestTheRulesCanBeListed(t *testing.T) {
+	s := newStage(t)
+	b := open(t)
+	for i, a := range []plan.Algorithm{plan.RoundRobin, plan.SourceHash} {
+		set(t, b, plan.Point{Key: fmt.Sprint(i), Port: 80, Algorithm: a, Backends: backends(s.backend("one"), s.backend("two"))})
+		s.well(b, fmt.Sprint(i), 2)
+	}
+	out, err := exec.Command("nft", "list", "table", "ip", tableName).CombinedOutput()
+	if err != nil {
+		t.Fatalf("nft: %v\n%s", err, out)
+	}
+	for _, want := range []string{"numgen inc mod 2 map", "jhash ip saddr mod 128 map", "masquerade"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
 }
 
 func TestNothingIsLeft(t *testing.T) {

@@ -25,7 +25,7 @@ import (
 //
 //	map points       address . protocol . port → jump to the point's chain
 //	chain prerouting, output   look new connections up in it
-//	chain point-…    dnat to one of the slots
+//	chain point-…    mark the connection, dnat to one of the slots
 //	chain postrouting          masquerade, so that answers come back this way
 //	chain forward    only where this machine forwarded nothing before: what is not an
 //	                 access point's is still not forwarded
@@ -34,8 +34,15 @@ const tableName = "reservoir-access"
 // chainPrefix of the points' chains.
 const chainPrefix = "point-"
 
-// ipsDstNAT: the destination was translated (IPS_DST_NAT, linux/netfilter/nf_conntrack_common.h).
-const ipsDstNAT = 1 << 5
+// connectionMark of connections to access points, "resv".
+const connectionMark = 0x72657376
+
+// Kinds of the devices that a packet comes from and goes to ("bridge"): of enum
+// nft_meta_keys, linux/netfilter/nf_tables.h.
+const (
+	metaIIFKind expr.MetaKey = 26
+	metaOIFKind expr.MetaKey = 27
+)
 
 // Registers of 4 bytes: the second quarter of the kernel's first register, and so on.
 const (
@@ -51,17 +58,15 @@ var (
 
 // kernel holds the rules of one network namespace: that of the process.
 type kernel struct {
-	table     *nftables.Table
-	points    *nftables.Set
-	addresses *nftables.Set // that clients address
+	table  *nftables.Table
+	points *nftables.Set
 }
 
 func newKernel() *kernel {
 	t := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: tableName}
 	return &kernel{
-		table:     t,
-		points:    &nftables.Set{Table: t, Name: "points", IsMap: true, Concatenation: true, KeyType: pointKey, DataType: nftables.TypeVerdict},
-		addresses: &nftables.Set{Table: t, Name: "addresses", KeyType: nftables.TypeIPAddr},
+		table:  t,
+		points: &nftables.Set{Table: t, Name: "points", IsMap: true, Concatenation: true, KeyType: pointKey, DataType: nftables.TypeVerdict},
 	}
 }
 
@@ -77,19 +82,16 @@ func (k *kernel) open() error {
 		return denied(err)
 	}
 	c.AddTable(k.table)
-	err = errors.Join(c.AddSet(k.points, nil), c.AddSet(k.addresses, nil))
+	err = c.AddSet(k.points, nil)
 	look := []expr.Any{
 		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4},
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: second},
 		&expr.Payload{DestRegister: third, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
 		&expr.Lookup{SourceRegister: reg, DestRegister: 0, IsDestRegSet: true, SetName: k.points.Name, SetID: k.points.ID},
 	}
-	ours := []expr.Any{ // translated, and addressed to one of ours at first
-		&expr.Ct{Register: reg, Key: expr.CtKeySTATUS},
-		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(ipsDstNAT), Xor: make([]byte, 4)},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg, Data: make([]byte, 4)},
-		&expr.Ct{Register: reg, Key: expr.CtKeyDST, Direction: 0},
-		&expr.Lookup{SourceRegister: reg, SetName: k.addresses.Name, SetID: k.addresses.ID},
+	ours := []expr.Any{
+		&expr.Ct{Register: reg, Key: expr.CtKeyMARK},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: binaryutil.NativeEndian.PutUint32(connectionMark)},
 	}
 	chain := func(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority *nftables.ChainPriority, rules ...[]expr.Any) {
 		ch := c.AddChain(&nftables.Chain{Table: k.table, Name: name, Type: kind, Hooknum: hook, Priority: priority})
@@ -101,7 +103,16 @@ func (k *kernel) open() error {
 	chain("output", nftables.ChainTypeNAT, nftables.ChainHookOutput, nftables.ChainPriorityNATDest, look)
 	chain("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, append(ours[:len(ours):len(ours)], &expr.Masq{}))
 	if !forwarded {
-		chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter,
+		// With br_netfilter what a bridge passes on comes by here, too.
+		bridge := append([]byte("bridge"), make([]byte, unix.IFNAMSIZ-len("bridge"))...)
+		bridged := []expr.Any{
+			&expr.Meta{Key: metaIIFKind, Register: reg},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: bridge},
+			&expr.Meta{Key: metaOIFKind, Register: reg},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: bridge},
+			&expr.Verdict{Kind: expr.VerdictAccept},
+		}
+		chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter, bridged,
 			append(ours[:len(ours):len(ours)], &expr.Verdict{Kind: expr.VerdictAccept}),
 			[]expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}})
 	}
@@ -190,14 +201,14 @@ func (k *kernel) put(key string, t target, a plan.Algorithm, slots []netip.AddrP
 		c.AddRule(&nftables.Rule{Table: k.table, Chain: chain, Exprs: append(append([]expr.Any{
 			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg},
 			&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{t.proto()}},
+			&expr.Immediate{Register: reg, Data: binaryutil.NativeEndian.PutUint32(connectionMark)},
+			&expr.Ct{Register: reg, Key: expr.CtKeyMARK, SourceRegister: true},
 		}, choose...),
 			&expr.Lookup{SourceRegister: reg, DestRegister: reg, IsDestRegSet: true, SetName: set.Name, SetID: set.ID},
 			&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: reg, RegProtoMin: second, Specified: true},
 		)})
 	}
-	ip := t.at.Addr().As4()
 	if err := errors.Join(
-		c.SetAddElements(k.addresses, []nftables.SetElement{{Key: ip[:]}}),
 		c.SetAddElements(k.points, []nftables.SetElement{{Key: t.key(), VerdictData: &expr.Verdict{Kind: expr.VerdictJump, Chain: chain.Name}}}),
 		c.Flush(),
 	); err != nil {
@@ -241,16 +252,9 @@ func (k *kernel) address(a netip.Addr) error {
 
 // free takes an address of the pool away again.
 func (k *kernel) free(a netip.Addr) error {
-	c := &nftables.Conn{}
-	ip := a.As4()
-	err := c.SetDeleteElements(k.addresses, []nftables.SetElement{{Key: ip[:]}})
-	if ferr := c.Flush(); !errors.Is(ferr, os.ErrNotExist) {
-		err = errors.Join(err, ferr)
-	}
-	addrs, lerr := netlink.AddrList(nil, netlink.FAMILY_V4)
-	err = errors.Join(err, lerr)
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
 	for _, x := range addrs {
-		if ones, _ := x.Mask.Size(); ones == 32 && x.IP.Equal(net.IP(ip[:])) {
+		if ones, _ := x.Mask.Size(); ones == 32 && x.IP.Equal(net.IP(a.AsSlice())) {
 			l, lerr := netlink.LinkByIndex(x.LinkIndex)
 			if lerr == nil {
 				lerr = netlink.AddrDel(l, &x)
@@ -298,22 +302,22 @@ func flow(f *netlink.ConntrackFlow) (target, netip.AddrPort) {
 	return target{netip.AddrPortFrom(to, f.Forward.DstPort), f.Forward.Protocol == unix.IPPROTO_UDP}, netip.AddrPortFrom(from, f.Reverse.SrcPort)
 }
 
-// gone is a filter of the connections to backends that an access point has no more.
-type gone struct {
+// ended is a filter of the connections of an access point whose backends are gone.
+type ended struct {
 	t    target
-	keep map[netip.AddrPort]bool
+	gone func(netip.AddrPort) bool
 }
 
 // MatchConntrackFlow: netlink.CustomConntrackFilter.
-func (g gone) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
+func (e ended) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
 	t, backend := flow(f)
-	return t == g.t && backend.Addr() != t.at.Addr() && !g.keep[backend]
+	return t == e.t && backend.Addr() != t.at.Addr() && e.gone(backend)
 }
 
-// forget what the kernel knows of connections to backends that are no more: a client that
-// sends on learns it at once, and datagrams go to another.
-func (k *kernel) forget(t target, keep map[netip.AddrPort]bool) error {
-	if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, gone{t, keep}); err != nil {
+// forget what the kernel knows of connections to backends that are no more: what a client
+// sends on one goes to another, which resets it, so that the client learns it at once.
+func (k *kernel) forget(t target, gone func(netip.AddrPort) bool) error {
+	if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, ended{t, gone}); err != nil {
 		return fmt.Errorf("forget the connections of %v: %w", t, err)
 	}
 	return nil

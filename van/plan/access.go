@@ -38,6 +38,8 @@ const (
 type Backend struct {
 	VEE     vee.ID
 	Address netip.AddrPort
+	// Ready: its guest says that its service answers, so it serves before the first check.
+	Ready bool
 	// Draining: it keeps the connections that it has and gets no new one.
 	Draining bool
 }

@@ -13,9 +13,9 @@ type Change struct{ Have, Want Entry }
 // Key of what changes.
 func (c Change) Key() Key {
 	if c.Want != nil {
-		return c.Want.Key()
+		return c.Want.key()
 	}
-	return c.Have.Key()
+	return c.Have.key()
 }
 
 func (c Change) String() string {
@@ -29,29 +29,59 @@ func (c Change) String() string {
 }
 
 // Diff is what turns have into want, in an order that a kernel can follow: what is no
-// longer wanted goes first, the last made before the first.
+// longer wanted goes first, the last made before the first. A device that changes is made
+// anew, and with it what is forwarded to it.
 func Diff(have, want HostPlan) []Change {
-	var gone, made []Change
+	var gone, made []keyed
+	anew := map[string]bool{}
 	for k, e := range have {
 		if _, ok := want[k]; !ok {
-			gone = append(gone, Change{Have: e})
+			gone = append(gone, keyed{k, Change{Have: e}})
 		}
 	}
 	for k, e := range want {
 		if h, ok := have[k]; !ok {
-			made = append(made, Change{Want: e})
-		} else if !e.Same(h) {
-			made = append(made, Change{Have: h, Want: e})
+			made = append(made, keyed{k, Change{Want: e}})
+		} else if !e.same(h) {
+			made = append(made, keyed{k, Change{Have: h, Want: e}})
+			if k.Kind == KindTunnel || k.Kind == KindGateway {
+				anew[k.Name] = true
+			}
 		}
 	}
-	slices.SortFunc(gone, func(a, b Change) int { return -compare(a.Key(), b.Key()) })
-	slices.SortFunc(made, func(a, b Change) int { return compare(a.Key(), b.Key()) })
-	return append(gone, made...)
+	if len(anew) > 0 {
+		for k, e := range want {
+			if h, ok := have[k]; ok && k.Kind == KindForward && anew[k.Name] && e.same(h) {
+				made = append(made, keyed{k, Change{Want: e}})
+			}
+		}
+	}
+	slices.SortFunc(gone, func(a, b keyed) int { return compare(b.key, a.key) })
+	slices.SortFunc(made, func(a, b keyed) int { return compare(a.key, b.key) })
+	all := make([]Change, 0, len(gone)+len(made))
+	for _, c := range append(gone, made...) {
+		all = append(all, c.Change)
+	}
+	return all
+}
+
+// keyed change: thousands are sorted.
+type keyed struct {
+	key Key
+	Change
 }
 
 func compare(a, b Key) int {
-	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.VNI, b.VNI), cmp.Compare(a.Name, b.Name),
-		cmp.Compare(a.MAC, b.MAC), a.Addr.Compare(b.Addr))
+	if c := cmp.Compare(a.Kind, b.Kind); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(a.VNI, b.VNI); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(a.Name, b.Name); c != 0 {
+		return c
+	}
+	return cmp.Or(cmp.Compare(a.MAC, b.MAC), a.Addr.Compare(b.Addr))
 }
 
 // Entries of the plan in the order in which they are made.

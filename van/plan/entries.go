@@ -50,16 +50,24 @@ const (
 // Entry is one thing that a host's kernel should hold, or holds. Its text says all of it:
 // two entries with one key and one text are the same.
 type Entry interface {
-	Key() Key
+	key() Key
 	fmt.Stringer
-	// Same reports whether the kernel would hold the same for o.
-	Same(o Entry) bool
+	same(o Entry) bool
 }
+
+// KeyOf an entry.
+func KeyOf(e Entry) Key { return e.key() }
+
+// Same reports whether the kernel would hold the same for both.
+func Same(a, b Entry) bool { return a.same(b) }
 
 // The links of a private network.
 type (
-	// Bridge joins its ports on this host.
-	Bridge struct{ Name string }
+	// Bridge joins its ports on this host. Nobody wants one that is down.
+	Bridge struct {
+		Name string
+		Down bool
+	}
 
 	// Tunnel is the VXLAN device that leads to other hosts. It learns nothing and floods
 	// nothing: where a MAC is, a Forward says.
@@ -111,12 +119,12 @@ type (
 		VNI    uint32
 	}
 
-	// Permit allows a TAP to send from a MAC, or from an address. What is not allowed is
-	// dropped.
+	// Permit allows a TAP to send from a MAC, and from an address of that MAC. What is not
+	// allowed is dropped.
 	Permit struct {
 		Tap  string
-		MAC  string     // or
-		Addr netip.Addr // this
+		MAC  string
+		Addr netip.Addr // invalid: the MAC alone, for who asks for its address
 	}
 
 	// Guest is an address in a bridge that is not the host's: in a public network, one that
@@ -179,26 +187,26 @@ func NewWall(tap string, out bool, rules []Rule) Wall {
 	return Wall{Tap: tap, Out: out, Digest: hex.EncodeToString(sum[:8]), Rules: rules}
 }
 
-func (b Bridge) Key() Key   { return Key{Kind: KindBridge, Name: b.Name} }
-func (t Tunnel) Key() Key   { return Key{Kind: KindTunnel, Name: t.Name} }
-func (g Gateway) Key() Key  { return Key{Kind: KindGateway, Name: g.Name} }
-func (m Member) Key() Key   { return Key{Kind: KindMember, Name: m.Tap} }
-func (f Forward) Key() Key  { return Key{Kind: KindForward, Name: f.Device, MAC: f.MAC} }
-func (a Answer) Key() Key   { return Key{Kind: KindAnswer, VNI: a.VNI, Addr: a.Addr} }
-func (g Gate) Key() Key     { return Key{Kind: KindGate, VNI: g.VNI} }
-func (n Network) Key() Key  { return Key{Kind: KindNetwork, Name: n.Device} }
-func (s Permit) Key() Key   { return Key{Kind: KindPermit, Name: s.Tap, MAC: s.MAC, Addr: s.Addr} }
-func (u Underlay) Key() Key { return Key{Kind: KindUnderlay, Addr: u.Addr} }
-func (z Zone) Key() Key     { return Key{Kind: KindZone, Name: z.Bridge} }
-func (w Wall) Key() Key     { return Key{Kind: KindWall, Name: w.Chain()} }
-func (g Guest) Key() Key {
+func (b Bridge) key() Key   { return Key{Kind: KindBridge, Name: b.Name} }
+func (t Tunnel) key() Key   { return Key{Kind: KindTunnel, Name: t.Name} }
+func (g Gateway) key() Key  { return Key{Kind: KindGateway, Name: g.Name} }
+func (m Member) key() Key   { return Key{Kind: KindMember, Name: m.Tap} }
+func (f Forward) key() Key  { return Key{Kind: KindForward, Name: f.Device, MAC: f.MAC} }
+func (a Answer) key() Key   { return Key{Kind: KindAnswer, VNI: a.VNI, Addr: a.Addr} }
+func (g Gate) key() Key     { return Key{Kind: KindGate, VNI: g.VNI} }
+func (n Network) key() Key  { return Key{Kind: KindNetwork, Name: n.Device} }
+func (s Permit) key() Key   { return Key{Kind: KindPermit, Name: s.Tap, MAC: s.MAC, Addr: s.Addr} }
+func (u Underlay) key() Key { return Key{Kind: KindUnderlay, Addr: u.Addr} }
+func (z Zone) key() Key     { return Key{Kind: KindZone, Name: z.Bridge} }
+func (w Wall) key() Key     { return Key{Kind: KindWall, Name: w.Chain()} }
+func (g Guest) key() Key {
 	k := Key{Kind: KindGuest, Name: g.Bridge, Addr: g.Addr}
 	if g.Gate {
 		k.MAC = "gate"
 	}
 	return k
 }
-func (d Door) Key() Key {
+func (d Door) key() Key {
 	k := Key{Kind: KindDoor, Name: d.Bridge, Addr: d.Addr}
 	if d.Out {
 		k.MAC = "out"
@@ -206,25 +214,30 @@ func (d Door) Key() Key {
 	return k
 }
 
-func (b Bridge) Same(o Entry) bool   { return o == Entry(b) }
-func (t Tunnel) Same(o Entry) bool   { return o == Entry(t) }
-func (g Gateway) Same(o Entry) bool  { return o == Entry(g) }
-func (m Member) Same(o Entry) bool   { return o == Entry(m) }
-func (f Forward) Same(o Entry) bool  { return o == Entry(f) }
-func (a Answer) Same(o Entry) bool   { return o == Entry(a) }
-func (g Gate) Same(o Entry) bool     { return o == Entry(g) }
-func (n Network) Same(o Entry) bool  { return o == Entry(n) }
-func (s Permit) Same(o Entry) bool   { return o == Entry(s) }
-func (u Underlay) Same(o Entry) bool { return o == Entry(u) }
-func (z Zone) Same(o Entry) bool     { return o == Entry(z) }
-func (g Guest) Same(o Entry) bool    { return o == Entry(g) }
-func (d Door) Same(o Entry) bool     { return o == Entry(d) }
-func (w Wall) Same(o Entry) bool {
+func (b Bridge) same(o Entry) bool   { return o == Entry(b) }
+func (t Tunnel) same(o Entry) bool   { return o == Entry(t) }
+func (g Gateway) same(o Entry) bool  { return o == Entry(g) }
+func (m Member) same(o Entry) bool   { return o == Entry(m) }
+func (f Forward) same(o Entry) bool  { return o == Entry(f) }
+func (a Answer) same(o Entry) bool   { return o == Entry(a) }
+func (g Gate) same(o Entry) bool     { return o == Entry(g) }
+func (n Network) same(o Entry) bool  { return o == Entry(n) }
+func (s Permit) same(o Entry) bool   { return o == Entry(s) }
+func (u Underlay) same(o Entry) bool { return o == Entry(u) }
+func (z Zone) same(o Entry) bool     { return o == Entry(z) }
+func (g Guest) same(o Entry) bool    { return o == Entry(g) }
+func (d Door) same(o Entry) bool     { return o == Entry(d) }
+func (w Wall) same(o Entry) bool {
 	v, ok := o.(Wall)
 	return ok && v.Tap == w.Tap && v.Out == w.Out && v.Digest == w.Digest
 }
 
-func (b Bridge) String() string { return fmt.Sprintf("bridge   %s mtu %d", b.Name, DeviceMTU) }
+func (b Bridge) String() string {
+	if b.Down {
+		return fmt.Sprintf("bridge   %s mtu %d down", b.Name, DeviceMTU)
+	}
+	return fmt.Sprintf("bridge   %s mtu %d", b.Name, DeviceMTU)
+}
 func (t Tunnel) String() string {
 	return fmt.Sprintf("tunnel   %s in %s vni %d from %s udp %d", t.Name, t.Bridge, t.VNI, t.Local, VXLANPort)
 }
@@ -251,10 +264,10 @@ func (n Network) String() string {
 	return fmt.Sprintf("network  of %s is %s", n.Device, vanName(n.VNI))
 }
 func (s Permit) String() string {
-	if s.MAC != "" {
+	if !s.Addr.IsValid() {
 		return fmt.Sprintf("permit   %s from %s", s.MAC, s.Tap)
 	}
-	return fmt.Sprintf("permit   %s from %s", s.Addr, s.Tap)
+	return fmt.Sprintf("permit   %s %s from %s", s.MAC, s.Addr, s.Tap)
 }
 func (u Underlay) String() string { return fmt.Sprintf("underlay %s", u.Addr) }
 func (z Zone) String() string     { return fmt.Sprintf("zone     %d of %s", z.ID, z.Bridge) }

@@ -20,9 +20,13 @@ const (
 	GatewayPrefix = "rg"
 )
 
-// BridgeName, TunnelName and GatewayName of a private network.
-func BridgeName(vni uint32) string  { return fmt.Sprintf("%s%06x", BridgePrefix, vni) }
-func TunnelName(vni uint32) string  { return fmt.Sprintf("%s%06x", TunnelPrefix, vni) }
+// BridgeName of a private network.
+func BridgeName(vni uint32) string { return fmt.Sprintf("%s%06x", BridgePrefix, vni) }
+
+// TunnelName of a private network's VXLAN device.
+func TunnelName(vni uint32) string { return fmt.Sprintf("%s%06x", TunnelPrefix, vni) }
+
+// GatewayName of a private network's veth, the end in the bridge.
 func GatewayName(vni uint32) string { return fmt.Sprintf("%s%06x", GatewayPrefix, vni) }
 
 // GatewayMAC is locally administered, and the same on every host.
@@ -44,7 +48,8 @@ func (p Port) Tap() string { return TapName(p.VEE, p.NIC) }
 // HostPlan is what a host's kernel should hold, or holds.
 type HostPlan map[Key]Entry
 
-func (h HostPlan) add(e Entry) { h[e.Key()] = e }
+// Add an entry, in the place of one with its key.
+func (h HostPlan) Add(e Entry) { h[e.key()] = e }
 
 // For is the plan of a host that has the segments: those of whose networks it has ports.
 // bridge is the host's own, which public networks use; underlay its address for tunnels.
@@ -60,7 +65,7 @@ func For(host string, underlay netip.Addr, bridge string, segments []Segment) Ho
 		}
 		for _, p := range s.Ports {
 			if p.Underlay.IsValid() {
-				h.add(Underlay{p.Underlay})
+				h.Add(Underlay{p.Underlay})
 			}
 		}
 	}
@@ -93,40 +98,40 @@ func zonesOf(host string, segments []Segment) map[uint32]uint16 {
 func (h HostPlan) private(host string, underlay netip.Addr, zone uint16, s Segment) {
 	bridge, tunnel, gateway := BridgeName(s.VNI), TunnelName(s.VNI), GatewayName(s.VNI)
 	mac := GatewayMAC(s.VNI)
-	h.add(Bridge{bridge})
-	h.add(Tunnel{Name: tunnel, Bridge: bridge, VNI: s.VNI, Local: underlay})
-	h.add(Gateway{Name: gateway, Bridge: bridge, MAC: mac, Addresses: gatewayText(s)})
-	h.add(Network{gateway, s.VNI})
-	h.add(Forward{Device: gateway, MAC: mac})
-	h.add(Gate{s.VNI, mac})
+	h.Add(Bridge{Name: bridge})
+	h.Add(Tunnel{Name: tunnel, Bridge: bridge, VNI: s.VNI, Local: underlay})
+	h.Add(Gateway{Name: gateway, Bridge: bridge, MAC: mac, Addresses: gatewayText(s)})
+	h.Add(Network{gateway, s.VNI})
+	h.Add(Forward{Device: gateway, MAC: mac})
+	h.Add(Gate{s.VNI, mac})
 	for _, g := range s.Gateways {
-		h.add(Answer{s.VNI, g, mac})
-		h.add(Guest{Bridge: bridge, Addr: g, Gate: true})
+		h.Add(Answer{s.VNI, g, mac})
+		h.Add(Guest{Bridge: bridge, Addr: g, Gate: true})
 	}
 	if ll := LinkLocal(mac); len(s.Gateways) > 0 {
-		h.add(Answer{s.VNI, ll, mac})
-		h.add(Guest{Bridge: bridge, Addr: ll, Gate: true})
+		h.Add(Answer{s.VNI, ll, mac})
+		h.Add(Guest{Bridge: bridge, Addr: ll, Gate: true})
 	}
 	if zone != 0 {
-		h.add(Zone{bridge, zone})
+		h.Add(Zone{bridge, zone})
 	}
 	for _, p := range s.Ports {
 		for _, a := range owned(p) {
-			h.add(Answer{s.VNI, a, p.MAC})
+			h.Add(Answer{s.VNI, a, p.MAC})
 		}
 		if p.Host == host {
 			h.port(bridge, s.VNI, p)
 		} else if p.Underlay.IsValid() {
-			h.add(Forward{Device: tunnel, MAC: p.MAC, To: p.Underlay})
+			h.Add(Forward{Device: tunnel, MAC: p.MAC, To: p.Underlay})
 		}
 	}
 }
 
 func (h HostPlan) public(host, bridge string, s Segment) {
-	h.add(Gate{0, ""})
+	h.Add(Gate{0, ""})
 	for _, p := range s.Ports {
 		for _, a := range owned(p) {
-			h.add(Guest{Bridge: bridge, Addr: a})
+			h.Add(Guest{Bridge: bridge, Addr: a})
 		}
 		if p.Host == host {
 			h.port(bridge, 0, p)
@@ -137,12 +142,12 @@ func (h HostPlan) public(host, bridge string, s Segment) {
 // port that is on this host.
 func (h HostPlan) port(bridge string, vni uint32, p Port) {
 	tap := p.Tap()
-	h.add(Member{tap, bridge})
-	h.add(Forward{Device: tap, MAC: p.MAC})
-	h.add(Network{tap, vni})
-	h.add(Permit{Tap: tap, MAC: p.MAC})
+	h.Add(Member{tap, bridge})
+	h.Add(Forward{Device: tap, MAC: p.MAC})
+	h.Add(Network{tap, vni})
+	h.Add(Permit{Tap: tap, MAC: p.MAC})
 	for _, a := range owned(p) {
-		h.add(Permit{Tap: tap, Addr: a})
+		h.Add(Permit{Tap: tap, MAC: p.MAC, Addr: a})
 	}
 	for _, out := range []bool{false, true} {
 		var rules []Rule
@@ -154,9 +159,9 @@ func (h HostPlan) port(bridge string, vni uint32, p Port) {
 		if len(rules) == 0 {
 			continue
 		}
-		h.add(NewWall(tap, out, rules))
+		h.Add(NewWall(tap, out, rules))
 		for _, a := range owned(p) {
-			h.add(Door{Bridge: bridge, Addr: a, Out: out, Tap: tap})
+			h.Add(Door{Bridge: bridge, Addr: a, Out: out, Tap: tap})
 		}
 	}
 }

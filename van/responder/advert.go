@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/reservoir-cloud/reservoir/van/plan"
 )
 
 // routerLifetime of a gateway that leads out, and of what is told beside it.
@@ -47,7 +49,7 @@ func (t *Table) Advertisement() []byte {
 	b = binary.BigEndian.AppendUint32(b, life)
 	b = append(b, server.AsSlice()...)
 	var names []byte
-	for _, name := range t.search() {
+	for _, name := range plan.Search(t.zone) {
 		packed := make([]byte, 256)
 		if n, err := dns.PackDomainName(dns.Fqdn(name), packed, 0, nil, false); err == nil {
 			names = append(names, packed[:n]...)

@@ -7,6 +7,8 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/rfc1035label"
+
+	"github.com/reservoir-cloud/reservoir/van/plan"
 )
 
 // lease of an address. It belongs to the NIC for as long as that lives: what a lease's end
@@ -52,7 +54,7 @@ func (t *Table) DHCP4(query []byte) []byte {
 	if t.segment.MTU > 0 {
 		with = append(with, dhcpv4.WithGeneric(dhcpv4.OptionInterfaceMTU, []byte{byte(t.segment.MTU >> 8), byte(t.segment.MTU)}))
 	}
-	if search := t.search(); search != nil {
+	if search := plan.Search(t.zone); search != nil {
 		with = append(with, dhcpv4.WithOption(dhcpv4.OptDomainName(search[0])),
 			dhcpv4.WithOption(dhcpv4.OptDomainSearch(&rfc1035label.Labels{Labels: search})))
 	}

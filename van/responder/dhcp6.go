@@ -6,6 +6,8 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv6"
 	"github.com/insomniacslk/dhcp/iana"
+
+	"github.com/reservoir-cloud/reservoir/van/plan"
 )
 
 // DHCP6 answers a message of a DHCPv6 client (RFC 8415) that came from a link-local
@@ -27,7 +29,7 @@ func (t *Table) DHCP6(query []byte, from netip.Addr) []byte {
 		return nil
 	}
 	with := []dhcpv6.Modifier{dhcpv6.WithServerID(self), dhcpv6.WithDNS(server.AsSlice())}
-	if search := t.search(); search != nil {
+	if search := plan.Search(t.zone); search != nil {
 		with = append(with, dhcpv6.WithDomainSearchList(search...))
 	}
 	for _, ia := range q.Options.IANA() {

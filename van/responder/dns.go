@@ -19,7 +19,7 @@ const (
 // segments of this host: a guest with several NICs is told of all the networks it is on,
 // whichever it asks in. Of a name that is none of theirs, forward says whether the host's
 // resolver is to be asked, which is where one of the guest's networks is public; the answer
-// is then only for when that fails. No query of a port gets another port's view.
+// is then only for when that fails. Who has no port in the segment is refused.
 //
 // nil is the answer to what is no query at all.
 func (t *Table) Answer(q *dns.Msg, from netip.Addr, also []*Table) (r *dns.Msg, forward bool) {
@@ -42,6 +42,10 @@ func (t *Table) Answer(q *dns.Msg, from netip.Addr, also []*Table) (r *dns.Msg, 
 		r.Rcode = dns.RcodeFormatError
 		return r, false
 	case q.Question[0].Qclass != dns.ClassINET:
+		r.Rcode = dns.RcodeRefused
+		return r, false
+	}
+	if _, known := t.asker[from]; !known { // there are no guests of other networks here
 		r.Rcode = dns.RcodeRefused
 		return r, false
 	}
@@ -81,9 +85,9 @@ func (t *Table) Answer(q *dns.Msg, from netip.Addr, also []*Table) (r *dns.Msg, 
 // its VEE has a port too.
 func (t *Table) views(from netip.Addr, also []*Table) []*Table {
 	views := []*Table{t}
-	id, known := t.asker[from]
+	id := t.asker[from]
 	for _, o := range also {
-		if known && o.segment.ID != t.segment.ID && o.members[id] {
+		if o.segment.ID != t.segment.ID && o.members[id] {
 			views = append(views, o)
 		}
 	}

@@ -148,7 +148,7 @@ func TestResponder(t *testing.T) {
 	other := front()
 	other.Ports[0].Host = "b"
 	directory := &Directory{}
-	directory.put(NewTable(other, "a", nil))
+	directory.replace(nil, []*Table{NewTable(other, "a", nil)})
 	r := New(Config{Host: "a", Sockets: sockets, Directory: directory, Log: slog.New(slog.DiscardHandler),
 		Resolve: func(_ context.Context, q *dns.Msg) (*dns.Msg, error) {
 			answer := new(dns.Msg).SetReply(q)
@@ -161,7 +161,8 @@ func TestResponder(t *testing.T) {
 			r.Close()
 		}
 	})
-	r.Set(segment)
+	none := plan.Segment{ID: "alpha.other", Subnets: segment.Subnets, Gateways: segment.Gateways}
+	r.Set(none, segment)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 

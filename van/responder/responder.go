@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,19 +42,20 @@ type Config struct {
 	Host string
 	// Sockets are the responder's to close.
 	Sockets *Sockets
-	// Servers are this host's addresses in the segment; empty: the segment's gateways.
+	// Servers are this host's addresses; empty: the segments' gateways.
 	Servers []netip.Addr
-	// Directory of all segments of the host; nil: this one alone.
+	// Directory of all segments of the host; nil: these alone.
 	Directory *Directory
 	// Resolve asks the host's own resolver; nil: there is none.
 	Resolve func(ctx context.Context, q *dns.Msg) (*dns.Msg, error)
 	Log     *slog.Logger
 }
 
-// Responder answers in one segment.
+// Responder answers on one device: in a private network's segment, or in all those that
+// share a host's bridge.
 type Responder struct {
 	cfg     Config
-	table   atomic.Pointer[Table]
+	tables  atomic.Pointer[[]*Table]
 	forward chan struct{} // one for each question under way
 	changed chan struct{} // holds at most one: advertise at once
 	stop    context.CancelFunc
@@ -65,7 +67,7 @@ type Responder struct {
 func New(c Config) *Responder {
 	ctx, stop := context.WithCancel(context.Background())
 	r := &Responder{cfg: c, forward: make(chan struct{}, mostForwarded), changed: make(chan struct{}, 1), stop: stop}
-	r.table.Store(NewTable(plan.Segment{}, c.Host, c.Servers))
+	r.tables.Store(&[]*Table{})
 	s := c.Sockets
 	if s.DHCP4 != nil {
 		r.parts.Go(func() { r.serve(ctx, s.DHCP4, r.dhcp4) })
@@ -94,18 +96,21 @@ func (r *Responder) answerDNS(s *dns.Server) {
 	r.servers = append(r.servers, s)
 	r.parts.Go(func() {
 		if err := s.ActivateAndServe(); err != nil {
-			r.cfg.Log.Warn("DNS is not answered any more", "segment", r.table.Load().segment.ID, "error", err)
+			r.cfg.Log.Warn("DNS is not answered any more", "segments", r, "error", err)
 		}
 	})
 	<-up
 }
 
-// Set makes the next answer one of this segment.
-func (r *Responder) Set(s plan.Segment) {
-	t := NewTable(s, r.cfg.Host, r.cfg.Servers)
-	r.table.Store(t)
+// Set makes the next answer one of these segments, which share the device.
+func (r *Responder) Set(segments ...plan.Segment) {
+	tables := make([]*Table, len(segments))
+	for i, s := range segments {
+		tables[i] = NewTable(s, r.cfg.Host, r.cfg.Servers)
+	}
+	old := *r.tables.Swap(&tables)
 	if r.cfg.Directory != nil {
-		r.cfg.Directory.put(t)
+		r.cfg.Directory.replace(old, tables)
 	}
 	select {
 	case r.changed <- struct{}{}:
@@ -113,11 +118,20 @@ func (r *Responder) Set(s plan.Segment) {
 	}
 }
 
+// String names the segments, for logs.
+func (r *Responder) String() string {
+	var ids []string
+	for _, t := range *r.tables.Load() {
+		ids = append(ids, t.segment.ID)
+	}
+	return strings.Join(ids, " ")
+}
+
 // Close ends it, and closes the sockets.
 func (r *Responder) Close() error {
 	r.stop()
 	if r.cfg.Directory != nil {
-		r.cfg.Directory.drop(r.table.Load().segment.ID)
+		r.cfg.Directory.replace(*r.tables.Load(), nil)
 	}
 	var errs []error
 	for _, s := range r.servers {
@@ -141,7 +155,7 @@ func (r *Responder) serve(ctx context.Context, c net.PacketConn, answer func(que
 			return
 		}
 		if err != nil {
-			r.cfg.Log.Debug("a question was lost", "segment", r.table.Load().segment.ID, "error", err)
+			r.cfg.Log.Debug("a question was lost", "segments", r, "error", err)
 			select { // a device that is gone fails at once, again and again
 			case <-ctx.Done():
 				return
@@ -154,7 +168,7 @@ func (r *Responder) serve(ctx context.Context, c net.PacketConn, answer func(que
 			continue
 		}
 		if _, err := c.WriteTo(reply, to); err != nil && !errors.Is(err, net.ErrClosed) {
-			r.cfg.Log.Debug("an answer was lost", "segment", r.table.Load().segment.ID, "to", to, "error", err)
+			r.cfg.Log.Debug("an answer was lost", "segments", r, "to", to, "error", err)
 		}
 	}
 }
@@ -176,36 +190,48 @@ func sender(a net.Addr) netip.AddrPort {
 }
 
 func (r *Responder) dhcp4(query []byte, from netip.AddrPort) ([]byte, net.Addr) {
-	// To one that has no address yet as a broadcast, which RFC 2131 (section 4.1) allows in
-	// place of a frame made by hand; the host's isolation keeps it on this host.
-	to := &net.UDPAddr{IP: net.IPv4bcast, Port: 68}
-	t := r.table.Load()
-	if _, known := t.asker[from.Addr()]; known {
-		to.IP = from.Addr().AsSlice()
+	for _, t := range *r.tables.Load() {
+		answer := t.DHCP4(query)
+		if answer == nil {
+			continue
+		}
+		// To one that has no address yet as a broadcast, which RFC 2131 (section 4.1) allows in
+		// place of a frame made by hand; the host's isolation keeps it on this host.
+		to := &net.UDPAddr{IP: net.IPv4bcast, Port: 68}
+		if _, known := t.asker[from.Addr()]; known {
+			to.IP = from.Addr().AsSlice()
+		}
+		return answer, to
 	}
-	return t.DHCP4(query), to
+	return nil, nil
 }
 
 func (r *Responder) dhcp6(query []byte, from netip.AddrPort) ([]byte, net.Addr) {
-	to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(from.Addr(), 546))
-	return r.table.Load().DHCP6(query, from.Addr()), to
+	for _, t := range *r.tables.Load() {
+		if answer := t.DHCP6(query, from.Addr()); answer != nil {
+			return answer, net.UDPAddrFromAddrPort(netip.AddrPortFrom(from.Addr(), 546))
+		}
+	}
+	return nil, nil
 }
 
 // everybody is all nodes of a link.
 var everybody = &net.IPAddr{IP: net.IPv6linklocalallnodes}
 
 func (r *Responder) solicitation(message []byte, from netip.AddrPort) ([]byte, net.Addr) {
-	t := r.table.Load()
-	if !t.Solicited(message, from.Addr()) {
-		return nil, nil
+	for _, t := range *r.tables.Load() {
+		switch answer := t.Advertisement(); {
+		case answer == nil || !t.Solicited(message, from.Addr()):
+		case from.Addr().IsUnspecified():
+			return answer, everybody
+		default:
+			return answer, &net.IPAddr{IP: from.Addr().AsSlice()}
+		}
 	}
-	if from.Addr().IsUnspecified() {
-		return t.Advertisement(), everybody
-	}
-	return t.Advertisement(), &net.IPAddr{IP: from.Addr().AsSlice()}
+	return nil, nil
 }
 
-// advertise from time to time, and when the segment has changed.
+// advertise from time to time, and when a segment has changed.
 func (r *Responder) advertise(ctx context.Context) {
 	tick := time.NewTicker(advertiseEvery)
 	defer tick.Stop()
@@ -216,9 +242,13 @@ func (r *Responder) advertise(ctx context.Context) {
 		case <-tick.C:
 		case <-r.changed:
 		}
-		if message := r.table.Load().Advertisement(); message != nil {
+		for _, t := range *r.tables.Load() {
+			message := t.Advertisement()
+			if message == nil {
+				continue
+			}
 			if _, err := r.cfg.Sockets.ICMP6.WriteTo(message, everybody); err != nil && ctx.Err() == nil {
-				r.cfg.Log.Debug("a router advertisement was lost", "segment", r.table.Load().segment.ID, "error", err)
+				r.cfg.Log.Debug("a router advertisement was lost", "segments", r, "error", err)
 			}
 		}
 	}
@@ -229,7 +259,14 @@ func (r *Responder) dns(ctx context.Context, w dns.ResponseWriter, q *dns.Msg) {
 	if r.cfg.Directory != nil {
 		also = r.cfg.Directory.all()
 	}
-	answer, forward := r.table.Load().Answer(q, sender(w.RemoteAddr()).Addr(), also)
+	from := sender(w.RemoteAddr()).Addr()
+	t := &Table{} // of a stranger
+	for _, own := range *r.tables.Load() {
+		if _, known := own.asker[from]; known {
+			t = own
+		}
+	}
+	answer, forward := t.Answer(q, from, also)
 	if answer == nil {
 		return
 	}
@@ -244,7 +281,7 @@ func (r *Responder) dns(ctx context.Context, w dns.ResponseWriter, q *dns.Msg) {
 		answer.Truncate(room)
 	}
 	if err := w.WriteMsg(answer); err != nil {
-		r.cfg.Log.Debug("a DNS answer was lost", "segment", r.table.Load().segment.ID, "to", w.RemoteAddr(), "error", err)
+		r.cfg.Log.Debug("a DNS answer was lost", "segments", r, "to", w.RemoteAddr(), "error", err)
 	}
 }
 
@@ -261,7 +298,7 @@ func (r *Responder) resolve(ctx context.Context, q *dns.Msg) *dns.Msg {
 	defer cancel()
 	answer, err := r.cfg.Resolve(ctx, q)
 	if err != nil || answer == nil {
-		r.cfg.Log.Debug("the host's resolver does not answer", "segment", r.table.Load().segment.ID, "error", err)
+		r.cfg.Log.Debug("the host's resolver does not answer", "segments", r, "error", err)
 		return failed
 	}
 	answer.Id = q.Id
@@ -274,19 +311,18 @@ type Directory struct {
 	tables map[string]*Table
 }
 
-func (d *Directory) put(t *Table) {
+func (d *Directory) replace(old, tables []*Table) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.tables == nil {
 		d.tables = map[string]*Table{}
 	}
-	d.tables[t.segment.ID] = t
-}
-
-func (d *Directory) drop(id string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.tables, id)
+	for _, t := range old {
+		delete(d.tables, t.segment.ID)
+	}
+	for _, t := range tables {
+		d.tables[t.segment.ID] = t
+	}
 }
 
 func (d *Directory) all() []*Table {

@@ -32,9 +32,12 @@ type port struct {
 	own [2]netip.Addr
 }
 
-// NewTable of a segment as host sees it. servers are the host's own addresses in the
-// segment; without them the segment's gateways are.
+// NewTable of a segment as host sees it. servers are the host's own addresses; where none is
+// in the segment's subnets, its gateways answer.
 func NewTable(s plan.Segment, host string, servers []netip.Addr) *Table {
+	servers = slices.DeleteFunc(slices.Clone(servers), func(a netip.Addr) bool {
+		return !slices.ContainsFunc(s.Subnets, func(p netip.Prefix) bool { return p.Contains(a) })
+	})
 	if len(servers) == 0 {
 		servers = s.Gateways
 	}
@@ -111,17 +114,4 @@ func (t *Table) subnet(wanted int) netip.Prefix {
 		}
 	}
 	return netip.Prefix{}
-}
-
-// search list: the segment's domain, and the one above it, under which a name may be
-// written with its service: "web-1.web.shop".
-func (t *Table) search() []string {
-	if t.zone == "" {
-		return nil
-	}
-	list := []string{strings.TrimSuffix(t.zone, ".")}
-	if _, above, has := strings.Cut(list[0], "."); has && strings.Contains(above, ".") {
-		list = append(list, above)
-	}
-	return list
 }

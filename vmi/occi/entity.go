@@ -1,6 +1,7 @@
 package occi
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -202,7 +203,7 @@ func nics(v vmi.VEE) (es []rendering.Entity) {
 		}
 		e := rendering.Entity{Kind: kindNIC, Attributes: rendering.Attributes{
 			"occi.networkinterface.interface": device, "occi.networkinterface.mac": n.MAC, "occi.networkinterface.state": with(v, "active", "inactive"),
-		}, Source: rendering.End{Location: path("compute", string(v.ID)), Kind: kindCompute}, Target: rendering.End{Location: path("network", n.Network), Kind: kindNetwork}}
+		}, Source: rendering.End{Location: path("compute", string(v.ID)), Kind: kindCompute}, Target: rendering.End{Location: path("network", networkOf(v, n)), Kind: kindNetwork}}
 		if n.Address != "" {
 			e.Mixins = []rendering.TypeID{mixinIPNIC}
 			e.Attributes["occi.networkinterface.address"] = n.Address
@@ -215,6 +216,30 @@ func nics(v vmi.VEE) (es []rendering.Entity) {
 		es = append(es, e)
 	}
 	return es
+}
+
+// networkOf a NIC, as it is called here: that of a group has the group before its name.
+func networkOf(v vmi.VEE, n vee.NIC) string {
+	if n.Public {
+		return n.Network
+	}
+	return v.Descriptor.GroupID + "." + n.Network
+}
+
+// networks that the caller sees: the site's, and those of groups, which computes that are
+// made here cannot be plugged into.
+func (h *handler) networks(ctx context.Context) ([]Network, error) {
+	list, err := h.Service.ListNetworks(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	all := slices.Clone(h.Networks)
+	for _, n := range list {
+		if n.GroupID != "" && !n.Leaving && len(n.Subnets) > 0 {
+			all = append(all, Network{Name: n.GroupID + "." + n.Name, Subnet: n.Subnets[0]})
+		}
+	}
+	return all, nil
 }
 
 func (n Network) entity() rendering.Entity {

@@ -26,7 +26,8 @@ type fakeVMI struct {
 	vmi.Service
 	order []vee.ID
 	vees  map[vee.ID]*vmi.VEE
-	full  bool // refuses to submit
+	full  bool     // refuses to submit
+	nets  []string // customers that have a network
 }
 
 func (f *fakeVMI) InitializeVEEs(ctx context.Context, in vmi.Initialize) (out vmi.Initialized, err error) {
@@ -45,6 +46,16 @@ func (f *fakeVMI) InitializeVEEs(ctx context.Context, in vmi.Initialize) (out vm
 		out.VEEs = append(out.VEEs, v)
 	}
 	return out, nil
+}
+
+func (f *fakeVMI) ListNetworks(ctx context.Context, _ string) ([]vmi.Network, error) {
+	list := []vmi.Network{{Name: "site", Public: true}}
+	for _, customer := range f.nets {
+		if identity.From(ctx).Sees(customer) {
+			list = append(list, vmi.Network{Name: "back", GroupID: "s-" + customer, Customer: customer, VNI: 7, Subnets: []netip.Prefix{netip.MustParsePrefix("10.128.0.0/24")}})
+		}
+	}
+	return list, nil
 }
 
 func (f *fakeVMI) see(ctx context.Context, id vee.ID) (*vmi.VEE, error) {

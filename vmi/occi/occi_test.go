@@ -264,6 +264,19 @@ func TestACollectionIsMadeAtOnce(t *testing.T) {
 	}
 }
 
+// Networks of groups are shown to who owns them.
+func TestNetworksOfGroups(t *testing.T) {
+	b := newBench(t)
+	b.vmi.nets = []string{"acme", "other"}
+	if got := b.want(200, "GET", Base+"/network/", "", inList); strings.Count(got, "\n") != 2 || !strings.Contains(got, "/network/s-acme.back") {
+		t.Errorf("networks:\n%s", got)
+	}
+	if got := b.want(200, "GET", Base+"/network/s-acme.back", ""); !strings.Contains(got, `occi.network.address="10.128.0.0/24"`) || strings.Contains(got, "gateway") {
+		t.Errorf("a network of a group:\n%s", got)
+	}
+	b.want(404, "GET", Base+"/network/s-other.back", "")
+}
+
 // GFD.223, "Namespace", "Filtering" and "Pagination".
 func TestCollections(t *testing.T) {
 	b := newBench(t)

@@ -187,7 +187,7 @@ func plugs(links []rendering.Entity, networks []Network) (ns []vee.NIC, err erro
 		if i < 0 {
 			return nil, fault.New(fault.Malformed, "link to %s: there is no such network", l.Target.Location).Try("see which there are: GET %s/network/", Base)
 		}
-		nic := vee.NIC{Network: networks[i].Name}
+		nic := vee.NIC{Network: networks[i].Name, Public: true}
 		for name, value := range l.Attributes {
 			text, isText := value.(string)
 			if name != "occi.networkinterface.interface" || !isText {
@@ -198,7 +198,7 @@ func plugs(links []rendering.Entity, networks []Network) (ns []vee.NIC, err erro
 		ns = append(ns, nic)
 	}
 	if ns == nil && len(networks) > 0 {
-		ns = []vee.NIC{{Network: networks[0].Name}}
+		ns = []vee.NIC{{Network: networks[0].Name, Public: true}}
 	}
 	return ns, nil
 }

@@ -118,7 +118,11 @@ func (h *handler) collection(ctx context.Context, c *catalogue, of *rendering.Ca
 	}
 	for _, k := range wanted {
 		if k == kindNetwork {
-			for _, n := range h.Networks {
+			networks, err := h.networks(ctx)
+			if err != nil {
+				return nil, err
+			}
+			for _, n := range networks {
 				keep([]rendering.Entity{n.entity()})
 			}
 		}
@@ -143,7 +147,11 @@ func (h *handler) entity(ctx context.Context, c *catalogue, kind rendering.TypeI
 	name = strings.TrimPrefix(name, urn+kind.Term()+":")
 	missing := fault.New(fault.NotFound, "there is no %s %q", kind.Term(), name).Try("list what there is: GET %s/%s/", Base, kind.Term())
 	if kind == kindNetwork {
-		for _, n := range h.Networks {
+		networks, err := h.networks(ctx)
+		if err != nil {
+			return rendering.Entity{}, vmi.VEE{}, err
+		}
+		for _, n := range networks {
 			if n.Name == name {
 				return n.entity(), vmi.VEE{}, nil
 			}

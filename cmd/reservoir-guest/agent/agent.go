@@ -56,6 +56,7 @@ type Agent struct {
 	ready   bool
 	ordered *bool // the host's word on ready, which goes before ours
 	message string
+	failure string
 	kpis    map[string]float64
 	burns   int
 }
@@ -73,6 +74,18 @@ func New(m Machine, version string, log func(format string, args ...any)) *Agent
 func (a *Agent) SetReady(ready bool, message string) {
 	a.change(func() { a.ready, a.message = ready, message })
 }
+
+// SetFailure says what went wrong in the first boot. The guest is not ready from then on,
+// but where the host orders it. What is too long for a Status is cut.
+func (a *Agent) SetFailure(text string) {
+	if len(text) > guest.MaxText {
+		text = strings.ToValidUTF8(text[:guest.MaxText-len(more)], "") + more
+	}
+	a.change(func() { a.failure = text })
+}
+
+// more stands where a text was cut.
+const more = " …"
 
 // SetKPI publishes a measurement until it is set again.
 func (a *Agent) SetKPI(name string, value float64) error {
@@ -103,7 +116,7 @@ func (a *Agent) Status() guest.Status {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := guest.Status{
-		Type: "status", Ready: a.ready, Message: a.message, KPIs: maps.Clone(a.kpis),
+		Type: "status", Ready: a.ready && a.failure == "", Message: a.message, Failure: a.failure, KPIs: maps.Clone(a.kpis),
 		Idle: idle && a.burns == 0, UptimeS: a.machine.Uptime().Seconds(),
 	}
 	if a.ordered != nil {

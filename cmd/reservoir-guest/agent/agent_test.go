@@ -193,3 +193,19 @@ func TestBurnCPUEndsWithItsContext(t *testing.T) {
 		t.Error("not idle afterwards")
 	}
 }
+
+func TestFailureMeansNotReady(t *testing.T) {
+	a := New(machine(), "v1", t.Logf)
+	a.SetFailure(strings.Repeat("ä", guest.MaxText))
+	a.SetReady(true, "")
+	s := a.Status()
+	if s.Ready || len(s.Failure) > guest.MaxText || !strings.HasSuffix(s.Failure, "ä"+more) {
+		t.Errorf("ready %v, failure of %d bytes", s.Ready, len(s.Failure))
+	}
+	if _, err := guest.Encode(s); err != nil {
+		t.Error(err)
+	}
+	if err := a.Obey(t.Context(), guest.Command{Type: "ready", Amount: 1}); err != nil || !a.Status().Ready {
+		t.Errorf("ordered to be ready: %v", err)
+	}
+}

@@ -79,14 +79,18 @@ func loadModule(path string) error {
 }
 
 // ErrNoSeed means that no medium is labelled as the seed's.
-var ErrNoSeed = errors.New("no medium labelled cidata")
+var ErrNoSeed = errors.New("no medium labelled cidata, nor one of an OVF environment")
+
+// seedLabels of volumes, the first that is there wins: cloud-init's, and those under which
+// other platforms hand over an OVF environment (as cloud-init's ds-identify knows them).
+var seedLabels = []string{"cidata", "CIDATA", "OVF ENV", "OVFENV", "ovfenv", "OVF-TRANSPORT", "ovf-transport"}
 
 // Seed mounts the seed medium, read-only. The caller unmounts by unmount.
 func Seed() (medium fs.FS, unmount func(), err error) {
-	device, err := labelled("cidata")
+	device, err := labelled(seedLabels)
 	if errors.Is(err, ErrNoSeed) {
 		if err = LoadModules(ModulesCDROM); err == nil {
-			device, err = labelled("cidata")
+			device, err = labelled(seedLabels)
 		}
 	}
 	if err != nil {
@@ -103,15 +107,22 @@ func Seed() (medium fs.FS, unmount func(), err error) {
 	return os.DirFS(at), func() { _ = unix.Unmount(at, unix.MNT_DETACH) }, nil
 }
 
-// labelled finds the block device whose ISO 9660 volume has that label.
-func labelled(label string) (string, error) {
+// labelled finds the block device whose ISO 9660 volume has the first of the labels that
+// there is.
+func labelled(labels []string) (string, error) {
 	devices, err := os.ReadDir("/sys/block")
 	if err != nil {
 		return "", err
 	}
+	found := map[string]string{}
 	for _, d := range devices {
 		path := "/dev/" + d.Name()
-		if volumeLabel(path) == label {
+		if label := volumeLabel(path); found[label] == "" {
+			found[label] = path
+		}
+	}
+	for _, label := range labels {
+		if path := found[label]; path != "" {
 			return path, nil
 		}
 	}

@@ -2,12 +2,16 @@ package boot
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -17,7 +21,7 @@ import (
 
 // Network brings up the loopback device and every link of the seed, and names the machine.
 // What fails is reported together; the rest is done all the same.
-func Network(s seed.Seed) error {
+func Network(ctx context.Context, s seed.Seed) error {
 	var errs []error
 	if s.Hostname != "" {
 		if err := unix.Sethostname([]byte(s.Hostname)); err != nil {
@@ -33,25 +37,62 @@ func Network(s seed.Seed) error {
 	if err != nil {
 		return errors.Join(append(errs, fmt.Errorf("listing network devices: %w", err))...)
 	}
-	var resolv strings.Builder
-	for _, l := range s.Links {
-		if err := configure(l, present); err != nil {
-			errs = append(errs, fmt.Errorf("setting up network device %s: %w", l.ID, err))
-		}
-		for _, server := range l.DNS {
-			fmt.Fprintf(&resolv, "nameserver %s\n", server)
+	links := s.Links
+	if s.Ask {
+		links = nil
+		for _, link := range present {
+			if a := link.Attrs(); len(a.HardwareAddr) == 6 && a.Flags&net.FlagLoopback == 0 {
+				links = append(links, seed.Link{ID: a.Name, Name: a.Name, DHCP: true})
+			}
 		}
 	}
-	if resolv.Len() > 0 {
+	failed := make([]error, len(links))
+	var all sync.WaitGroup
+	for i := range links { // together: a server that does not answer takes its time
+		all.Go(func() {
+			if err := configure(ctx, &links[i], present); err != nil {
+				failed[i] = fmt.Errorf("setting up network device %s: %w", links[i].ID, err)
+			}
+		})
+	}
+	all.Wait()
+	errs = append(errs, failed...)
+	if text := resolvConf(links); text != "" {
 		errs = append(errs, errors.Join(
 			os.MkdirAll("/etc", 0o755),
-			os.WriteFile("/etc/resolv.conf", []byte(resolv.String()), 0o644)))
+			os.WriteFile("/etc/resolv.conf", []byte(text), 0o644)))
 	}
 	return errors.Join(errs...)
 }
 
-func configure(l seed.Link, present []netlink.Link) error {
-	link := find(l, present)
+// resolvConf is resolv.conf(5) of all links; empty where none has a name server.
+func resolvConf(links []seed.Link) string {
+	var servers, search []string
+	for _, l := range links {
+		for _, a := range l.DNS {
+			servers = append(servers, a.String())
+		}
+		for _, domain := range l.Search {
+			if !slices.Contains(search, domain) {
+				search = append(search, domain)
+			}
+		}
+	}
+	if len(servers) == 0 {
+		return ""
+	}
+	text := ""
+	for _, server := range servers {
+		text += "nameserver " + server + "\n"
+	}
+	if len(search) > 0 {
+		text += "search " + strings.Join(search, " ") + "\n"
+	}
+	return text
+}
+
+func configure(ctx context.Context, l *seed.Link, present []netlink.Link) error {
+	link := find(*l, present)
 	switch {
 	case link == nil && l.MAC != nil:
 		return fmt.Errorf("no device has the address %s", l.MAC)
@@ -61,6 +102,18 @@ func configure(l seed.Link, present []netlink.Link) error {
 	if l.Name != "" && l.Name != link.Attrs().Name {
 		if err := netlink.LinkSetName(link, l.Name); err != nil {
 			return fmt.Errorf("calling %s %s: %w", link.Attrs().Name, l.Name, err)
+		}
+	}
+	if l.DHCP {
+		if err := netlink.LinkSetUp(link); err != nil {
+			return fmt.Errorf("bringing it up: %w", err)
+		}
+		name := link.Attrs().Name
+		if l.Name != "" {
+			name = l.Name
+		}
+		if err := askDHCP(ctx, name, link.Attrs().HardwareAddr, l); err != nil {
+			return fmt.Errorf("DHCP: %w", err)
 		}
 	}
 	if l.MTU > 0 {
@@ -101,6 +154,24 @@ func find(l seed.Link, present []netlink.Link) netlink.Link {
 
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// WriteFiles that the guest is told to have.
+func WriteFiles(files []seed.File) error {
+	var errs []error
+	for _, f := range files {
+		err := os.MkdirAll(filepath.Dir(f.Path), 0o755)
+		if err == nil {
+			err = os.WriteFile(f.Path, f.Content, f.Mode)
+		}
+		if err == nil {
+			err = os.Chmod(f.Path, f.Mode) // one that was there kept its own
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("writing a file of the seed medium: %w", err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Addresses of the machine that others can reach, for people to read.

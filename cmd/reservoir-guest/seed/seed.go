@@ -1,9 +1,10 @@
 // Package seed reads what a guest is told at boot: the files of the medium labelled
-// "cidata" (cloud-init's NoCloud) and the OVF environment beside them (DSP0027). It is
-// pure: files in, a Seed out. What is done with it is the boot package's.
+// "cidata" (cloud-init's NoCloud) and the OVF environment beside them, or in their place
+// (DSP0027). It is pure: files in, a Seed out. What is done with it is the boot package's.
 package seed
 
 import (
+	"encoding/base64"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -21,6 +22,19 @@ type Seed struct {
 	Hostname   string
 	Links      []Link
 	Properties map[string]string // of the OVF environment's own PropertySection
+	// Ask is set where nothing is said of the network: every NIC asks for its address.
+	Ask   bool
+	Files []File // to be written
+	// Undone is what user-data asks for and the appliance cannot do, in words: it has no
+	// package manager and no shell.
+	Undone []string
+}
+
+// File that user-data asks for.
+type File struct {
+	Path    string
+	Mode    fs.FileMode
+	Content []byte
 }
 
 // Link is how one NIC is set up.
@@ -29,9 +43,11 @@ type Link struct {
 	MAC       net.HardwareAddr // nil: matched by Name
 	Name      string           // what it is called, or is to be called when MAC is there; may be empty
 	MTU       int              // 0: leave it
+	DHCP      bool             // ask for an IPv4 address
 	Addresses []netip.Prefix   // address and length of its network
 	Routes    []Route
 	DNS       []netip.Addr
+	Search    []string // domains of short names
 }
 
 // Route to a network by a gateway; 0.0.0.0/0 or ::/0 is the default route.
@@ -45,23 +61,40 @@ type Route struct {
 func Read(medium fs.FS) (Seed, error) {
 	var s Seed
 	var errs []error
+	given := map[string]bool{}
 	for _, f := range []struct {
 		name  string
 		parse func(*Seed, []byte) error
 	}{
 		{"meta-data", (*Seed).metaData},
 		{"network-config", (*Seed).networkConfig},
+		{"user-data", (*Seed).userData},
 		{"ovf-env.xml", (*Seed).ovfEnv},
 	} {
 		text, err := fs.ReadFile(medium, f.name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
+		given[f.name] = true
 		if err == nil {
 			err = f.parse(&s, text)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("reading %s of the seed medium: %w", f.name, err))
+		}
+	}
+	s.Ask = given["ovf-env.xml"] && !given["network-config"]
+	// An environment that comes alone says the rest by the properties that cloud-init knows.
+	if !given["meta-data"] {
+		s.InstanceID, s.Hostname = s.Properties["instance-id"], s.Properties["hostname"]
+	}
+	if text := s.Properties["user-data"]; text != "" && !given["user-data"] {
+		plain, err := base64.StdEncoding.DecodeString(text)
+		if err == nil {
+			err = s.userData(plain)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("reading property user-data of the seed medium: %w", err))
 		}
 	}
 	return s, errors.Join(errs...)
@@ -91,6 +124,7 @@ type ethernet struct {
 	} `yaml:"match"`
 	SetName   string   `yaml:"set-name"`
 	MTU       int      `yaml:"mtu"`
+	DHCP4     bool     `yaml:"dhcp4"`
 	Addresses []string `yaml:"addresses"`
 	Gateway4  string   `yaml:"gateway4"`
 	Gateway6  string   `yaml:"gateway6"`
@@ -100,6 +134,7 @@ type ethernet struct {
 	} `yaml:"routes"`
 	Nameservers struct {
 		Addresses []string `yaml:"addresses"`
+		Search    []string `yaml:"search"`
 	} `yaml:"nameservers"`
 }
 
@@ -145,7 +180,7 @@ func compare(a, b string) int {
 }
 
 func (e ethernet) link(id string) (Link, error) {
-	l := Link{ID: id, Name: e.SetName, MTU: e.MTU}
+	l := Link{ID: id, Name: e.SetName, MTU: e.MTU, DHCP: e.DHCP4, Search: e.Nameservers.Search}
 	var err error
 	switch {
 	case e.Match.MAC != "":

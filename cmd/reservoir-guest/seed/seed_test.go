@@ -45,7 +45,7 @@ ethernets:
     mtu: 1370
     addresses: [10.80.128.7/16, "fd00::7/64"]
     gateway4: 10.80.0.1
-    nameservers: {addresses: [10.80.0.53]}
+    nameservers: {addresses: [10.80.0.53], search: [shop.alpha.internal]}
   eth2:
     addresses: [192.0.2.5/24]
     routes: [{to: 198.51.100.0/24, via: 192.0.2.1}, {to: default, via: "fe80::1"}]
@@ -62,7 +62,7 @@ ethernets:
 				{ID: "eth10", MAC: mac, Name: "eth10", MTU: 1370,
 					Addresses: []netip.Prefix{netip.MustParsePrefix("10.80.128.7/16"), netip.MustParsePrefix("fd00::7/64")},
 					Routes:    []Route{{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("10.80.0.1")}},
-					DNS:       []netip.Addr{netip.MustParseAddr("10.80.0.53")}},
+					DNS:       []netip.Addr{netip.MustParseAddr("10.80.0.53")}, Search: []string{"shop.alpha.internal"}},
 			},
 		}},
 		"with netplan's outer key": {map[string]string{
@@ -103,5 +103,18 @@ func FuzzRead(f *testing.F) {
 	f.Add("instance-id: a", "version: 2\nethernets: {a: {addresses: [10.0.0.1/8]}}", environment)
 	f.Fuzz(func(t *testing.T, meta, network, env string) {
 		_, _ = Read(medium(map[string]string{"meta-data": meta, "network-config": network, "ovf-env.xml": env}))
+	})
+}
+
+func FuzzUserData(f *testing.F) {
+	f.Add("#cloud-config\nwrite_files: [{path: /a, permissions: '0600', content: x}]")
+	f.Add("#cloud-config-archive\n- content: '#!/bin/sh'")
+	f.Fuzz(func(t *testing.T, text string) {
+		s, _ := Read(medium(map[string]string{"user-data": text}))
+		for _, file := range s.Files {
+			if !strings.HasPrefix(file.Path, "/") || file.Mode&^0o777 != 0 {
+				t.Fatalf("file %s with mode %o", file.Path, file.Mode)
+			}
+		}
 	})
 }

@@ -5,6 +5,7 @@ package service
 import (
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"math"
 	"net/http"
@@ -70,7 +71,37 @@ func (s *Service) Handler(ctx context.Context, a Agent) http.Handler {
 		}
 		fmt.Fprintln(w, "burning")
 	})
+	mux.HandleFunc("GET /ask", func(w http.ResponseWriter, r *http.Request) { s.ask(w, r) })
 	return mux
+}
+
+// Bounds of asking others.
+const (
+	askPatience = 5 * time.Second
+	askMost     = 64 << 10
+)
+
+// ask another machine on the query's behalf, as in /ask?url=http://db.shop.alpha.internal/,
+// and pass on what it answers: so one sees from here who can be reached from here.
+func (s *Service) ask(w http.ResponseWriter, r *http.Request) {
+	s.count()
+	ctx, cancel := context.WithTimeout(r.Context(), askPatience)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.URL.Query().Get("url"), nil)
+	if err != nil {
+		http.Error(w, "want a URL, as in /ask?url=http://10.0.0.5/: "+err.Error(), http.StatusBadRequest)
+		return
+	}
+	// A connection of its own each time: what is asked is whether one comes about.
+	reply, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(request)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadGateway)
+		return
+	}
+	defer reply.Body.Close()
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(reply.StatusCode)
+	_, _ = io.Copy(w, io.LimitReader(reply.Body, askMost)) // whoever asked has gone
 }
 
 func (s *Service) count() uint64 {

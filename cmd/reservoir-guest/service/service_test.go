@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"testing"
 	"testing/synctest"
@@ -34,6 +35,8 @@ func TestHandler(t *testing.T) {
 	b := &burner{}
 	s := New(func() string { return "web-1" }, func() []string { return []string{"10.0.0.5/24", "fd00::5/64"} }, "good morning")
 	h := s.Handler(t.Context(), b)
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "me", http.StatusTeapot) }))
+	defer other.Close()
 	for _, c := range []struct {
 		target string
 		status int
@@ -48,6 +51,9 @@ func TestHandler(t *testing.T) {
 		{"/burn?cpu=1", 400, "seconds=\"\": want a number, as in /burn?cpu=0.5&seconds=30\n"},
 		{"/burn?cpu=NaN&seconds=1", 400, "cpu=\"NaN\": want a number, as in /burn?cpu=0.5&seconds=30\n"},
 		{"/burn?cpu=1&seconds=-1", 400, "seconds=\"-1\": want a number, as in /burn?cpu=0.5&seconds=30\n"},
+		{"/ask?url=%3A", 400, "want a URL, as in /ask?url=http://10.0.0.5/: parse \":\": missing protocol scheme\n"},
+		{"/ask?url=" + other.URL, 418, "me\n"},
+		{"/ask?url=http%3A%2F%2F127.0.0.1%3A1%2F", 502, "Get \"http://127.0.0.1:1/\": dial tcp 127.0.0.1:1: connect: connection refused\n"},
 		{"/elsewhere", 404, "404 page not found\n"},
 	} {
 		w := httptest.NewRecorder()
