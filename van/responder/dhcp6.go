@@ -32,7 +32,7 @@ func (t *Table) DHCP6(query []byte, from netip.Addr) []byte {
 	if search := plan.Search(t.zone); search != nil {
 		with = append(with, dhcpv6.WithDomainSearchList(search...))
 	}
-	for _, ia := range q.Options.IANA() {
+	if ia := q.Options.OneIANA(); ia != nil { // a NIC has one address
 		given := &dhcpv6.OptIANA{IaId: ia.IaId, T1: lease / 2, T2: lease * 4 / 5}
 		given.Options.Add(&dhcpv6.OptIAAddress{IPv6Addr: address.AsSlice(), PreferredLifetime: lease, ValidLifetime: lease})
 		for _, had := range ia.Options.Addresses() {
@@ -41,7 +41,6 @@ func (t *Table) DHCP6(query []byte, from netip.Addr) []byte {
 			}
 		}
 		with = append(with, dhcpv6.WithOption(given))
-		break // a NIC has one address
 	}
 	var r *dhcpv6.Message
 	switch q.MessageType {
