@@ -56,6 +56,10 @@ check: ## What needs no root and no QEMU, in under two minutes
 model-check: ## Explore the ownership protocol exhaustively, large scenarios (some minutes)
 	@scripts/model-check.sh
 
+.PHONY: fuzz-placement
+fuzz-placement: ## Random sites and what befalls them, for some hours (FUZZ_CHECKS=100000 of each test)
+	$(GO) test ./placement/solve ./placement/reassign -run 'Agrees|Events|Relieve$$|Holds|Delay|Exact|Improve$$|Counts' -rapid.checks=$(or $(FUZZ_CHECKS),100000) -timeout 0 -v
+
 .PHONY: lint
 lint: .cache/bin/golangci-lint ## golangci-lint with .golangci.yml (builds it the first time: some minutes)
 	@scripts/step "golangci-lint" .cache/bin/golangci-lint run ./...
