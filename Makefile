@@ -82,6 +82,12 @@ $(BENCHES): bench-%: packages build
 	@mkdir -p build/bench
 	$(GO) run ./bench/$* | tee build/bench/$*.txt
 
+bench-placement: placement-packages
+
+.PHONY: placement-packages
+placement-packages:
+	@scripts/packages.sh placement
+
 ##@ Tidy up
 
 .PHONY: clean
