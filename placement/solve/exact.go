@@ -86,7 +86,7 @@ func (e *exact) twins() []int32 {
 	of := make([]int32, len(e.m.Hosts))
 	for h := range of {
 		of[h] = model.None
-		if len(e.rule)+len(e.wishes.rule) > 0 || e.objective.Migrations != 0 {
+		if len(e.m.Rules) > 0 || e.objective.Migrations != 0 {
 			continue
 		}
 		for g := range h {
