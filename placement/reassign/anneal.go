@@ -9,8 +9,8 @@ import (
 
 // way to anneal. Temperatures fall from hot to cold, as shares of what large moves cost.
 // A way that yields lets hosts be overdrawn at a price that rises from low to high, in shares
-// of the load cost of as much, so that a large VEE may go where others have yet to make room
-// for it.
+// of the load cost of as much of the most plentiful resource, so that a large VEE may go where
+// others have yet to make room for it.
 type way struct {
 	hot, cold        float64
 	yields           bool
@@ -22,7 +22,7 @@ type way struct {
 // a host has little room for strangers, but replacing one by another finds its way. yielding
 // packs better where there are none.
 var (
-	strict   = way{hot: .4, cold: .001, replaces: .8, shifts: .1}
+	strict   = way{hot: .5, cold: .001, replaces: .8, shifts: .1}
 	yielding = way{hot: .1, cold: .0005, yields: true, low: 3, high: 3000, shifts: .5}
 )
 

@@ -14,7 +14,7 @@ type state struct {
 	// have left the host, and what is free below the safety capacity; below 0: overdrawn.
 	room, free, spare []int64
 	ended             []end   // of each host
-	over              int64   // what hosts are overdrawn by, in the units of the load cost
+	over              int64   // what hosts are overdrawn by, weighed
 	strict            bool    // a move that overdraws a host is none
 	overWeight        []int64 // by resource
 	nothing           []int64 // demand of nobody
@@ -41,9 +41,7 @@ func newState(p *Problem, at []int32, cost int64) *state {
 			s.needed[t] = append(s.needed[t], int32(d))
 		}
 	}
-	for r, w := range p.LoadWeight {
-		s.overWeight[r] = max(1, w)
-	}
+	s.priceOver()
 	// All begin at home, moved once more than they have, which arriving takes back.
 	for _, service := range p.Service {
 		s.moved[service]++
@@ -76,6 +74,21 @@ func newState(p *Problem, at []int32, cost int64) *state {
 		s.over += s.ended[h].over
 	}
 	return s
+}
+
+// priceOver weighs what is overdrawn of each resource: a share of what hosts have of it as much
+// as the same share of the most plentiful, and of that a unit as much as its load.
+func (s *state) priceOver() {
+	mean, plenty, weight := make([]float64, s.Resources), 1., int64(1)
+	for i, c := range s.Capacity {
+		mean[i%s.Resources] += float64(c) / float64(s.Hosts)
+	}
+	for r, m := range mean {
+		plenty, weight = max(plenty, m), max(weight, s.LoadWeight[r])
+	}
+	for r, m := range mean {
+		s.overWeight[r] = max(1, int64(float64(weight)*min(plenty/max(1, m), 1e4)))
+	}
 }
 
 // demand of VEE v, by resource.
