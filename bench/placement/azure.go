@@ -47,10 +47,10 @@ func azure(data string) error {
 		name string
 		make func(hosts int) packer
 	}{
-		{"ours", newOurs}, {"first fit", newScan(func(_, _ *[2]int64) float64 { return 0 })}, {"best fit", newScan(bestFit)}, {"Nomad's packing", newScan(nomadFit)},
+		{"ours", newOurs}, {"first fit", newScan(func(_, _ *[2]int64) float64 { return 0 })}, {"best fit", newScan(bestFit)}, {"Nomad's packing", newScan(nomadFit())},
 	} {
 		full, _ := replay(trace, p.make(hosts), hosts)
-		smallest := sort.Search(20*hosts, func(n int) bool {
+		smallest := sort.Search(4*hosts, func(n int) bool {
 			_, fits := replay(trace, p.make(n+1), n+1)
 			return fits
 		}) + 1
@@ -294,7 +294,14 @@ func bestFit(free, need *[2]int64) float64 {
 
 // nomadFit is Nomad's score of bin packing (after Google's BestFit v3), turned round: the
 // sum of ten to the free parts. It is asked for every host here; Nomad asks for some.
-func nomadFit(free, need *[2]int64) float64 {
-	const ln10 = math.Ln10
-	return math.Exp(ln10*float64(free[0]-need[0])/hostVCPU) + math.Exp(ln10*float64(free[1]-need[1])/hostMB)
+func nomadFit() func(free, need *[2]int64) float64 {
+	const unit = 256 // MB: every VM of the trace has a multiple of it
+	tens := func(n int) (table []float64) {
+		for i := range n + 1 {
+			table = append(table, math.Pow(10, float64(i)/float64(n)))
+		}
+		return table
+	}
+	vcpu, mb := tens(hostVCPU), tens(hostMB/unit)
+	return func(free, need *[2]int64) float64 { return vcpu[free[0]-need[0]] + mb[(free[1]-need[1])/unit] }
 }
