@@ -126,13 +126,14 @@ func oneCluster(dir string, random *rand.Rand, nodes, n, most int) (r clusterRes
 	if float64(own) > moves {
 		return r, fmt.Errorf("ours makes %d migrations, hbal %v", own, moves)
 	}
+	fmt.Printf("%6d %9d %9.4f | %9.5f %6.0f %9.3f | %9.5f %6d %9.3f |", nodes, n, before, r.hbal, moves, r.hbalSeconds, r.ours, own, r.oursSeconds)
 	if nodes <= spacious {
 		if err := r.space(path); err != nil {
 			return r, err
 		}
+		fmt.Printf(" %8d %9.3f %8d %9.3f", r.hspaceFit, r.hspaceSeconds, r.oursFit, r.oursFitSeconds)
 	}
-	fmt.Printf("%6d %9d %9.4f | %9.5f %6.0f %9.3f | %9.5f %6d %9.3f | %8d %9.3f %8d %9.3f\n", nodes, n, before, r.hbal, moves, r.hbalSeconds, r.ours, own, r.oursSeconds,
-		r.hspaceFit, r.hspaceSeconds, r.oursFit, r.oursFitSeconds)
+	fmt.Println()
 	return r, nil
 }
 
