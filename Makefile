@@ -64,6 +64,10 @@ usecase: packages images ## One of them: make usecase N=2.2.6 (root)
 model-check: ## Explore the ownership protocol exhaustively, large scenarios (some minutes)
 	@scripts/model-check.sh
 
+.PHONY: fuzz-placement
+fuzz-placement: ## Random sites and what befalls them, for some hours (FUZZ_CHECKS=100000 of each test)
+	$(GO) test ./placement/solve ./placement/reassign -run 'Agrees|Events|Relieve$$|Holds|Delay|Exact|Improve$$|Counts' -rapid.checks=$(or $(FUZZ_CHECKS),100000) -timeout 0 -v
+
 .PHONY: lint
 lint: .cache/bin/golangci-lint ## golangci-lint with .golangci.yml (builds it the first time: some minutes)
 	@scripts/step "golangci-lint" .cache/bin/golangci-lint run ./...
@@ -85,6 +89,12 @@ $(BENCHES): bench-%: packages build
 	@scripts/images.sh appliance
 	@mkdir -p build/bench
 	$(GO) run ./bench/$* | tee build/bench/$*.txt
+
+bench-placement: placement-packages
+
+.PHONY: placement-packages
+placement-packages:
+	@scripts/packages.sh placement
 
 ##@ Tidy up
 

@@ -1,10 +1,12 @@
 #!/bin/sh
-# packages.sh [test]: install the Debian packages that building and running need, with
-# "test" what only the tests need too, and of those the missing ones. Without root: say
-# which are missing, and fail.
+# packages.sh [test|placement]: install the Debian packages that building and running need,
+# with "test" what only the tests need too, with "placement" what the placement engine is
+# measured beside, and of those the missing ones. Without root: say which are missing, and
+# fail.
 set -eu
 need="qemu-system-x86 qemu-utils mmdebstrap e2fsprogs dpkg-dev cpio zstd iproute2 nftables genisoimage curl"
 [ "${1:-}" != test ] || need="$need libvirt-daemon-system libvirt-daemon-driver-qemu jq"
+[ "${1:-}" != placement ] || need="$need ganeti-htools minizinc coinor-cbc"
 missing=
 for p in $need; do
 	dpkg-query -W -f '${db:Status-Abbrev}' "$p" 2>/dev/null | grep -q '^ii' || missing="$missing $p"

@@ -246,6 +246,9 @@ func (m *Manager) reconfigure(ctx context.Context) result {
 	if err != nil {
 		return m.attempt("end the draining of a host", planLane, err)
 	}
+	if wait := m.pause(w.run); wait > 0 {
+		return result{after: wait, lane: planLane}
+	}
 	switch {
 	case !drained:
 		return m.drain(ctx, w)
@@ -253,6 +256,15 @@ func (m *Manager) reconfigure(ctx context.Context) result {
 		return m.again(ctx, w)
 	}
 	return m.byPolicy(ctx, w)
+}
+
+// pause after plans that were stopped: none after the first, ever longer ones after more, so
+// that what cannot be is not tried all the time.
+func (m *Manager) pause(last *runRecord) time.Duration {
+	if last == nil || !last.Again || last.Ended == nil {
+		return 0
+	}
+	return last.Ended.Add(time.Duration(min(last.Attempt-1, 20)) * m.cfg.Timing.Look).Sub(m.cfg.Now())
 }
 
 // advance the plan that is being applied.

@@ -255,8 +255,32 @@ func (m *Model) Validate() error {
 		if about.Dimension < 0 || about.Dimension > 0 && about.Dimension >= len(m.Dimensions) {
 			bad("rule %d (%v) names dimension %d of %d", i, r.Constraint, about.Dimension, len(m.Dimensions))
 		}
+		if v, twice := inTwo(r.Constraint); twice {
+			bad("rule %d (%v) has VEE %d in two groups that are to be apart", i, r.Constraint, v)
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// inTwo is a VEE that is in two groups of c, if c keeps groups apart.
+func inTwo(c Constraint) (v int32, twice bool) {
+	var groups [][]int32
+	switch c := c.(type) {
+	case Split:
+		groups = c.Groups
+	case SplitAmong:
+		groups = c.Sets
+	}
+	in := map[int32]int{}
+	for g, vees := range groups {
+		for _, v := range vees {
+			if other, ok := in[v]; ok && other != g {
+				return v, true
+			}
+			in[v] = g
+		}
+	}
+	return 0, false
 }
 
 // Scope of a constraint between VEEs: what counts as one place.

@@ -25,6 +25,7 @@ func TestValidate(t *testing.T) {
 		"rule of nobody":    {func(m *model.Model) { m.Require(model.Root{VEEs: []int32{7}}) }, "names VEE 7 of 1"},
 		"rule of no host":   {func(m *model.Model) { m.Require(model.Quarantine{Hosts: []int32{-1}}) }, "names host -1"},
 		"no such dimension": {func(m *model.Model) { m.Require(model.Preserve{Dimension: 4}) }, "names dimension 4"},
+		"in two groups":     {func(m *model.Model) { m.Require(model.Split{Groups: [][]int32{{0}, {0}}}) }, "in two groups"},
 		"empty rule":        {func(m *model.Model) { m.Require(nil) }, "no constraint"},
 		"negative time":     {func(m *model.Model) { m.VEEs[0].Start = -1 }, "negative length"},
 	} {

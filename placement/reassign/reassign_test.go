@@ -89,9 +89,13 @@ func TestStateCounts(t *testing.T) {
 			var m move
 			var ok bool
 			if r.IntN(2) == 0 {
-				m, ok = s.weighShift(r.IntN(p.VEEs), r.IntN(p.Hosts))
+				m, ok = s.shift(r.IntN(p.VEEs), r.IntN(p.Hosts))
 			} else {
-				m, ok = s.weighSwap(r.IntN(p.VEEs), r.IntN(p.VEEs))
+				v, w, c := r.IntN(p.VEEs), r.IntN(p.VEEs), r.IntN(p.Hosts)
+				if r.IntN(2) == 0 {
+					c = int(s.at[v])
+				}
+				m, ok = s.replace(v, w, c)
 			}
 			if !ok {
 				continue

@@ -25,16 +25,14 @@ type board struct {
 	open   []bool    // by host: it takes VEEs
 	mean   []float64 // by dimension: what a host has on average
 
-	rules   []rule
-	source  []int     // by rule: its index in the model
-	of      [][]int32 // by VEE: the rules that name it
-	general []int32   // rules about all VEEs
+	rules         // those that must hold
+	wishes wishes // those that cost where they do not
 }
 
 // newBoard that is empty. Of the hard rules it has those that keep wants.
 func newBoard(m *model.Model, keep func(i int, c model.Constraint) bool) *board {
 	b := &board{m: m, dims: len(m.Dimensions), at: make([]int32, len(m.VEEs)), guests: make([][]int32, len(m.Hosts)),
-		open: make([]bool, len(m.Hosts)), of: make([][]int32, len(m.VEEs))}
+		open: make([]bool, len(m.Hosts)), rules: newRules(m), wishes: wishes{rules: newRules(m)}}
 	b.need, b.free = slices.Clone(m.Demands()), slices.Clone(m.Capacities())
 	for v := range b.at {
 		b.at[v] = model.None
@@ -53,6 +51,7 @@ func newBoard(m *model.Model, keep func(i int, c model.Constraint) bool) *board 
 	places := map[model.Scope][]int32{}
 	for i, r := range m.Rules {
 		if !r.Hard() {
+			b.compile(&b.wishes.rules, i, r.Constraint, places)
 			continue
 		}
 		if p, ok := r.Constraint.(model.Preserve); ok {
@@ -62,7 +61,7 @@ func newBoard(m *model.Model, keep func(i int, c model.Constraint) bool) *board 
 			}
 		}
 		if keep(i, r.Constraint) {
-			b.compile(i, r.Constraint, places)
+			b.compile(&b.rules, i, r.Constraint, places)
 		}
 	}
 	return b
@@ -113,12 +112,12 @@ func (b *board) allowed(v, h int32) bool { return b.forbids(v, h) < 0 }
 // forbids is the first rule that keeps v off h; -1: none.
 func (b *board) forbids(v, h int32) int32 {
 	for _, i := range b.of[v] {
-		if !b.rules[i].allows(b, v, h) {
+		if !b.rule[i].allows(b, v, h) {
 			return i
 		}
 	}
 	for _, i := range b.general {
-		if !b.rules[i].allows(b, v, h) {
+		if !b.rule[i].allows(b, v, h) {
 			return i
 		}
 	}
@@ -153,11 +152,12 @@ func (b *board) occupy(v, h int32, by int32) {
 		room[d] -= int64(by) * n
 	}
 	for _, i := range b.of[v] {
-		b.rules[i].count(v, h, by)
+		b.rule[i].count(v, h, by)
 	}
 	for _, i := range b.general {
-		b.rules[i].count(v, h, by)
+		b.rule[i].count(v, h, by)
 	}
+	b.wishes.count(b.m, v, h, by)
 }
 
 // fullness of h: the used share of its scarcest dimension; of a host without capacity 1.

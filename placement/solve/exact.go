@@ -3,7 +3,7 @@ package solve
 import (
 	"cmp"
 	"errors"
-	"fmt"
+	"math"
 	"slices"
 
 	"github.com/reservoir-cloud/reservoir/placement/model"
@@ -14,22 +14,29 @@ import (
 var ErrNotProven = errors.New("stopped before the placement was proven best")
 
 // Exact finds a placement with the least Score by branch and bound, and so proves it: for
-// small models, of some dozens of VEEs at most. Hosts are on as Repair leaves them. Rules of
-// the kind Near are not for it: whether they hold shows only when all VEEs are placed.
+// small models, of some dozens of VEEs at most. Hosts are on as Repair leaves them. Where
+// Repair finds no place, its error stands if there is none indeed.
 func Exact(m *model.Model, objective Objective, o Options) (Target, error) {
-	for _, r := range m.Rules {
-		if _, ok := r.Constraint.(model.Near); ok && r.Hard() {
-			return Target{}, fmt.Errorf("prove a placement: the rule %v is not for an exact search: use Optimise", r.Constraint)
-		}
-	}
+	off := objective.SwitchOff
+	objective.SwitchOff = false // once it is known which hosts are left
 	first, err := Optimise(m, objective, Options{Seed: o.Seed, Iterations: 2000})
-	if err != nil {
-		return Target{}, err
+	score := math.Inf(1)
+	if err == nil {
+		score = objective.Score(m, first)
+	} else {
+		r, unsound := newRepair(m, o, early)
+		if unsound != nil {
+			return Target{}, err
+		}
+		first = r.target()
 	}
-	e := &exact{search: newSearch(m, objective, first, nil), options: o, target: first, score: objective.Score(m, first)}
+	e := &exact{search: newSearch(m, objective, first, nil, early), options: o, target: first, score: score}
 	for v, h := range first.At {
-		if h != model.None && !e.rooted[v] {
-			e.order = append(e.order, int32(v))
+		if e.state[v] != model.Running || e.rooted[v] {
+			continue
+		}
+		e.order = append(e.order, int32(v))
+		if h != model.None {
 			e.leave(int32(v))
 		}
 	}
@@ -40,10 +47,25 @@ func Exact(m *model.Model, objective Objective, o Options) (Target, error) {
 	}
 	e.identical = e.twins()
 	e.place(0)
-	if e.stop {
+	if off {
+		e.target.On = switchedOff(m, e.target)
+	}
+	switch {
+	case math.IsInf(e.score, 1) && !e.stop:
+		return Target{}, err
+	case math.IsInf(e.score, 1):
+		return Target{}, errors.Join(ErrNotProven, err)
+	case e.stop:
 		return e.target, ErrNotProven
 	}
 	return e.target, nil
+}
+
+// early rules forbid a host when a VEE is placed. The others, of the kind Near, show whether
+// they hold only when all are.
+func early(_ int, c model.Constraint) bool {
+	_, late := c.(model.Near)
+	return !late
 }
 
 type exact struct {
@@ -64,7 +86,7 @@ func (e *exact) twins() []int32 {
 	of := make([]int32, len(e.m.Hosts))
 	for h := range of {
 		of[h] = model.None
-		if len(e.rules) > 0 || e.objective.Migrations != 0 {
+		if len(e.m.Rules) > 0 || e.objective.Migrations != 0 {
 			continue
 		}
 		for g := range h {
@@ -83,12 +105,14 @@ func (e *exact) place(i int) {
 		e.stop = true
 		return
 	}
-	if e.sum+e.atLeast(i) >= e.score-slack {
+	if e.sum+e.atLeast(i)+e.unheeded() >= e.score-slack {
 		return
 	}
 	if i == len(e.order) {
-		e.score = e.sum
-		e.target.At = slices.Clone(e.at)
+		if score := e.sum + e.wishes.cost(e.m); score < e.score-slack && e.sound() {
+			e.score = score
+			e.target.At = slices.Clone(e.at)
+		}
 		return
 	}
 	v := e.order[i]
@@ -104,6 +128,38 @@ func (e *exact) place(i int) {
 		e.leave(v)
 		e.sum, e.cost[h] = sum, was
 	}
+}
+
+// unheeded is what the wishes cost at least that are broken already: but for those of the
+// kind Near, more VEEs break more.
+func (e *exact) unheeded() (cost float64) {
+	last := -1
+	for i, r := range e.wishes.rule {
+		if k := e.wishes.source[i]; k != last && early(k, e.m.Rules[k].Constraint) && r.broken() > 0 {
+			cost, last = cost+e.m.Rules[k].Weight, k
+		}
+	}
+	return cost
+}
+
+// sound tells whether everything holds now that all VEEs are placed: what was never placed
+// anew, because it must not move, and the rules of the kind Near.
+func (e *exact) sound() bool {
+	for h := range int32(len(e.m.Hosts)) {
+		if e.overloaded(h) {
+			return false
+		}
+	}
+	now := model.Begin(e.m)
+	for v, h := range e.at {
+		if now.Places[v] = [2]int32{h, model.None}; h != model.None && (!e.on[h] || e.m.Hosts[h].Draining) {
+			return false
+		}
+	}
+	return e.contradiction() == nil && !slices.ContainsFunc(e.m.Rules, func(r model.Rule) bool {
+		near, ok := r.Constraint.(model.Near)
+		return ok && r.Hard() && near.Check(e.m, now) != nil
+	})
 }
 
 // atLeast is what the VEEs of order from i on cost more at least: hosts to be opened for

@@ -74,8 +74,18 @@ func (x *index) update(h int32) {
 	}
 }
 
-// find the host that the policy prefers among those that take v, or None.
+// find the host that the policy prefers among those that take v, or None; one where every
+// wish is heeded before all others.
 func (x *index) find(v int32) int32 {
+	if x.b.wants(v) {
+		if h := x.search(v, true); h != model.None {
+			return h
+		}
+	}
+	return x.search(v, false)
+}
+
+func (x *index) search(v int32, heed bool) int32 {
 	q := x.queue[:0]
 	defer func() { x.queue = q }()
 	if x.leaves > 0 && x.room(1, v) {
@@ -88,7 +98,7 @@ func (x *index) find(v int32) int32 {
 		q = q[:last]
 		sink(q)
 		if i := int(top.at); i >= x.leaves {
-			if h := int32(i - x.leaves); x.b.open[h] && x.b.allowed(v, h) {
+			if h := int32(i - x.leaves); x.b.open[h] && x.b.allowed(v, h) && (!heed || x.b.heed(v, h)) {
 				return h
 			}
 			continue

@@ -9,8 +9,8 @@ import (
 	"github.com/reservoir-cloud/reservoir/placement/model"
 )
 
-// Objective weighs what is wanted of a placement in which every rule holds. All zero wants
-// nothing.
+// Objective weighs what is wanted of a placement in which every hard rule holds. All zero
+// wants nothing but that soft rules hold.
 type Objective struct {
 	// Balance of hosts: the sum over hosts and dimensions of the square of the used share,
 	// which is least when all are equally full.
@@ -26,7 +26,8 @@ type Objective struct {
 	SwitchOff bool
 }
 
-// Score of a target for m; the less the better.
+// Score of a target for m, with the weights of the soft rules about places that it breaks;
+// the less the better.
 func (o Objective) Score(m *model.Model, t Target) float64 {
 	b := newBoard(m, func(int, model.Constraint) bool { return false })
 	score := 0.
@@ -39,7 +40,7 @@ func (o Objective) Score(m *model.Model, t Target) float64 {
 	for h := range int32(len(m.Hosts)) {
 		score += o.host(b, h)
 	}
-	return score
+	return score + b.wishes.cost(m)
 }
 
 // move is what it costs that v is on h and not where it was.
@@ -93,7 +94,7 @@ func Optimise(m *model.Model, objective Objective, o Options) (Target, error) {
 	var found [2]Target
 	var running sync.WaitGroup
 	for i := range found {
-		s := newSearch(m, objective, first, rand.New(rand.NewPCG(o.Seed, uint64(i))))
+		s := newSearch(m, objective, first, rand.New(rand.NewPCG(o.Seed, uint64(i))), everyRule)
 		running.Go(func() { found[i] = s.run(o) })
 	}
 	running.Wait()
@@ -145,8 +146,8 @@ type search struct {
 	ahead     bool    // the placement as it is has it, and best not yet
 }
 
-func newSearch(m *model.Model, objective Objective, from Target, random *rand.Rand) *search {
-	r, err := newRepair(m, Options{})
+func newSearch(m *model.Model, objective Objective, from Target, random *rand.Rand, keep func(int, model.Constraint) bool) *search {
+	r, err := newRepair(m, Options{}, keep)
 	if err != nil {
 		panic(err) // Repair has found it sound
 	}
@@ -218,7 +219,7 @@ func (s *search) step(bound float64) {
 	if a == b || !s.open[b] || w != model.None && !s.open[a] {
 		return
 	}
-	before := s.cost[a] + s.cost[b] + s.objective.move(s.m, v, a)
+	before := s.cost[a] + s.cost[b] + s.objective.move(s.m, v, a) + s.wishes.discontent
 	s.leave(v)
 	if w != model.None {
 		before += s.objective.move(s.m, w, b)
@@ -244,7 +245,7 @@ func (s *search) step(bound float64) {
 		s.enter(w, a)
 	}
 	costA, costB := s.objective.steer(s.board, a), s.objective.steer(s.board, b)
-	after := costA + costB + s.objective.move(s.m, v, b)
+	after := costA + costB + s.objective.move(s.m, v, b) + s.wishes.discontent
 	if w != model.None {
 		after += s.objective.move(s.m, w, a)
 	}

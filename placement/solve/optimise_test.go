@@ -112,8 +112,14 @@ func TestExact(t *testing.T) {
 			vees = append(vees, fmt.Sprintf("%d:%d", rapid.IntRange(0, 2).Draw(t, "at"), rapid.IntRange(0, 3).Draw(t, "size")))
 		}
 		m := site(3, vees...)
-		if rapid.Bool().Draw(t, "rule") {
-			m.Require(model.Spread{VEEs: []int32{0, int32(len(vees) - 1)}})
+		m.Hosts[0].Rack, m.Hosts[1].Rack, m.Hosts[2].Rack = "a", "a", "b"
+		ends := []int32{0, int32(len(vees) - 1)}
+		rules := []model.Constraint{model.Spread{VEEs: ends}, model.Near{VEEs: ends[:1], On: ends[1:], Scope: model.InRack},
+			model.Gather{VEEs: ends, Scope: model.InRack}, model.Ban{VEEs: ends, Hosts: []int32{1}}, model.Lonely{VEEs: ends},
+			model.MinPlaces{VEEs: ends, Scope: model.InRack, Min: 2}, model.RunningCapacity{Hosts: []int32{2}, Max: 1}}
+		for range rapid.IntRange(0, 2).Draw(t, "rules") {
+			c := rules[rapid.IntRange(0, len(rules)-1).Draw(t, "rule")]
+			m.Rules = append(m.Rules, model.Rule{Constraint: c, Weight: .3 * float64(rapid.IntRange(0, 2).Draw(t, "weight"))})
 		}
 		objective := solve.Objective{Balance: rapid.Float64Range(0, 1).Draw(t, "balance"), Consolidate: rapid.Float64Range(0, 1).Draw(t, "consolidate"), Migrations: .1 * float64(rapid.IntRange(0, 2).Draw(t, "migrations"))}
 		got, err := solve.Exact(m, objective, solve.Options{})

@@ -72,7 +72,7 @@ func (p *Placer) At(v int32) int32 {
 func (p *Placer) grow() {
 	for v := len(p.b.at); v < len(p.b.m.VEEs); v++ {
 		p.b.at = append(p.b.at, model.None)
-		p.b.of = append(p.b.of, nil)
+		p.b.of, p.b.wishes.of = append(p.b.of, nil), append(p.b.wishes.of, nil)
 		p.b.need = append(p.b.need, p.b.m.Demand(int32(v))...)
 		if x := &p.b.m.VEEs[v]; x.State == model.Running {
 			p.b.enter(int32(v), x.Host)
@@ -232,7 +232,7 @@ func (p *Placer) Explain(v int32) (Conflict, bool) {
 			against += 2
 		}
 		for _, i := range slices.Concat(p.b.of[v], p.b.general) {
-			if !p.b.rules[i].allows(p.b, v, h) {
+			if !p.b.rule[i].allows(p.b, v, h) {
 				add(Reason{Rule: p.b.source[i], Dimension: -1}, h)
 				against += 2
 			}

@@ -42,7 +42,7 @@ var ErrStopped = errors.New("stopped before a placement was found: give it more 
 // Repair m: find a placement in which every rule holds, moving what is broken and what is
 // in its way, and nothing else.
 func Repair(m *model.Model, o Options) (Target, error) {
-	r, err := newRepair(m, o)
+	r, err := newRepair(m, o, everyRule)
 	if err != nil {
 		return Target{}, err
 	}
@@ -68,8 +68,8 @@ type repair struct {
 	kept   bool            // the board is a Placer's: VEEs that do not run yet keep their place
 }
 
-func newRepair(m *model.Model, o Options) (*repair, error) {
-	b := newBoard(m, everyRule)
+func newRepair(m *model.Model, o Options, keep func(int, model.Constraint) bool) (*repair, error) {
+	b := newBoard(m, keep)
 	r := &repair{board: b, options: o, random: rand.New(rand.NewPCG(o.Seed, 1)),
 		state: make([]model.State, len(m.VEEs)), on: make([]bool, len(m.Hosts)), rooted: b.pin(),
 		failed: map[int32]int32{}, was: map[int32]int32{}}
@@ -271,11 +271,6 @@ func (r *repair) cheapest(h int32) int32 {
 
 // settle gives every VEE of the queue a place, or says what keeps all from having one.
 func (r *repair) settle() error {
-	for v, h := range r.at {
-		if h != model.None && r.rooted[v] && (!r.on[h] || r.m.Hosts[h].Draining) {
-			return fmt.Errorf("VEE %s must not move, but its host %s is to be left: drop one of the two rules", r.m.VEEs[v].Name, r.m.Hosts[h].Name)
-		}
-	}
 	r.index = newIndex(r.board, Balance)
 	if err := r.house(); err != nil {
 		return err
@@ -288,8 +283,11 @@ func (r *repair) settle() error {
 	return r.contradiction()
 }
 
-// holds tells of a host that has stayed overloaded.
+// holds tells of a host that has stayed overloaded, or closes and is not empty.
 func (r *repair) holds(h int32) error {
+	if g := r.guests[h]; len(g) > 0 && (!r.on[h] || r.m.Hosts[h].Draining) {
+		return fmt.Errorf("VEE %s must not move, but its host %s is to be left: drop one of the two rules", r.m.VEEs[g[0]].Name, r.m.Hosts[h].Name)
+	}
 	if r.overloaded(h) {
 		return fmt.Errorf("host %s has more than it has room for, and none of its VEEs may move: drop a rule that keeps them there", r.m.Hosts[h].Name)
 	}
@@ -361,8 +359,8 @@ func (r *repair) contradiction() error {
 				return broken(c, "%d hosts must be on", on)
 			}
 		case model.MinPlaces:
-			if c.Min > len(c.VEEs) {
-				return broken(c, "there are no more than %d VEEs", len(c.VEEs))
+			if n := len(veeSet(c.VEEs)); c.Min > n {
+				return broken(c, "there are no more than %d VEEs", n)
 			}
 		}
 	}
@@ -475,7 +473,7 @@ func (r *repair) driveOut(v int32) bool {
 	var best []int32
 	host, least := model.None, 0.
 	hosts := len(r.m.Hosts)
-	start, seen := r.random.IntN(hosts), 0
+	start, seen := r.random.IntN(max(1, hosts)), 0
 	for i := 0; i < hosts && seen < looks; i++ {
 		h := int32((start + i) % hosts)
 		out, cost, ok := r.inTheWay(v, h)
@@ -509,10 +507,10 @@ func (r *repair) inTheWay(v, h int32) (out []int32, cost float64, ok bool) {
 	}
 	for _, rules := range [2][]int32{r.of[v], r.general} {
 		for _, i := range rules {
-			if r.rules[i].allows(r.board, v, h) {
+			if r.rule[i].allows(r.board, v, h) {
 				continue
 			}
-			who, ok := r.rules[i].blockers(r.board, v, h)
+			who, ok := r.rule[i].blockers(r.board, v, h)
 			if !ok {
 				return nil, 0, false
 			}

@@ -16,11 +16,23 @@ type rule interface {
 	// blockers are the VEEs that would have to go for v to be allowed on h; false: that
 	// would not help.
 	blockers(b *board, v, h int32) ([]int32, bool)
+	// broken is by how much the rule does not hold, in its own measure; 0: it holds.
+	broken() float64
 }
 
-// compile constraint i of the model. Those that are no matter of where VEEs are have none:
+// rules in that form, and whom they are about.
+type rules struct {
+	rule    []rule
+	source  []int     // by rule: its index in the model
+	of      [][]int32 // by VEE: the rules that name it
+	general []int32   // rules about all VEEs
+}
+
+func newRules(m *model.Model) rules { return rules{of: make([][]int32, len(m.VEEs))} }
+
+// compile constraint i of the model into a set. Those that are no matter of where VEEs are have none:
 // the rest of the package knows them by type.
-func (b *board) compile(i int, c model.Constraint, places map[model.Scope][]int32) {
+func (b *board) compile(set *rules, i int, c model.Constraint, places map[model.Scope][]int32) {
 	where := func(s model.Scope) []int32 {
 		if places[s] == nil {
 			places[s] = placesOf(b.m, s)
@@ -28,14 +40,14 @@ func (b *board) compile(i int, c model.Constraint, places map[model.Scope][]int3
 		return places[s]
 	}
 	add := func(r rule, about []int32) {
-		k := int32(len(b.rules))
-		b.rules, b.source = append(b.rules, r), append(b.source, i)
+		k := int32(len(set.rule))
+		set.rule, set.source = append(set.rule, r), append(set.source, i)
 		if about == nil {
-			b.general = append(b.general, k)
+			set.general = append(set.general, k)
 		}
 		for _, v := range about {
-			if n := len(b.of[v]); n == 0 || b.of[v][n-1] != k {
-				b.of[v] = append(b.of[v], k)
+			if n := len(set.of[v]); n == 0 || set.of[v][n-1] != k {
+				set.of[v] = append(set.of[v], k)
 			}
 		}
 	}
@@ -76,7 +88,7 @@ func (b *board) compile(i int, c model.Constraint, places map[model.Scope][]int3
 	case model.RunningCapacity:
 		add(&limit{in: mark(hosts, c.Hosts), amount: func(int32) int64 { return 1 }, max: int64(c.Max)}, nil)
 	case model.MinPlaces:
-		add(&scattered{place: where(c.Scope), of: len(c.VEEs), min: c.Min, in: map[int32]int32{}}, c.VEEs)
+		add(&scattered{place: where(c.Scope), of: len(veeSet(c.VEEs)), min: c.Min, in: map[int32]int32{}}, c.VEEs)
 	case model.Near:
 		add(&near{place: where(c.Scope), needs: veeSet(c.VEEs), gives: veeSet(c.On), needing: map[int32]int32{}, giving: map[int32]int32{}}, c.About().VEEs)
 	}
@@ -139,18 +151,26 @@ func own(b *board, place []int32, v, p int32) int32 {
 	return 0
 }
 
-// unary rules need no counting.
-type unary struct{ may []bool }
+// unary rules allow some hosts, whatever else is there.
+type unary struct {
+	may   []bool
+	wrong int32 // VEEs on other hosts
+}
 
-func (unary) count(int32, int32, int32)                     {}
-func (r unary) allows(_ *board, _, h int32) bool            { return r.may[h] }
-func (unary) blockers(*board, int32, int32) ([]int32, bool) { return nil, false }
-func only(hosts []bool) rule                                { return unary{hosts} }
+func (r *unary) count(_, h int32, by int32) {
+	if !r.may[h] {
+		r.wrong += by
+	}
+}
+func (r *unary) allows(_ *board, _, h int32) bool            { return r.may[h] }
+func (*unary) blockers(*board, int32, int32) ([]int32, bool) { return nil, false }
+func (r *unary) broken() float64                             { return float64(r.wrong) }
+func only(hosts []bool) rule                                 { return &unary{may: hosts} }
 func except(hosts []bool) rule {
 	for h := range hosts {
 		hosts[h] = !hosts[h]
 	}
-	return unary{hosts}
+	return &unary{may: hosts}
 }
 
 // apart keeps VEEs in distinct places (Spread).
@@ -158,9 +178,16 @@ type apart struct {
 	place []int32
 	vees  []int32
 	in    map[int32]int32 // by place: VEEs there
+	mates int32           // VEEs that are not the first in their place
 }
 
-func (r *apart) count(_, h int32, by int32) { r.in[r.place[h]] += by }
+func (r *apart) count(_, h int32, by int32) {
+	p := r.place[h]
+	was := r.in[p]
+	r.in[p] = was + by
+	r.mates += max(0, was+by-1) - max(0, was-1)
+}
+func (r *apart) broken() float64 { return float64(r.mates) }
 func (r *apart) allows(b *board, v, h int32) bool {
 	p := r.place[h]
 	n := r.in[p]
@@ -188,6 +215,7 @@ func (r *together) count(_, h int32, by int32) {
 		delete(r.in, p)
 	}
 }
+func (r *together) broken() float64 { return float64(max(0, len(r.in)-1) + int(r.in[-1])) }
 func (r *together) allows(_ *board, _, h int32) bool {
 	p := r.place[h]
 	if p < 0 {
@@ -215,6 +243,7 @@ type divided struct {
 	set   map[int32]int32 // by VEE
 	in    map[[2]int32]int32
 	sets  map[int32]int32 // by place: sets there
+	mates int32           // sets that are not the first in their place
 }
 
 func newDivided(place []int32, sets [][]int32) *divided {
@@ -229,7 +258,7 @@ func newDivided(place []int32, sets [][]int32) *divided {
 
 func (r *divided) count(v, h int32, by int32) {
 	k := [2]int32{r.place[h], r.set[v]}
-	was := r.in[k]
+	was, sets := r.in[k], r.sets[k[0]]
 	r.in[k] += by
 	switch {
 	case was == 0:
@@ -237,7 +266,9 @@ func (r *divided) count(v, h int32, by int32) {
 	case was+by == 0:
 		r.sets[k[0]]--
 	}
+	r.mates += max(0, r.sets[k[0]]-1) - max(0, sets-1)
 }
+func (r *divided) broken() float64 { return float64(r.mates) }
 func (r *divided) allows(b *board, v, h int32) bool {
 	p := r.place[h]
 	others := r.sets[p]
@@ -260,16 +291,20 @@ func (r *divided) blockers(b *board, v, h int32) (out []int32, ok bool) {
 type lonely struct {
 	member             []bool
 	members, strangers []int32 // by host
+	disturbed          int32   // hosts with both
 }
 
 func (r *lonely) is(v int32) bool { return int(v) < len(r.member) && r.member[v] }
 func (r *lonely) count(v, h int32, by int32) {
+	r.disturbed -= min(r.members[h], r.strangers[h], 1)
 	if r.is(v) {
 		r.members[h] += by
 	} else {
 		r.strangers[h] += by
 	}
+	r.disturbed += min(r.members[h], r.strangers[h], 1)
 }
+func (r *lonely) broken() float64 { return float64(r.disturbed) }
 func (r *lonely) allows(_ *board, v, h int32) bool {
 	if r.is(v) {
 		return r.strangers[h] == 0
@@ -297,6 +332,9 @@ func (r *limit) count(v, h int32, by int32) {
 	if r.in[h] {
 		r.sum += int64(by) * r.amount(v)
 	}
+}
+func (r *limit) broken() float64 {
+	return float64(max(0, r.sum-r.max)) / float64(max(1, r.max))
 }
 func (r *limit) allows(b *board, v, h int32) bool {
 	if !r.in[h] {
@@ -333,6 +371,9 @@ func (r *scattered) count(_, h int32, by int32) {
 		delete(r.in, p)
 	}
 }
+func (r *scattered) broken() float64 {
+	return float64(max(0, r.min-len(r.in)-(r.of-int(r.placed))))
+}
 func (r *scattered) allows(b *board, v, h int32) bool {
 	places, placed := len(r.in), int(r.placed)
 	if at := b.at[v]; at != model.None {
@@ -365,6 +406,14 @@ func (r *near) count(v, h int32, by int32) {
 	if r.gives[v] {
 		r.giving[p] += by
 	}
+}
+func (r *near) broken() (alone float64) {
+	for p := range r.needing {
+		if r.giving[p] == 0 {
+			alone++
+		}
+	}
+	return alone
 }
 func (r *near) allows(b *board, v, h int32) bool {
 	p := r.place[h]

@@ -133,7 +133,7 @@ func (s *schedule) permits(v, h int32) bool {
 	}
 	for _, rules := range [2][]int32{s.of[v], s.general} {
 		for _, i := range rules {
-			if s.binds(i) && !s.rules[i].allows(s.board, v, h) {
+			if s.binds(i) && !s.rule[i].allows(s.board, v, h) {
 				return false
 			}
 		}
