@@ -84,7 +84,7 @@ func TestDrain(t *testing.T) {
 			t.Errorf("%s: request %d after %d, %d answers meanwhile: its memory is another", v.Descriptor.Name, n, before[id], answers[id])
 			dump(t)
 		}
-		oneGuest(t, v.ID)
+		eventually(t, "it has one guest process", func() bool { return guestsOf(t, v.ID) == 1 })
 	}
 	if p := jsonOf[vmi.Reconfiguration](t, "site", "rebalance", "--status"); p.Cause != "drain" || len(p.Steps) != 3 {
 		t.Errorf("the plan was %+v", p)
