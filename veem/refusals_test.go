@@ -199,12 +199,12 @@ func TestMethodsInEveryState(t *testing.T) {
 				s.act(vee.Destroy, id)
 			}
 		}
-		for _, state := range vee.States { // the hosts of this site cannot migrate
+		for _, state := range vee.States { // there is no other host
 			n++
 			id := s.inState(state, n)
 			want := fault.WrongState
 			if state == vee.Active {
-				want = fault.Unsupported
+				want = fault.NoResources
 			}
 			if _, err := s.m.Migrate(s.operator(), vmi.Migrate{VEE: id}); !fault.Has(err, want) {
 				t.Errorf("Migrate of a %s one: %v, want %s", state, err, want)

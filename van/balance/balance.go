@@ -111,8 +111,8 @@ func (b *Balancer) Clear() error {
 }
 
 // Set makes an access point serve, or changes it. The answer is the address that it has,
-// "host:port". Errors: fault.NoResources when there is no address left, fault.Denied when
-// this process may not change the firewall.
+// "host:port". Errors: fault.NoResources when there is no address left,
+// fault.Unsupported when this process may not change the firewall.
 func (b *Balancer) Set(_ context.Context, p plan.Point) (string, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

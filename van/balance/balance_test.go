@@ -25,34 +25,15 @@ import (
 	"github.com/vishvananda/netns"
 	"go.uber.org/goleak"
 
+	"github.com/reservoir-cloud/reservoir/internal/ownnet"
 	"github.com/reservoir-cloud/reservoir/van/plan"
 )
 
-// The kernel's part is tested in a network namespace of the test process: TestMain starts
-// it anew in one.
-const inside = "RESERVOIR_BALANCE_TEST_NAMESPACE"
-
 func TestMain(m *testing.M) {
-	if os.Geteuid() != 0 {
-		fmt.Fprintln(os.Stderr, "needs root: run make test as root (make check leaves it out)")
-		os.Exit(1)
-	}
-	if os.Getenv(inside) != "" {
+	ownnet.Main(m, false, func(m *testing.M) int {
 		goleak.VerifyTestMain(m)
-		return
-	}
-	c := exec.Command(os.Args[0], os.Args[1:]...)
-	c.Env = append(os.Environ(), inside+"=1")
-	c.Stdout, c.Stderr = os.Stdout, os.Stderr
-	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	if err := c.Run(); err != nil {
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
-			os.Exit(exit.ExitCode())
-		}
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
+		return 0
+	})
 }
 
 // stage is a site's namespace (this process's), with a network of backends, each in a

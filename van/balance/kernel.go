@@ -79,7 +79,7 @@ func (k *kernel) open() error {
 	c := &nftables.Conn{}
 	forwarded, err := forward()
 	if err != nil {
-		return denied(err)
+		return unprivileged(err)
 	}
 	c.AddTable(k.table)
 	err = c.AddSet(k.points, nil)
@@ -117,7 +117,7 @@ func (k *kernel) open() error {
 			[]expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}})
 	}
 	if err := errors.Join(err, c.Flush()); err != nil {
-		return denied(fmt.Errorf("make the firewall's table %s: %w", tableName, err))
+		return unprivileged(fmt.Errorf("make the firewall's table %s: %w", tableName, err))
 	}
 	return nil
 }
@@ -144,9 +144,9 @@ func forward() (already bool, err error) {
 	return false, nil
 }
 
-func denied(err error) error {
+func unprivileged(err error) error {
 	if errors.Is(err, os.ErrPermission) {
-		return fault.New(fault.Denied, "access points: %w", err).Try("run the site as root, or give it the capability CAP_NET_ADMIN")
+		return fault.New(fault.Unsupported, "access points: %w", err).Try("run the site as root, or give it the capability CAP_NET_ADMIN")
 	}
 	return fmt.Errorf("access points: %w", err)
 }
@@ -212,7 +212,7 @@ func (k *kernel) put(key string, t target, a plan.Algorithm, slots []netip.AddrP
 		c.SetAddElements(k.points, []nftables.SetElement{{Key: t.key(), VerdictData: &expr.Verdict{Kind: expr.VerdictJump, Chain: chain.Name}}}),
 		c.Flush(),
 	); err != nil {
-		return denied(fmt.Errorf("access point %s at %v: %w", key, t, err))
+		return unprivileged(fmt.Errorf("access point %s at %v: %w", key, t, err))
 	}
 	return nil
 }
@@ -225,7 +225,7 @@ func (k *kernel) drop(t target, chain string) error {
 	c.FlushChain(ch)
 	c.DelChain(ch)
 	if err := errors.Join(err, c.Flush()); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return denied(fmt.Errorf("remove the access point at %v: %w", t, err))
+		return unprivileged(fmt.Errorf("remove the access point at %v: %w", t, err))
 	}
 	return nil
 }
@@ -245,7 +245,7 @@ func (k *kernel) address(a netip.Addr) error {
 	}
 	err = netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: ip, Mask: net.CIDRMask(32, 32)}})
 	if err != nil && !errors.Is(err, os.ErrExist) {
-		return denied(fmt.Errorf("put address %v on %s: %w", a, link.Attrs().Name, err))
+		return unprivileged(fmt.Errorf("put address %v on %s: %w", a, link.Attrs().Name, err))
 	}
 	return nil
 }
@@ -329,11 +329,11 @@ func (k *kernel) sweep(keep map[target]string) error {
 	c := &nftables.Conn{}
 	elements, err := c.GetSetElements(k.points)
 	if err != nil {
-		return denied(fmt.Errorf("read the access points of the firewall: %w", err))
+		return unprivileged(fmt.Errorf("read the access points of the firewall: %w", err))
 	}
 	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
 	if err != nil {
-		return denied(fmt.Errorf("read the chains of the firewall: %w", err))
+		return unprivileged(fmt.Errorf("read the chains of the firewall: %w", err))
 	}
 	kept := map[string]bool{}
 	for _, chain := range keep {
@@ -357,7 +357,7 @@ func (k *kernel) sweep(keep map[target]string) error {
 		}
 	}
 	if err := c.Flush(); err != nil {
-		return denied(fmt.Errorf("remove access points that are no more: %w", err))
+		return unprivileged(fmt.Errorf("remove access points that are no more: %w", err))
 	}
 	return nil
 }
@@ -367,7 +367,7 @@ func (k *kernel) clear() error {
 	c := &nftables.Conn{}
 	c.DelTable(k.table)
 	if err := c.Flush(); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return denied(fmt.Errorf("remove the firewall's table %s: %w", tableName, err))
+		return unprivileged(fmt.Errorf("remove the firewall's table %s: %w", tableName, err))
 	}
 	return nil
 }
