@@ -24,6 +24,9 @@ networks: [{name: front, public: true}, {name: back}]
 	vees := map[vee.ID]vmi.VEE{}
 	put := func(id vee.ID, s vee.State, nics ...vee.NIC) {
 		vees[id] = vmi.VEE{ID: id, State: s, Descriptor: vee.Descriptor{NICs: nics, Naming: vee.Naming{Domain: "shop.alpha.internal"}}}
+		v := vees[id]
+		kept := seenOf(&v, 1) // what the manager remembers of it is enough
+		vees[id] = kept.vee(id)
 	}
 	put("web2", vee.Initial, vee.NIC{Network: "site", Address: "10.80.0.3/16"}, vee.NIC{Network: "alpha.s-1.back", Address: "10.9.0.5/24"})
 	put("web1", vee.Active, vee.NIC{Network: "site"}, vee.NIC{Network: "alpha.s-1.back"})

@@ -23,7 +23,7 @@ type world struct {
 // record of each would be the larger part of its memory.
 type seen struct {
 	version, round       uint64
-	name, group          string
+	name, group, domain  string
 	nics                 []vee.NIC
 	state, target        vee.State
 	phase                vee.Phase
@@ -35,7 +35,7 @@ type seen struct {
 
 func seenOf(v *vmi.VEE, round uint64) seen {
 	return seen{
-		version: v.Version, round: round, name: v.Descriptor.Name, group: v.Descriptor.GroupID, nics: v.Descriptor.NICs,
+		version: v.Version, round: round, name: v.Descriptor.Name, group: v.Descriptor.GroupID, domain: v.Descriptor.Naming.Domain, nics: v.Descriptor.NICs,
 		state: v.State, target: v.Target, phase: v.Phase, progress: v.Progress, host: v.Host, err: v.Error,
 		submitted: v.Submitted, ready: v.GuestReady, answers: v.GuestSeen, idle: v.GuestIdle,
 	}
@@ -43,7 +43,7 @@ func seenOf(v *vmi.VEE, round uint64) seen {
 
 func (s *seen) vee(id vee.ID) vmi.VEE {
 	return vmi.VEE{
-		ID: id, Version: s.version, Descriptor: vee.Descriptor{Name: s.name, GroupID: s.group, NICs: s.nics},
+		ID: id, Version: s.version, Descriptor: vee.Descriptor{Name: s.name, GroupID: s.group, NICs: s.nics, Naming: vee.Naming{Domain: s.domain}},
 		State: s.state, Target: s.target, Phase: s.phase, Progress: s.progress, Host: s.host, Error: s.err,
 		Submitted: s.submitted, GuestReady: s.ready, GuestSeen: s.answers, GuestIdle: s.idle,
 	}
