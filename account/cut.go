@@ -15,11 +15,12 @@ func (i Interval) Cut(ms int64) (before, after Interval) {
 	return before, after
 }
 
-// Within is the part of i from one moment until before another.
+// Within is the part of i from one moment until before another. Parts that adjoin sum up to
+// the part that they make together.
 func (i Interval) Within(fromMS, toMS int64) Interval {
-	_, i = i.Cut(fromMS)
-	i, _ = i.Cut(max(fromMS, toMS))
-	return i
+	before, _ := i.Cut(fromMS)
+	through, _ := i.Cut(max(fromMS, toMS))
+	return Interval{before.ToMS, through.ToMS, through.Used.Minus(before.Used)}
 }
 
 // share n/d of what was used, rounded down. 0 <= n <= d.

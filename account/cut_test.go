@@ -43,5 +43,18 @@ func TestCutLosesNothing(t *testing.T) {
 		if !a.Valid() || !b.Valid() || a.ToMS != b.FromMS || a.FromMS != i.FromMS || b.ToMS != i.ToMS || a.Used.Plus(b.Used) != i.Used {
 			t.Fatalf("%+v is %+v and %+v", i, a, b)
 		}
+		var sum Usage
+		at := i.FromMS
+		for at < i.ToMS {
+			next := at + rapid.Int64Range(max(1, (i.ToMS-i.FromMS)/10), 1<<40).Draw(t, "part")
+			p := i.Within(at, next)
+			if !p.Valid() {
+				t.Fatalf("%+v of %+v", p, i)
+			}
+			sum, at = sum.Plus(p.Used), next
+		}
+		if i.ToMS > i.FromMS && sum != i.Used {
+			t.Fatalf("parts %+v, whole %+v", sum, i.Used)
+		}
 	})
 }

@@ -51,6 +51,9 @@ func (a Amount) Minus(b Amount) Amount { return Amount{new(big.Rat).Sub(a.get(),
 // Times is a × b.
 func (a Amount) Times(b Amount) Amount { return Amount{new(big.Rat).Mul(a.get(), b.get())} }
 
+// Negative is −a.
+func (a Amount) Negative() Amount { return Amount{new(big.Rat).Neg(a.get())} }
+
 // Sign is -1, 0 or 1.
 func (a Amount) Sign() int { return a.get().Sign() }
 
