@@ -51,6 +51,9 @@ func (a Amount) Minus(b Amount) Amount { return Amount{new(big.Rat).Sub(a.get(),
 // Times is a × b.
 func (a Amount) Times(b Amount) Amount { return Amount{new(big.Rat).Mul(a.get(), b.get())} }
 
+// Over is a ÷ b. b is not zero.
+func (a Amount) Over(b Amount) Amount { return Amount{new(big.Rat).Quo(a.get(), b.get())} }
+
 // Negative is −a.
 func (a Amount) Negative() Amount { return Amount{new(big.Rat).Neg(a.get())} }
 

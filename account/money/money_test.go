@@ -77,6 +77,9 @@ func TestArithmetic(t *testing.T) {
 		if a.Plus(b).Minus(b).Compare(a) != 0 || a.Plus(b).Times(c).Compare(a.Times(c).Plus(b.Times(c))) != 0 {
 			t.Fatal("not exact")
 		}
+		if c.Sign() != 0 && a.Over(c).Times(c).Compare(a) != 0 {
+			t.Fatal("division is not exact")
+		}
 		if a.Minus(a).Sign() != 0 || (Amount{}).Plus(a).Compare(a) != 0 {
 			t.Fatal("nothing is something")
 		}
