@@ -85,8 +85,10 @@ func run(m *testing.M) (code int, err error) {
 }
 
 // cli runs the command line as a person would; the error carries what it printed.
-func cli(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+func cli(args ...string) (string, error) { return cliWithin(4*time.Minute, args...) }
+
+func cliWithin(limit time.Duration, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, stage.binary, args...)
 	var out, errs bytes.Buffer

@@ -3,6 +3,7 @@ package e2e
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 // The example of three tiers on Debian guests: one command deploys it, it answers with data
@@ -12,7 +13,11 @@ func TestThreeTier(t *testing.T) {
 		reservoir(t, "image", "push", "../../.cache/images/"+image)
 	}
 	t.Cleanup(func() { remove(t, "three-tier") })
-	reservoir(t, "service", "deploy", "../../examples/three-tier/three-tier.yaml", "--wait", "--timeout", "900s")
+	// Four guests that boot Debian by emulation take their time.
+	if _, err := cliWithin(15*time.Minute, "service", "deploy", "../../examples/three-tier/three-tier.yaml", "--wait", "--timeout", "870s"); err != nil {
+		dump(t)
+		t.Fatal(err)
+	}
 	s := service(t, "three-tier")
 	url := s.URLs[0].URL
 	eventually(t, "data from the database, by way of both web servers", func() bool {

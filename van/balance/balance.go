@@ -216,7 +216,10 @@ func (b *Balancer) watch(p *point) {
 		}
 	}
 	for a := range present {
-		if _, known := p.health[a]; known {
+		if h, known := p.health[a]; known {
+			if ready[a] && !h.once { // it was there before its guest was
+				p.health[a] = health{well: true, once: true}
+			}
 			continue
 		}
 		if p.UDP {

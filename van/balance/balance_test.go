@@ -377,6 +377,20 @@ func TestNoBackendIsARefusal(t *testing.T) {
 	}
 	must(t, b.Remove("web"))
 	must(t, b.Remove("web"))
+	// A backend that does not answer yet, until its guest says that it does.
+	one.close()
+	silent := plan.Point{Key: "later", Port: 80, Backends: backends(one)}
+	at = set(t, b, silent)
+	s.eventually("it was checked", func() bool {
+		k := b.Show("later")["later"]
+		return !k[0].Healthy && strings.Contains(k[0].Why, "refused")
+	})
+	silent.Backends[0].Ready = true
+	set(t, b, silent)
+	if k := b.Show("later")["later"]; !k[0].Healthy {
+		t.Errorf("a backend whose guest has just become ready: %+v", k[0])
+	}
+	must(t, b.Remove("later"))
 	if who := s.ask("tcp", at); who != "refused" {
 		t.Errorf("after its removal: %s", who)
 	}
