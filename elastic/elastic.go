@@ -17,7 +17,6 @@
 package elastic
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -133,12 +132,13 @@ type Observation struct {
 }
 
 // State between steps; the zero value is that of a new component. It may be kept as JSON.
-// One that is lost costs a full window.
+// One that is lost costs a full window, and forgets a cool-down.
 type State struct {
 	Samples   map[string][]Sample  `json:"samples,omitempty"`  // by KPI, in the order of time
 	From      time.Time            `json:"from,omitzero"`      // measurements after it count
 	Changed   time.Time            `json:"changed,omitzero"`   // last change of the wanted size
-	Unsettled time.Time            `json:"unsettled,omitzero"` // since then what there is differs from what is wanted
+	Unsettled time.Time            `json:"unsettled,omitzero"` // since then what there is differs from what is wanted, or did until
+	Settled   time.Time            `json:"settled,omitzero"`   // then; both are zero when a window could fill since
 	Looked    map[string]time.Time `json:"looked,omitempty"`   // at each rule
 	Leaving   map[string]time.Time `json:"leaving,omitempty"`  // replicas on their way out, and since when
 }
@@ -164,7 +164,7 @@ func Step(p Policy, s State, o Observation, now time.Time) (State, Decision) {
 		e.rules(&d)
 	}
 	if d.Kind != Hold {
-		e.state.Changed, e.state.Unsettled, e.state.From = now, now, now
+		e.state.Changed, e.state.Unsettled, e.state.Settled, e.state.From = now, now, time.Time{}, now
 	}
 	e.leave(&d)
 	d.Wake = e.wake()
@@ -187,7 +187,7 @@ func (s State) copied(now time.Time) State {
 		}
 		return out
 	}
-	out := State{From: past(s.From), Changed: past(s.Changed), Unsettled: past(s.Unsettled),
+	out := State{From: past(s.From), Changed: past(s.Changed), Unsettled: past(s.Unsettled), Settled: past(s.Settled),
 		Looked: all(s.Looked), Leaving: all(s.Leaving), Samples: make(map[string][]Sample, len(s.Samples))}
 	for kpi, list := range s.Samples {
 		out.Samples[kpi] = slices.DeleteFunc(slices.Clone(list), func(x Sample) bool { return x.At.After(now) })
@@ -240,25 +240,33 @@ func (e *evaluation) bounds(d *Decision) bool {
 }
 
 // inFlight reports whether a change is, and sees to it that measurements until its end do
-// not count.
+// not count. A replica that is lost and comes back again and again, so that no window ever
+// fills, does not hold up the rules for longer than one that never comes.
 func (e *evaluation) inFlight(d *Decision) bool {
 	s := &e.state
 	said := e.difference()
+	patient := s.Unsettled.IsZero() || e.now.Sub(s.Unsettled) < e.policy.patience()
 	if said == "" {
-		if !s.Unsettled.IsZero() {
-			s.From, s.Unsettled = e.now, time.Time{}
+		switch {
+		case s.Unsettled.IsZero():
+		case s.Settled.IsZero():
+			if s.Settled = e.now; patient {
+				s.From = e.now
+			}
+		case e.now.Sub(s.Settled) >= e.policy.longest():
+			s.Unsettled, s.Settled = time.Time{}, time.Time{}
 		}
 		return false
 	}
+	s.Settled = time.Time{}
 	if s.Unsettled.IsZero() {
 		s.Unsettled = e.now
 	}
-	since := e.now.Sub(s.Unsettled)
-	if since >= cmp.Or(e.policy.Patience, DefaultPatience) {
+	if !patient {
 		return false
 	}
 	s.From = e.now
-	d.Why = fmt.Sprintf("stays at %d: a change is in flight for %s (%s), measurements do not count until it is done", d.Size.Replicas, brief(since), said)
+	d.Why = fmt.Sprintf("stays at %d: a change is in flight for %s (%s), measurements do not count until it is done", d.Size.Replicas, brief(e.now.Sub(s.Unsettled)), said)
 	return true
 }
 
@@ -307,7 +315,7 @@ func (e *evaluation) leave(d *Decision) {
 			continue
 		}
 		d.Drain = append(d.Drain, r.Name)
-		if r.Idle || !r.Ready || e.now.Sub(since) >= cmp.Or(e.policy.Drain, DefaultDrain) {
+		if r.Idle || !r.Ready || e.now.Sub(since) >= e.policy.drain() {
 			d.Remove = append(d.Remove, r.Name)
 		}
 	}
@@ -330,10 +338,10 @@ func (e *evaluation) wake() time.Time {
 		sooner(e.state.Looked[r.Name].Add(r.Every))
 	}
 	for _, since := range e.state.Leaving {
-		sooner(since.Add(cmp.Or(e.policy.Drain, DefaultDrain)))
+		sooner(since.Add(e.policy.drain()))
 	}
 	if !e.state.Unsettled.IsZero() {
-		sooner(e.state.Unsettled.Add(cmp.Or(e.policy.Patience, DefaultPatience)))
+		sooner(e.state.Unsettled.Add(e.policy.patience()))
 	}
 	return at
 }

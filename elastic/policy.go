@@ -1,6 +1,7 @@
 package elastic
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -44,6 +45,21 @@ func (p Policy) Bounds(now time.Time) (low, high int, whose string) {
 	return low, high, whose
 }
 
+func (p Policy) patience() time.Duration { return cmp.Or(p.Patience, DefaultPatience) }
+
+func (p Policy) drain() time.Duration { return cmp.Or(p.Drain, DefaultDrain) }
+
+// longest time that a rule needs to come to a decision.
+func (p Policy) longest() (d time.Duration) {
+	for _, a := range p.Arrays {
+		d = max(d, a.Window+a.Every)
+	}
+	for _, r := range p.Rules {
+		d = max(d, r.Every)
+	}
+	return d
+}
+
 // Check says what Step could make no sense of.
 func (p Policy) Check() error {
 	wrong := func(format string, args ...any) error {
@@ -55,7 +71,10 @@ func (p Policy) Check() error {
 	if p.Up < 0 || p.Down < 0 || p.Patience < 0 || p.Drain < 0 {
 		return wrong("a cool-down, patience or time to drain is negative")
 	}
-	for _, a := range p.Arrays {
+	for i, a := range p.Arrays {
+		if slices.ContainsFunc(p.Arrays[:i], func(o Array) bool { return o.String() == a.String() }) {
+			return wrong("two elastic arrays by %s", a)
+		}
 		if a.KPI == "" || a.Window <= 0 || a.Every < 0 || !(a.Quota > 0) || !(a.Tolerance >= 0 && a.Tolerance <= 100) {
 			return wrong("elastic array by KPI %q: want a KPI, a window, a quota above 0, a tolerance from 0 to 100 %%, and no negative time", a.KPI)
 		}

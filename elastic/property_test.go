@@ -33,8 +33,8 @@ func drawPolicy(t *rapid.T) Policy {
 	p := Policy{Component: "c", Min: rapid.IntRange(0, 3).Draw(t, "min"), Up: span("up", 300), Down: span("down", 300),
 		Patience: span("patience", 300), Drain: span("drain", 60)}
 	p.Max = p.Min + rapid.IntRange(0, 5).Draw(t, "range")
-	for range rapid.IntRange(0, 2).Draw(t, "arrays") {
-		p.Arrays = append(p.Arrays, Array{KPI: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "kpi"), Window: span("window", 120) + time.Second,
+	for i := range rapid.IntRange(0, 2).Draw(t, "arrays") {
+		p.Arrays = append(p.Arrays, Array{KPI: []string{"a", "b"}[i], Window: span("window", 120) + time.Second,
 			Every: span("every", 60), Quota: 10, Tolerance: float64(rapid.IntRange(0, 50).Draw(t, "tolerance"))})
 	}
 	for i := range rapid.IntRange(0, 2).Draw(t, "rules") {
@@ -320,6 +320,7 @@ func TestCheck(t *testing.T) {
 		"two of a name":    {Rules: []Rule{fine, fine}},
 		"no condition":     {Rules: []Rule{{Name: "a", Do: Action{Kind: ScaleUp}}}},
 		"no action":        {Rules: []Rule{{Name: "a", Holds: fine.Holds}}},
+		"two of a KPI":     {Arrays: []Array{{KPI: "a", Window: 1, Quota: 1}, {KPI: "a", Window: 1, Quota: 2}}},
 		"resize to what":   {Rules: []Rule{{Name: "a", Holds: fine.Holds, Do: Action{Kind: Resize}}}},
 		"schedule's hours": {Schedules: []Schedule{{From: 25 * time.Hour}}},
 	} {

@@ -128,10 +128,13 @@ func (b *bench) run(line string) {
 	f := strings.Fields(line)
 	o := b.options(f[1:])
 	switch f[0] {
-	case "component": // NAME replicas=N min= max= up= down= boot=
+	case "component": // NAME replicas=N min= max= up= down= boot= [patience=]
 		b.policy.Component = f[1]
 		b.policy.Min, b.policy.Max = int(b.number(o("min"))), int(b.number(o("max")))
 		b.policy.Up, b.policy.Down, b.boot = b.span(o("up")), b.span(o("down")), b.span(o("boot"))
+		if o("patience") != "" {
+			b.policy.Patience = b.span(o("patience"))
+		}
 		b.wanted.Replicas = int(b.number(o("replicas")))
 		for range b.wanted.Replicas {
 			b.made++
@@ -156,8 +159,8 @@ func (b *bench) run(line string) {
 	case "schedule": // NAME from= to= min= max=, on weekdays
 		b.policy.Schedules = append(b.policy.Schedules, Schedule{Name: f[1], From: b.span(o("from")), To: b.span(o("to")),
 			Days: []time.Weekday{1, 2, 3, 4, 5}, Min: int(b.number(o("min"))), Max: int(b.number(o("max")))})
-	case "boot":
-		b.boot = b.span(f[1])
+	case "lose": // a replica, which boots again
+		b.booted[f[1]] = b.now.Add(b.boot)
 	case "idle":
 		for i := range b.there {
 			if b.there[i].Name == f[1] {
