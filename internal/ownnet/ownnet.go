@@ -3,6 +3,7 @@
 package ownnet
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -33,7 +34,7 @@ func Main(m *testing.M, rootless bool, run func(*testing.M) int) {
 		}
 		os.Exit(run(m))
 	}
-	c := exec.Command(os.Args[0], os.Args[1:]...)
+	c := exec.CommandContext(context.Background(), os.Args[0], os.Args[1:]...)
 	c.Env = append(os.Environ(), inside+"=1")
 	c.Stdout, c.Stderr = os.Stdout, os.Stderr
 	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
