@@ -72,7 +72,42 @@ func (s *Service) Handler(ctx context.Context, a Agent) http.Handler {
 		fmt.Fprintln(w, "burning")
 	})
 	mux.HandleFunc("GET /ask", func(w http.ResponseWriter, r *http.Request) { s.ask(w, r) })
+	mux.HandleFunc("GET /download", func(w http.ResponseWriter, r *http.Request) { s.download(w, r) })
 	return mux
+}
+
+// downloadPause is between two parts of a download that takes its time.
+const downloadPause = 20 * time.Millisecond
+
+// download as many bytes as the query says, spread over so many seconds, as in
+// /download?bytes=1000000&seconds=10: numbers counted up from 0, in lines.
+func (s *Service) download(w http.ResponseWriter, r *http.Request) {
+	s.count()
+	query := r.URL.Query()
+	bytes, err := strconv.ParseUint(query.Get("bytes"), 10, 40)
+	seconds, serr := strconv.ParseUint(query.Get("seconds"), 10, 20)
+	if err != nil || serr != nil && query.Has("seconds") {
+		http.Error(w, "want bytes, and seconds, as in /download?bytes=1000000&seconds=10", http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Content-Length", strconv.FormatUint(bytes, 10))
+	parts := max(1, seconds*uint64(time.Second/downloadPause))
+	out := http.NewResponseController(w)
+	var line []byte
+	for n, sent, part := uint64(0), uint64(0), uint64(1); sent < bytes; n++ {
+		line = fmt.Appendf(line[:0], "%d\n", n)
+		line = line[:min(uint64(len(line)), bytes-sent)]
+		if _, err := w.Write(line); err != nil {
+			return // whoever asked has gone
+		}
+		for sent += uint64(len(line)); part < parts && sent*parts >= part*bytes; part++ {
+			if out.Flush() != nil {
+				return
+			}
+			time.Sleep(downloadPause)
+		}
+	}
 }
 
 // Bounds of asking others.

@@ -90,3 +90,24 @@ func TestQuiet(t *testing.T) {
 		}
 	})
 }
+
+func TestDownload(t *testing.T) {
+	h := New(func() string { return "x" }, func() []string { return nil }, "").Handler(t.Context(), nil)
+	get := func(query string) *httptest.ResponseRecorder {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/download?"+query, nil))
+		return w
+	}
+	for query, want := range map[string]string{
+		"bytes=0": "", "bytes=5": "0\n1\n2", "bytes=22": "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n10", "bytes=4&seconds=1": "0\n1\n",
+	} {
+		if w := get(query); w.Code != http.StatusOK || w.Body.String() != want {
+			t.Errorf("%s: %d %q, want %q", query, w.Code, w.Body, want)
+		}
+	}
+	for _, query := range []string{"", "bytes=-1", "bytes=5&seconds=x", "bytes=99999999999999"} {
+		if w := get(query); w.Code != http.StatusBadRequest {
+			t.Errorf("%q: status %d", query, w.Code)
+		}
+	}
+}
