@@ -41,8 +41,17 @@ func crashingAgent(dir string) {
 		os.Exit(1)
 	}
 	g := sectorGuestOn(hypervisor.LocalImage{Digest: "sha256:sector", Disk: os.Getenv("RESERVOIR_TEST_IMAGE"), Format: "raw"})
-	if o, err := d.Inspect(ctx, g.ID); err == nil && o.Condition == hypervisor.Suspended {
-		d.Wake(ctx, g)
+	if o, err := d.Inspect(ctx, g.ID); err == nil { // a life begins with a guest that runs or does not
+		switch o.Condition {
+		case hypervisor.Suspended:
+			err = d.Wake(ctx, g)
+		case hypervisor.Paused:
+			err = d.Resume(ctx, g.ID, g.Epoch)
+		}
+		if err != nil {
+			fmt.Println("error:", o.Condition, err)
+			os.Exit(1)
+		}
 	}
 	life := []crashingStep{
 		{"prepare", func() error { return d.Prepare(ctx, g) }},
