@@ -32,6 +32,10 @@ const config = `auth_unix_rw = "none"
 unix_sock_dir = "/run/libvirt"
 `
 
+// guestConfig: no /dev of its own for each guest, since libvirt cannot make one where a file
+// is mounted below /dev (hideKVM).
+const guestConfig = "namespaces = []\n"
+
 const (
 	startPatience = 30 * time.Second
 	stopGrace     = 10 * time.Second
@@ -51,11 +55,22 @@ func Prepare(dir string) error {
 			return fmt.Errorf("prepare libvirtd's folders: %w", err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(dir, "etc", "libvirtd.conf"), []byte(config), 0o600); err != nil {
-		return fmt.Errorf("prepare libvirtd's folders: %w", err)
+	for name, text := range map[string]string{"libvirtd.conf": config, "qemu.conf": guestConfig} {
+		if err := os.WriteFile(filepath.Join(dir, "etc", name), []byte(text), 0o600); err != nil {
+			return fmt.Errorf("prepare libvirtd's folders: %w", err)
+		}
 	}
 	return nil
 }
+
+// hideKVM where the user that guests run as may not use it. libvirtd probes QEMU as root,
+// finds KVM, then finds that guests cannot have it, holds what it found for outdated, and
+// probes again at every call, seconds each.
+const hideKVM = `if [ -e /dev/kvm ] && ! setpriv --reuid=libvirt-qemu --regid=libvirt-qemu --init-groups test -w /dev/kvm 2>/dev/null; then
+	: >"$1/no-kvm"
+	mount --bind "$1/no-kvm" /dev/kvm
+fi
+`
 
 // Args of the command that is libvirtd below dir, in the foreground, after Prepare.
 func Args(dir string) []string {
@@ -64,6 +79,7 @@ func Args(dir string) []string {
 	for _, f := range folders {
 		fmt.Fprintf(&script, "mkdir -p %s\nmount --bind \"$1/%s\" %s\n", f[1], f[0], f[1])
 	}
+	script.WriteString(hideKVM)
 	script.WriteString("virtlogd --pid-file /run/libvirt/virtlogd.pid &\n")
 	script.WriteString("exec libvirtd --pid-file /run/libvirt/libvirtd.pid\n")
 	return []string{"unshare", "--mount", "--propagation", "private", "sh", "-c", script.String(), "libvirtd", dir}
