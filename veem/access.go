@@ -31,7 +31,7 @@ func serves(r *record) string {
 	if r == nil || r.State != vee.Active || r.Target != vee.Active {
 		return ""
 	}
-	return fmt.Sprintf("%s %v", r.Host, r.GuestReady || !r.GuestSeen)
+	return fmt.Sprintf("%s %v %v", r.Host, r.GuestReady, r.GuestSeen)
 }
 
 // backends of an access point: the VEEs that run, are meant to, and are ready, where the

@@ -23,13 +23,10 @@ func TestDeployScaleAndDelete(t *testing.T) {
 		t.Fatalf("%+v, want ready with one URL over two replicas", s)
 	}
 	url := s.URLs[0].URL
-	if got := answering(url); !slices.Equal(got, []string{"web-1", "web-2"}) {
-		t.Errorf("%s is answered by %v, want both replicas", url, got)
-	}
+	are := func(want ...string) func() bool { return func() bool { return slices.Equal(answering(url), want) } }
+	eventually(t, "both replicas answer", are("web-1", "web-2"))
 	reservoir(t, "service", "scale", "web", "web", "3", "--wait")
-	if got := answering(url); !slices.Equal(got, []string{"web-1", "web-2", "web-3"}) {
-		t.Errorf("scaled up: %v answer, want three", got)
-	}
+	eventually(t, "three replicas answer", are("web-1", "web-2", "web-3"))
 	reservoir(t, "service", "scale", "web", "web", "1", "--wait")
 	if got := answering(url); len(got) != 1 {
 		t.Errorf("scaled down: %v answer, want one", got)
@@ -149,26 +146,9 @@ components:
 	}
 	s := deploy(t, two("first"), "two")
 	url, oldWeb, oldDB := s.URLs[0].URL, only(t, "web-1").ID, only(t, "db-1").ID
-	failed, stop, done := 0, make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			select {
-			case <-stop:
-				return
-			case <-time.After(100 * time.Millisecond):
-				if ask(url) == "" {
-					failed++
-				}
-			}
-		}
-	}()
+	visitors := startAsking(url)
 	reservoir(t, "service", "redeploy", two("second"), "--wait", "--timeout", "230s")
-	close(stop)
-	<-done
-	if failed > 0 {
-		t.Errorf("%d requests were not answered during the redeployment", failed)
-	}
+	visitors.end(t, "the service was redeployed")
 	eventually(t, "an answer of the second revision", func() bool { return strings.Contains(ask(url), "second") })
 	// The new replica was there beside the old one and so has a name of its own.
 	if only(t, "web-2").ID == oldWeb {

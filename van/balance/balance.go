@@ -219,6 +219,7 @@ func (b *Balancer) watch(p *point) {
 		if h, known := p.health[a]; known {
 			if ready[a] && !h.once { // it was there before its guest was
 				p.health[a] = health{well: true, once: true}
+				b.kernel.askAgain(a.Addr())
 			}
 			continue
 		}

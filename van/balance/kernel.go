@@ -268,6 +268,20 @@ func (k *kernel) free(a netip.Addr) error {
 	return nil
 }
 
+// askAgain who has an address that nobody answered for until now. A check of a guest that was
+// not there yet has left a question open, and what waits for its answer would fail with it.
+func (k *kernel) askAgain(a netip.Addr) {
+	neighbours, err := netlink.NeighList(0, netlink.FAMILY_V4)
+	if err != nil {
+		return // it is asked again in a moment anyway
+	}
+	for _, n := range neighbours {
+		if n.IP.Equal(net.IP(a.AsSlice())) && n.State&(netlink.NUD_INCOMPLETE|netlink.NUD_FAILED) != 0 {
+			_ = netlink.NeighDel(&n)
+		}
+	}
+}
+
 // Conntrack's states of a TCP connection that has ended (linux/netfilter/nf_conntrack_tcp.h).
 const (
 	tcpLastACK  = 6
