@@ -22,8 +22,9 @@ const maxDraining = 1000
 
 // access is what the balancer was told last.
 type access struct {
-	mu  sync.Mutex        // held while the balancer is told, so that the newest comes last
-	set map[string]string // access point to what it is, in words
+	mu    sync.Mutex        // held while the balancer is told, so that the newest comes last
+	set   map[string]string // access point to what it is, in words
+	swept bool              // nothing of an earlier process is left
 }
 
 // serves is what of a VEE decides whether it is a backend.
@@ -145,6 +146,29 @@ func (m *Manager) balance(ctx context.Context, key string) error {
 	}
 	p.Address = addr
 	m.access.set[key] = fmt.Sprint(p)
+	return m.sweepPoints()
+}
+
+// sweepPoints removes what an earlier process left of access points that are no more, once
+// the balancer has been told of all that there are. The caller holds m.access.mu.
+func (m *Manager) sweepPoints() error {
+	if m.access.swept {
+		return nil
+	}
+	all := true
+	m.ledger.read(func(s *state) {
+		for key := range s.points.rows {
+			_, set := m.access.set[key]
+			all = all && set
+		}
+	})
+	if !all {
+		return nil
+	}
+	if err := m.cfg.Balancer.Sweep(); err != nil {
+		return fmt.Errorf("access points that are no more: %w", err)
+	}
+	m.access.swept = true
 	return nil
 }
 

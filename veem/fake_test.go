@@ -445,9 +445,10 @@ func (l *eventLog) count(reason string) (n int) {
 }
 
 type pointLog struct {
-	mu  sync.Mutex
-	now map[string]plan.Point
-	n   int
+	mu    sync.Mutex
+	now   map[string]plan.Point
+	n     int
+	swept []int
 }
 
 func (b *pointLog) Set(_ context.Context, p plan.Point) (string, error) {
@@ -481,7 +482,13 @@ func (b *pointLog) Show(keys ...string) map[string][]plan.BackendState {
 	return all
 }
 
-func (b *pointLog) Sweep() error { return nil }
+// Sweep notes how many points it was told of before.
+func (b *pointLog) Sweep() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.swept = append(b.swept, len(b.now))
+	return nil
+}
 
 // get the addresses of the backends that get new connections.
 func (b *pointLog) get(key string) (to []netip.AddrPort) {

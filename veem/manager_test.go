@@ -497,8 +497,12 @@ func TestAccessPoints(t *testing.T) {
 		}
 		s.stop()
 		_ = s.points.Remove("shop/web")
+		s.points.swept = nil
 		s.start()
 		time.Sleep(10 * time.Second)
+		if !slices.Equal(s.points.swept, []int{1}) {
+			t.Errorf("after a restart the balancer was swept %v times, want once, when it knew the one point", s.points.swept)
+		}
 		if list, _ := s.m.ListAccessPoints(s.operator(), "shop"); len(list) != 1 || list[0].Address != a.Address || list[0].Backends != 1 || len(s.points.get("shop/web")) != 1 {
 			t.Errorf("after a restart: %+v, %v", list, s.points.get("shop/web"))
 		}

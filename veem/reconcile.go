@@ -296,6 +296,12 @@ func (m *Manager) board(t *tx) []placement.Host {
 const sweepEvery = time.Hour
 
 func (m *Manager) sweep(ctx context.Context) result {
+	m.access.mu.Lock()
+	err := m.sweepPoints()
+	m.access.mu.Unlock()
+	if err != nil {
+		m.cfg.Log.Warn("sweep", "err", err) // tried again with the next access point, or sweep
+	}
 	for more := true; more; {
 		err := m.ledger.do(ctx, func(t *tx) error {
 			n := 0
