@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/agent/handover"
@@ -226,9 +227,6 @@ func (v *tracked) sendTo(ctx context.Context, to peer.Host, a vhi.Assignment) er
 	if err := v.letGo(ctx, a, prepared, took); err != nil {
 		return errors.Join(err, v.t.cfg.Driver.Resume(context.WithoutCancel(ctx), a.VEE, a.Epoch))
 	}
-	if err := v.t.cfg.Plugs.Release(a.VEE, m.Underlay); err != nil { // the site's segments will say so too
-		v.t.cfg.Log.Warn("stop owning the addresses of a VEE that was given away", "vee", a.VEE, "err", err)
-	}
 	return nil
 }
 
@@ -309,6 +307,11 @@ func (v *tracked) give(ctx context.Context) error {
 		v.noteGift()
 		return fmt.Errorf("given to host %s, whose answer is not known: it runs here again, or there, when that host answers: %w", a.Move.To, err)
 	}
+	if answer.Taken {
+		if err := v.t.cfg.Plugs.Release(a.VEE, a.Move.Underlay); err != nil { // the site's segments will say so too
+			v.t.cfg.Log.Warn("stop owning the addresses of a VEE that was given away", "vee", a.VEE, "err", err)
+		}
+	}
 	v.mu.Lock()
 	defer v.nudge()
 	defer v.mu.Unlock()
@@ -322,11 +325,6 @@ func (v *tracked) give(ctx context.Context) error {
 	}
 	if err := v.keep(a, now); err != nil {
 		return err
-	}
-	if now.State == handover.Back {
-		if err := v.t.cfg.Plugs.Announce(a.VEE); err != nil {
-			v.t.cfg.Log.Warn("own the addresses of a VEE again", "vee", a.VEE, "err", err)
-		}
 	}
 	if now.State == handover.Back && v.move.id == part.Move {
 		v.move.over = true
@@ -487,9 +485,14 @@ func (t *Tracker) Give(ctx context.Context, g peer.Gift) (peer.Answer, error) {
 	}
 	// The decision stands whatever comes now; what does not succeed here the loop repeats.
 	if complete {
-		if err := t.cfg.Plugs.Announce(g.VEE); err != nil { // the site's segments will say so too
-			t.cfg.Log.Warn("own the addresses of a VEE that was taken", "vee", g.VEE, "err", err)
-		}
+		// It need not wait for the kernel's networks, nor they for it.
+		var announcing sync.WaitGroup
+		announcing.Go(func() {
+			if err := t.cfg.Plugs.Announce(g.VEE); err != nil { // the site's segments will say so too
+				t.cfg.Log.Warn("own the addresses of a VEE that was taken", "vee", g.VEE, "err", err)
+			}
+		})
+		defer announcing.Wait()
 		if err := v.take(context.WithoutCancel(ctx), d, g.Epoch); err != nil {
 			t.cfg.Log.Error("run a VEE that was taken", "vee", g.VEE, "err", err)
 		}

@@ -32,8 +32,10 @@ type machine struct {
 
 	mu    sync.Mutex
 	tr    *Tracker
-	slow  sim.Op // the one that is hard: it takes a second
-	fault error  // what that ends with
+	up    bool
+	calls sync.WaitGroup // of other hosts, under way
+	slow  sim.Op         // the one that is hard: it takes a second
+	fault error          // what that ends with
 
 	d      *sim.Driver
 	bridge *host
@@ -76,17 +78,32 @@ func (m *machine) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	m.mu.Lock()
-	m.tr = tr
+	m.tr, m.up = tr, true
 	m.mu.Unlock()
 	go func() { defer close(done); _ = tr.Run(ctx) }()
-	m.stop = func() { cancel(); <-done; _ = d.Close() }
+	m.stop = func() {
+		m.mu.Lock()
+		m.up = false
+		m.mu.Unlock()
+		cancel()
+		<-done
+		m.calls.Wait() // an agent that is dead writes nothing
+		_ = d.Close()
+	}
 }
 
-// tracker that answers other hosts now.
-func (m *machine) tracker() *Tracker {
+// answer has the agent that answers now, if there is one, do what another host asks.
+func (m *machine) answer(do func(*Tracker) error) error {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.tr
+	if !m.up {
+		m.mu.Unlock()
+		return errors.New("connection refused")
+	}
+	m.calls.Add(1)
+	defer m.calls.Done()
+	tr := m.tr
+	m.mu.Unlock()
+	return do(tr)
 }
 
 func (m *machine) trouble() (sim.Op, error) {
@@ -115,11 +132,12 @@ func (m *machine) condition() hypervisor.Condition {
 // wire is what lies between two hosts.
 type wire struct{ from, to *machine }
 
-func (w wire) call(ctx context.Context, what string, f func(context.Context) error) error {
+func (w wire) call(ctx context.Context, what string, f func(context.Context, *Tracker) error) error {
 	if err := w.from.cut("before " + what); err != nil {
 		return err
 	}
-	err := f(identity.With(ctx, identity.Caller{Role: identity.HostRole, Host: w.from.name}))
+	ctx = identity.With(ctx, identity.Caller{Role: identity.HostRole, Host: w.from.name})
+	err := w.to.answer(func(tr *Tracker) error { return f(ctx, tr) })
 	if lost := w.from.cut("after " + what); lost != nil {
 		return lost
 	}
@@ -127,27 +145,27 @@ func (w wire) call(ctx context.Context, what string, f func(context.Context) err
 }
 
 func (w wire) Open(ctx context.Context, o peer.Offer) error {
-	return w.call(ctx, "open", func(ctx context.Context) error { return w.to.tracker().Open(ctx, o) })
+	return w.call(ctx, "open", func(ctx context.Context, tr *Tracker) error { return tr.Open(ctx, o) })
 }
 
 func (w wire) Stream(ctx context.Context, move string, id vee.ID, name string) (c io.ReadWriteCloser, err error) {
-	err = w.call(ctx, "stream", func(ctx context.Context) error {
-		c, err = w.to.tracker().Stream(ctx, move, id, name)
+	err = w.call(ctx, "stream", func(ctx context.Context, tr *Tracker) error {
+		c, err = tr.Stream(ctx, move, id, name)
 		return err
 	})
 	return c, err
 }
 
 func (w wire) Give(ctx context.Context, g peer.Gift) (a peer.Answer, err error) {
-	err = w.call(ctx, "give", func(ctx context.Context) error {
-		a, err = w.to.tracker().Give(ctx, g)
+	err = w.call(ctx, "give", func(ctx context.Context, tr *Tracker) error {
+		a, err = tr.Give(ctx, g)
 		return err
 	})
 	return a, err
 }
 
 func (w wire) Abandon(ctx context.Context, move string, id vee.ID) error {
-	return w.call(ctx, "abandon", func(ctx context.Context) error { return w.to.tracker().Abandon(ctx, move, id) })
+	return w.call(ctx, "abandon", func(ctx context.Context, tr *Tracker) error { return tr.Abandon(ctx, move, id) })
 }
 
 func mover(seq uint64, p vhi.Power) vhi.Assignment {

@@ -52,7 +52,7 @@ const (
 const (
 	diskSize = 64 << 20 // as in the manifest
 	// downtimeLimit of QEMU, ms, as the product sets it at first.
-	downtimeLimit = 30
+	downtimeLimit = 10
 )
 
 func main() {

@@ -94,6 +94,7 @@ type vm struct {
 	ran        time.Time            // since when they ran the last time
 	unexported bool                 // its NBD server was stopped
 	move       string               // how far QEMU said last that a migration is (MigrationStatus in qapi/migration.json)
+	jobs       map[string]string    // and each of its jobs (JobStatus in qapi/job.json)
 
 	mu      sync.Mutex
 	channel net.Conn // the newest caller's
@@ -190,6 +191,7 @@ func (g *guest) lastWords() string {
 // stopping is what the guest becomes if it ends before anything else is said.
 func (g *guest) attach(p *process, stopping hypervisor.Condition) *vm {
 	v := &vm{
+		jobs:    map[string]string{},
 		process: p, g: g, stopping: stopping,
 		poke: make(chan struct{}, 1), stirred: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
@@ -260,9 +262,16 @@ func (v *vm) onEvent(e qmp.Event) {
 	case "RESUME":
 		v.ran = e.Time()
 	case "MIGRATION":
-		v.move = migrationStatus(e.Data)
+		v.move = eventStatus(e.Data).Status
+	case "JOB_STATUS_CHANGE":
+		j := eventStatus(e.Data)
+		v.jobs[j.ID] = j.Status
 	}
+	leaving := e.Event == "STOP" && v.move == "active" // its migration says more, and nothing is asked
 	v.g.mu.Unlock()
+	if leaving {
+		return
+	}
 	switch e.Event {
 	case "STOP", "RESUME", "SHUTDOWN", "BLOCK_IO_ERROR", "GUEST_PANICKED":
 		select {

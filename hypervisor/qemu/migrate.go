@@ -35,7 +35,7 @@ const (
 	// The vCPUs may stand still so long for the last memory: firstDowntime in the first
 	// patientRounds over it, then twice as long with each, up to maxDowntime, which is QEMU's
 	// default.
-	firstDowntime = 30 * time.Millisecond
+	firstDowntime = 10 * time.Millisecond
 	maxDowntime   = 300 * time.Millisecond
 	patientRounds = 4
 	// unlimited bandwidth, bytes per second.
@@ -209,9 +209,6 @@ func socketPair() (ours net.Conn, theirs *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a socket pair: %w", err)
-	}
-	for _, fd := range fds { // so that the last memory is off QEMU's hands at once
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, streamRoom) // the default does, more slowly
 	}
 	mine := os.NewFile(uintptr(fds[0]), "stream")
 	theirs = os.NewFile(uintptr(fds[1]), "stream of QEMU")
@@ -418,11 +415,8 @@ func (o *outlet) carry(near, far io.ReadWriteCloser, sent *atomic.Int64) {
 	go func() { defer close(back); _, _ = io.Copy(near, far); _ = near.Close() }()
 }
 
-// Bytes that are carried at once, and that may wait in a memory stream's socket.
-const (
-	carryBuffer = 256 << 10
-	streamRoom  = 4 << 20
-)
+// carryBuffer is how many bytes are carried at once.
+const carryBuffer = 256 << 10
 
 // meter counts what is written.
 type meter struct {
@@ -730,15 +724,10 @@ func (o *outlet) switchover(ctx context.Context) error {
 	for _, k := range o.disks {
 		refused = errors.Join(refused, v.do(ctx, "block-job-cancel", object{"device": "mirror-" + k.node}, nil))
 	}
-	m, err := v.migration(ctx) // while QEMU is at it
-	if err != nil {
-		return err
-	}
-	o.took.Memory = vee.Bytes(m.RAM.Transferred + m.RAM.Remaining)
-	t := m.transfer()
-	t.What = "switchover"
-	o.s.Progress(t)
 	for ended := len(o.disks) == 0; !ended; {
+		if err := o.awaitMirrors(ctx); err != nil {
+			return fmt.Errorf("end the mirrors of its disks: %w", err)
+		}
 		jobs, err := v.mirrors(ctx)
 		if err != nil {
 			return err
@@ -753,14 +742,34 @@ func (o *outlet) switchover(ctx context.Context) error {
 		if refused != nil {
 			return refused
 		}
-		if ended {
-			break
-		}
-		if err := v.stir(ctx, stirPatience); err != nil {
-			return fmt.Errorf("end the mirrors of its disks: %w", err)
+	}
+	if err := v.do(ctx, "migrate-continue", object{"state": "pre-switchover"}, nil); err != nil {
+		return err
+	}
+	m, err := v.migration(ctx) // while QEMU is at it
+	if err != nil {
+		return err
+	}
+	o.took.Memory = vee.Bytes(m.RAM.Transferred + m.RAM.Remaining)
+	t := m.transfer()
+	t.What = "switchover"
+	o.s.Progress(t)
+	return nil
+}
+
+// awaitMirrors until events say that all of them have concluded, or a while.
+func (o *outlet) awaitMirrors(ctx context.Context) error {
+	concluded := func() bool {
+		o.v.g.mu.Lock()
+		defer o.v.g.mu.Unlock()
+		return !slices.ContainsFunc(o.disks, func(k writableDisk) bool { return o.v.jobs["mirror-"+k.node] != "concluded" })
+	}
+	for end := time.Now().Add(stirPatience); !concluded() && time.Now().Before(end); {
+		if err := o.v.stir(ctx, time.Until(end)); err != nil {
+			return err
 		}
 	}
-	return v.do(ctx, "migrate-continue", object{"state": "pre-switchover"}, nil)
+	return nil
 }
 
 // mirrorsGoOn while memory is sent; one that failed would leave an old disk over there.
@@ -807,13 +816,13 @@ func (m migration) transfer() hypervisor.Transfer {
 	}
 }
 
-// migrationStatus of a MIGRATION event.
-func migrationStatus(data json.RawMessage) string {
-	var m struct {
-		Status string `json:"status"`
-	}
+// eventStatus is what MIGRATION and JOB_STATUS_CHANGE events say.
+func eventStatus(data json.RawMessage) (m struct {
+	ID     string `json:"id"`
+	Status string `json:"status"`
+}) {
 	_ = json.Unmarshal(data, &m) // without one, QEMU is asked
-	return m.Status
+	return m
 }
 
 // moved is how far QEMU's last event says that its migration is.

@@ -102,7 +102,7 @@ func TestIdentity(t *testing.T) {
 func TestDowntimeLimit(t *testing.T) {
 	for round, want := range map[int64]time.Duration{
 		0: firstDowntime, 1: firstDowntime, patientRounds: firstDowntime, patientRounds + 1: 2 * firstDowntime,
-		patientRounds + 3: 8 * firstDowntime, patientRounds + 4: maxDowntime, 1000: maxDowntime,
+		patientRounds + 4: 16 * firstDowntime, patientRounds + 5: maxDowntime, 1000: maxDowntime,
 	} {
 		if got := downtimeLimit(round); got != want {
 			t.Errorf("round %d: %v, want %v", round, got, want)

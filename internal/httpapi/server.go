@@ -8,6 +8,7 @@ package httpapi
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -283,6 +284,27 @@ func sendLines[T any](ctx context.Context, w http.ResponseWriter, ch <-chan T) {
 	}
 }
 
+// Windowed is a byte stream of which no more than about Window bytes are to be under way at
+// each end: who reads it needs what was written last soon.
+type Windowed struct {
+	io.ReadWriteCloser
+	Window int
+}
+
+// SetWindow does so for a connection that Upgrade returned or a server took over, if that is
+// TCP, with TLS over it or not.
+func SetWindow(conn any, bytes int) {
+	switch c := conn.(type) {
+	case bufferedConn:
+		SetWindow(c.Conn, bytes)
+	case *tls.Conn:
+		SetWindow(c.NetConn(), bytes)
+	case *net.TCPConn: // best effort: it works with any
+		_ = c.SetReadBuffer(bytes)
+		_ = c.SetWriteBuffer(bytes)
+	}
+}
+
 // HandleUpgrade mounts a byte stream at pattern ("GET /path/{id}"): open is called with
 // the request, and what it returns is joined to the caller's connection until either ends.
 func (s *Server) HandleUpgrade(pattern string, roles []identity.Role, open func(*http.Request) (io.ReadWriteCloser, error)) {
@@ -312,6 +334,9 @@ func (s *Server) HandleUpgrade(pattern string, roles []identity.Role, open func(
 		defer conn.Close()
 		noted(r.Context(), func(n *note) { n.changes = true; n.say(http.StatusSwitchingProtocols) })
 		_ = conn.SetDeadline(time.Time{})
+		if w, ok := up.(Windowed); ok {
+			SetWindow(conn, w.Window)
+		}
 		fmt.Fprintf(buf, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", StreamProtocol)
 		if buf.Flush() != nil {
 			return
