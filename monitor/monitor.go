@@ -49,8 +49,13 @@ const (
 
 // Value of one field.
 type Value struct {
-	Field string  `json:"field"`
-	Value float64 `json:"value"`
+	Field string `json:"field"`
+	// Labels that a program in a guest has given it; of KPIs alone. In Prometheus's notation
+	// without braces, sorted by name, each name once: code="200",method="get". So values are
+	// comparable, and (Field, Labels) is the series within a Subject. Labels that are a
+	// Subject's are stored as "exported_" and their name: nobody says who he is.
+	Labels string  `json:"labels,omitempty" maxLength:"8192"`
+	Value  float64 `json:"value"`
 }
 
 // Measurement is what a probe has measured of one subject at one time.
@@ -58,7 +63,7 @@ type Measurement struct {
 	Subject Subject
 	Kind    Kind
 	At      time.Time // to the millisecond
-	Values  []Value   // each field once
+	Values  []Value   // each field once with the same labels
 }
 
 // Reason why a value was not stored.
