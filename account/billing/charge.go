@@ -14,6 +14,8 @@ type Account struct {
 	VEE       vee.ID         `json:"vee"`
 	Name      string         `json:"name"` // component and replica
 	Intervals account.Series `json:"intervals"`
+	// Lists that hold for it by contract, instead of the tariff's own (Tariff.Under).
+	Lists []PriceList `json:"lists,omitempty"`
 }
 
 // Charge for what one VEE used of one meter at one price.
@@ -38,6 +40,9 @@ func (t Tariff) Rate(a Account, fromMS, toMS int64) ([]Charge, error) {
 		if !i.Valid() || k > 0 && i.FromMS < a.Intervals[k-1].ToMS {
 			return nil, fmt.Errorf("usage of VEE %s from %d to %d ms: overlaps what came before, or is less than nothing", a.VEE, i.FromMS, i.ToMS)
 		}
+	}
+	if a.Lists != nil {
+		t.Lists = a.Lists
 	}
 	first, _ := t.span(0)
 	var all []Charge
