@@ -71,15 +71,16 @@ type Reason string
 
 // Reasons.
 const (
-	Late      Reason = "late"      // older than what may still be filled in
-	Duplicate Reason = "duplicate" // there is another value of that time
-	Future    Reason = "future"    // of a time that has not come
-	NotFinite Reason = "nan"       // NaN or infinite
-	BadName   Reason = "name"      // no valid field, or one that is not its kind's
-	TooMany   Reason = "rate"      // more samples than one service may send
-	TooWide   Reason = "series"    // more series than a service, or all, may have
-	Foreign   Reason = "foreign"   // about a VEE that is not the sender's
-	Lost      Reason = "lost"      // waited too long in the source for a site that was away
+	Late        Reason = "late"      // older than what may still be filled in
+	Duplicate   Reason = "duplicate" // there is another value of that time
+	Future      Reason = "future"    // of a time that has not come
+	NotFinite   Reason = "nan"       // NaN or infinite
+	BadName     Reason = "name"      // no valid field, or one that is not its kind's
+	TooMany     Reason = "rate"      // more samples than one service may send
+	TooWide     Reason = "series"    // more series than a service, or all, may have
+	Foreign     Reason = "foreign"   // about a VEE that is not the sender's
+	Unsupported Reason = "kind"      // OTLP data that is no gauge and no running total
+	Lost        Reason = "lost"      // waited too long in the source for a site that was away
 )
 
 // Receipt of what was appended.

@@ -2,8 +2,11 @@ package monitor
 
 import (
 	"context"
+	"math"
+	"slices"
 	"time"
 
+	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
 
@@ -58,6 +61,7 @@ const (
 type Settings struct {
 	On bool `json:"on"`
 	// EveryMS it collects, ms; 0: never by itself, only on an event.
+	// A probe that is pushed to takes the newest in that time; 0: each.
 	EveryMS int64   `json:"everyMs" minimum:"0"`
 	Send    When    `json:"send,omitempty" enum:"always,changed,above,below,inside,outside" doc:"default always"`
 	Low     float64 `json:"low,omitempty"`
@@ -94,6 +98,79 @@ type Status struct {
 // status and sends nothing.
 type Collect func(ctx context.Context) ([]Value, error)
 
+// check s, of a probe that is asked for.
+func (s Settings) check() error {
+	switch {
+	case s.EveryMS < 0 || s.EveryMS > 0 && s.Every() < leastEvery || s.Every() > mostEvery:
+		return fault.New(fault.Malformed, "a probe every %v: want %v to %v, or 0 for none by itself", s.Every(), leastEvery, mostEvery).
+			Try("reservoir probe rate SOURCE/PROBE 10s")
+	case !slices.Contains([]When{"", Always, Changed, Above, Below, Inside, Outside}, s.Send):
+		return fault.New(fault.Malformed, "probe sends %q: want always, changed, above, below, inside or outside", s.Send)
+	case math.IsNaN(s.Low) || math.IsNaN(s.High) || (s.Send == Inside || s.Send == Outside) && s.Low > s.High:
+		return fault.New(fault.Malformed, "a band from %v to %v holds nothing", s.Low, s.High)
+	}
+	return nil
+}
+
+// Bounds of a probe's interval.
+const (
+	leastEvery = 100 * time.Millisecond
+	mostEvery  = 24 * time.Hour
+)
+
+// ran is the state of a probe that runs: the pure core of its strategies.
+type ran struct {
+	settings Settings             // as ordered, or those it came with
+	last     map[string]lastValue // of each field that was sent
+}
+
+type lastValue struct {
+	value float64
+	at    time.Time
+}
+
+// filter returns those of the values that are to be sent, in new memory.
+func (r *ran) filter(at time.Time, values []Value) (sent []Value) {
+	for _, v := range values {
+		if r.sends(at, v) {
+			sent = append(sent, v)
+		}
+	}
+	return sent
+}
+
+func (r *ran) sends(at time.Time, v Value) bool {
+	switch s := r.settings; s.Send {
+	case Above:
+		return v.Value > s.High
+	case Below:
+		return v.Value < s.Low
+	case Inside:
+		return v.Value >= s.Low && v.Value <= s.High
+	case Outside:
+		return v.Value < s.Low || v.Value > s.High
+	case Changed:
+		last, known := r.last[v.Field]
+		if known && last.value == v.Value && at.Sub(last.at) < Heartbeat {
+			return false
+		}
+		if r.last == nil {
+			r.last = map[string]lastValue{}
+		}
+		r.last[v.Field] = lastValue{v.Value, at}
+	}
+	return true
+}
+
+// after is when a probe that was due at due collects again, seen at now: rates do not
+// drift, and what was missed is not made up for.
+func after(due, now time.Time, every time.Duration) time.Time {
+	if next := due.Add(every); next.After(now) {
+		return next
+	}
+	return now.Add(every)
+}
+
 // Reported is a measurement as a source sends it: the site knows whose it is.
 type Reported struct {
 	VEE    vee.ID  `json:"vee,omitempty"` // none: the host itself
@@ -123,6 +200,8 @@ type Orders struct {
 	Version string  `json:"version"`
 	Orders  []Order `json:"orders,omitempty"`
 	Same    bool    `json:"same,omitempty"` // as the source has already; Orders is empty
+	// Regulation of all sources, by the site.
+	Regulation Regulation `json:"regulation"`
 }
 
 // Uplink takes reports to the site.
