@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
@@ -42,6 +43,12 @@ func (r Ref) String() string {
 		return r.Name
 	}
 	return r.Name + "@" + string(r.VEE)
+}
+
+// ParseRef reads what String writes.
+func ParseRef(text string) Ref {
+	name, id, _ := strings.Cut(text, "@")
+	return Ref{Name: name, VEE: vee.ID(id)}
 }
 
 // When a value that was collected is sent.
@@ -120,9 +127,14 @@ const (
 
 // ran is the state of a probe that runs: the pure core of its strategies.
 type ran struct {
-	settings Settings             // as ordered, or those it came with
-	last     map[string]lastValue // of each field that was sent
+	settings Settings               // as ordered, or those it came with
+	last     map[fieldKey]lastValue // of each that was sent
 }
+
+// fieldKey tells the values of a probe from one another.
+type fieldKey struct{ field, labels string }
+
+func (v Value) key() fieldKey { return fieldKey{v.Field, v.Labels} }
 
 type lastValue struct {
 	value float64
@@ -150,14 +162,14 @@ func (r *ran) sends(at time.Time, v Value) bool {
 	case Outside:
 		return v.Value < s.Low || v.Value > s.High
 	case Changed:
-		last, known := r.last[v.Field]
+		last, known := r.last[v.key()]
 		if known && last.value == v.Value && at.Sub(last.at) < Heartbeat {
 			return false
 		}
 		if r.last == nil {
-			r.last = map[string]lastValue{}
+			r.last = map[fieldKey]lastValue{}
 		}
-		r.last[v.Field] = lastValue{v.Value, at}
+		r.last[v.key()] = lastValue{v.Value, at}
 	}
 	return true
 }
@@ -200,8 +212,55 @@ type Orders struct {
 	Version string  `json:"version"`
 	Orders  []Order `json:"orders,omitempty"`
 	Same    bool    `json:"same,omitempty"` // as the source has already; Orders is empty
+	Tell    bool    `json:"tell,omitempty"` // all probes, with the next report
 	// Regulation of all sources, by the site.
 	Regulation Regulation `json:"regulation"`
+}
+
+// SourceProbe is a probe as its site knows it.
+type SourceProbe struct {
+	Source string `json:"source"`
+	SeenMS int64  `json:"seenMs" doc:"when the source has last reported, ms since 1970"`
+	Status
+	// Ordered settings that the source may not have heeded yet; nil: none were.
+	Ordered *Settings `json:"ordered,omitempty"`
+}
+
+// ID is SOURCE/NAME or SOURCE/NAME@VEE.
+func (p SourceProbe) ID() string { return p.Source + "/" + p.Ref.String() }
+
+// ProbeChange of a probe's settings; what is nil stays as it is.
+type ProbeChange struct {
+	On      *bool    `json:"on,omitempty"`
+	EveryMS *int64   `json:"everyMs,omitempty" minimum:"0"`
+	Send    *When    `json:"send,omitempty" enum:"always,changed,above,below,inside,outside"`
+	Low     *float64 `json:"low,omitempty"`
+	High    *float64 `json:"high,omitempty"`
+}
+
+// Apply to s. Errors: fault.Malformed.
+func (c ProbeChange) Apply(s Settings) (Settings, error) {
+	set(&s.On, c.On)
+	set(&s.EveryMS, c.EveryMS)
+	set(&s.Send, c.Send)
+	set(&s.Low, c.Low)
+	set(&s.High, c.High)
+	return s, s.check()
+}
+
+func set[T any](to, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+// Control is the control and the information plane as people see them. Both are about the
+// probes that the caller of ctx may see: an operator all, a provider those of its VEEs.
+type Control interface {
+	Probes(ctx context.Context) ([]SourceProbe, error)
+	// SetProbe takes effect with the source's next report, within seconds. Errors:
+	// fault.NotFound, fault.Malformed.
+	SetProbe(ctx context.Context, source string, r Ref, c ProbeChange) (SourceProbe, error)
 }
 
 // Uplink takes reports to the site.

@@ -63,8 +63,8 @@ type loaded struct {
 	collect Collect
 	due     time.Time
 	busy    bool
-	pending map[string]Value // that was pushed and waits until due
-	at      time.Time        // of pending
+	pending map[fieldKey]Value // that was pushed and waits until due
+	at      time.Time          // of pending
 }
 
 // NewSource without probes.
@@ -113,11 +113,11 @@ func (s *Source) Event(r Ref, at time.Time, values ...Value) {
 		s.take(l, at, values)
 	} else {
 		if l.pending == nil {
-			l.pending = map[string]Value{}
+			l.pending = map[fieldKey]Value{}
 		}
 		for _, v := range values {
-			if _, there := l.pending[v.Field]; !there || !at.Before(l.at) {
-				l.pending[v.Field] = v
+			if _, there := l.pending[v.key()]; !there || !at.Before(l.at) {
+				l.pending[v.key()] = v
 			}
 		}
 		if at.After(l.at) {
@@ -245,7 +245,7 @@ func (s *Source) flushPending(l *loaded) {
 	for _, v := range l.pending {
 		values = append(values, v)
 	}
-	slices.SortFunc(values, func(a, b Value) int { return cmp.Compare(a.Field, b.Field) })
+	slices.SortFunc(values, func(a, b Value) int { return cmp.Or(cmp.Compare(a.Field, b.Field), cmp.Compare(a.Labels, b.Labels)) })
 	s.take(l, l.at, values)
 	l.pending = nil
 }
@@ -409,6 +409,7 @@ func (s *Source) back(r Report, told bool) int {
 func (s *Source) heed(o Orders) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.changed = s.changed || o.Tell
 	if !o.Same && o.Version != s.orders {
 		s.orders, s.ordered = o.Version, map[Ref]Settings{}
 		for _, x := range o.Orders {

@@ -238,7 +238,14 @@ func (c *collector) take(m metric, own []label) {
 	}
 	name := m.name
 	for _, p := range m.points {
-		if p.none {
+		switch {
+		case p.none:
+			continue
+		case len(p.attributes) > c.limits.Labels:
+			c.dropped[monitor.TooWide]++
+			continue
+		case len(p.counts)+len(p.quantiles) > c.limits.Series:
+			c.dropped[monitor.TooMany]++
 			continue
 		}
 		labels := func(name, is string) []label { // each sample's own

@@ -33,7 +33,7 @@ func OTLPJSON(body []byte, l Limits) ([]monitor.Value, Dropped, error) {
 		}
 		for _, s := range r.ScopeMetrics {
 			for _, j := range s.Metrics {
-				m, err := j.metric()
+				m, err := j.metric(l.Series)
 				if err != nil {
 					return nil, nil, fmt.Errorf("OTLP in JSON: metric %.40q: %w", j.Name, err)
 				}
@@ -56,8 +56,8 @@ type (
 		Double *float64        `json:"doubleValue"`
 	}
 	jsonData struct {
-		Points      []jsonPoint     `json:"dataPoints"`
-		Temporality json.RawMessage `json:"aggregationTemporality"`
+		Points      []json.RawMessage `json:"dataPoints"` // one by one: a short text may be a large point
+		Temporality json.RawMessage   `json:"aggregationTemporality"`
 	}
 	jsonMetric struct {
 		Name        string    `json:"name"`
@@ -100,7 +100,8 @@ func (v jsonValue) String() string {
 	return ""
 }
 
-func (j jsonMetric) metric() (m metric, err error) {
+// metric with at most so many points, and one more that stands for the others.
+func (j jsonMetric) metric(most int) (m metric, err error) {
 	m.name = j.Name
 	for _, k := range []struct {
 		data      *jsonData
@@ -114,7 +115,11 @@ func (j jsonMetric) metric() (m metric, err error) {
 		if t := string(k.data.Temporality); k.total {
 			m.delta = t != "2" && t != `"AGGREGATION_TEMPORALITY_CUMULATIVE"`
 		}
-		for _, p := range k.data.Points {
+		for _, b := range k.data.Points[:min(len(k.data.Points), most+1)] {
+			var p jsonPoint
+			if err := json.Unmarshal(b, &p); err != nil {
+				return m, err
+			}
 			q, err := p.point()
 			if err != nil {
 				return m, err
