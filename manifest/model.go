@@ -59,6 +59,8 @@ type Component struct {
 
 	Elastic      []ElasticRule  `yaml:"elastic" ovf:"ElasticArraySection>Rule"`
 	Cooldown     *Cooldown      `yaml:"cooldown" ovf:"CooldownSection"`
+	Schedules    []Schedule     `yaml:"schedules" ovf:"ScheduleSection>Schedule"`
+	Update       *Update        `yaml:"update" ovf:"UpdateSection"`
 	Deployment   *Deployment    `yaml:"deployment" ovf:"DeploymentSection"`
 	Availability *Availability  `yaml:"availability" ovf:"AvailabilitySection"`
 	Performance  []Constraint   `yaml:"performance" ovf:"PerformanceObjectiveSection>Constraint"`

@@ -44,6 +44,28 @@ type Cooldown struct {
 	Down Duration `yaml:"down" ovf:"Down"`
 }
 
+// Schedule sets other bounds of the replicas at some hours. Where several are in force, the
+// last one counts.
+type Schedule struct {
+	Name     string   `yaml:"name" ovf:"@name"`
+	Days     []string `yaml:"days" ovf:"Day" enum:"mon,tue,wed,thu,fri,sat,sun"` // on which it begins; none: every day
+	From     Clock    `yaml:"from" ovf:"From"`
+	To       Clock    `yaml:"to" ovf:"To"`             // at or before From: on the next day
+	Timezone string   `yaml:"timezone" ovf:"Timezone"` // "Europe/Rome"; empty: UTC
+	Min      int      `yaml:"min" ovf:"@min"`
+	Max      int      `yaml:"max" ovf:"@max"`
+}
+
+// Update says how replicas are replaced when what they are made of has changed: one by one,
+// each new one watched before the next is replaced.
+type Update struct {
+	// Watch a new replica for so long after it is ready. The update is undone when it is
+	// lost meanwhile, or a KPI leaves the range that is promised for it.
+	Watch Duration `yaml:"watch" ovf:"Watch"`
+	// Patience with a new replica that is not ready yet; 0: 15 min.
+	Patience Duration `yaml:"patience" ovf:"Patience"`
+}
+
 // Rule is a trigger and an action: every so often, if the condition holds, do it. The
 // condition is an expression over KPIs and COMPONENT.instances.size.
 type Rule struct {

@@ -47,6 +47,9 @@ func fill(t *rapid.T, v reflect.Value, enum []string) {
 	case *Duration:
 		*x = anyDuration().Draw(t, "duration")
 		return
+	case *Clock:
+		*x = Clock(time.Minute * time.Duration(rapid.IntRange(1, 24*60).Draw(t, "minute")))
+		return
 	case *vee.Bytes:
 		*x = anySize().Draw(t, "size")
 		return
@@ -283,6 +286,15 @@ func anyService(t *rapid.T) *Service {
 		}
 		for j := range c.Elastic {
 			c.Elastic[j].KPI = "kpi0"
+		}
+		for j := range c.Schedules {
+			x := &c.Schedules[j]
+			x.Name, x.Max = numbered("schedule", j), x.Min+x.Max
+			x.Days = rapid.SampledFrom([][]string{nil, {"mon"}, {"sat", "sun"}}).Draw(t, "days")
+			if x.From == x.To {
+				x.To = Clock(24 * time.Hour)
+				x.From = 0
+			}
 		}
 		promises(c.Availability, c.Performance)
 		deployment(c.Deployment)

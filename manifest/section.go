@@ -288,6 +288,8 @@ var infos = map[string]string{
 	"SoftwareSection":             "Software that is installed at the first boot",
 	"ElasticArraySection":         "Rules that keep a measurement near a quota",
 	"CooldownSection":             "Pauses after a change of size",
+	"ScheduleSection":             "Numbers of replicas at some hours",
+	"UpdateSection":               "How replicas are replaced",
 	"LoadBalancerSection":         "How requests are spread",
 	"FirewallSection":             "Traffic that is let through",
 	"DiskMappingSection":          "Storage that disks are put on",

@@ -520,6 +520,7 @@ func (v *validator) component(p string, c *Component) {
 		}
 	}
 	v.elastic(p, c)
+	v.schedules(p+".schedules", c.Schedules)
 	v.deployment(p+".deployment", c.Deployment)
 	v.promises(p, c.Availability, c.Performance, c.RestartTime)
 	v.firewall(p, c)
@@ -576,6 +577,24 @@ func (v *validator) elastic(p string, c *Component) {
 			v.bad(q+".tolerance", fmt.Sprint(e.Tolerance), "want 0 to 100 percent")
 		}
 	}
+}
+
+func (v *validator) schedules(path string, list []Schedule) {
+	var names []string
+	for i, x := range list {
+		p := atIndex(path, i)
+		names = append(names, x.Name)
+		v.match(p+".name", x.Name, word, wantWord)
+		if x.From == x.To {
+			v.bad(p+".to", x.To.String(), "want another time than from; the whole day is 00:00 to 24:00")
+		}
+		v.within(p+".max", x.Max, 0, maxReplicas)
+		if x.Min > x.Max {
+			v.bad(p+".min", strconv.Itoa(x.Min), fmt.Sprintf("want at most max, which is %d", x.Max))
+		}
+		v.unique(p+".days", "", x.Days)
+	}
+	v.unique(path, ".name", names)
 }
 
 func (v *validator) rules(s *Service) {
