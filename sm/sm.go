@@ -64,6 +64,7 @@ type Manager struct {
 	world   world
 	workers map[string]*worker // by the record's key
 	views   *views
+	stepped map[string]uint64 // versions of the records at the last Step, by key
 
 	measurements measurements
 }
@@ -82,6 +83,7 @@ func New(cfg Config) *Manager {
 		usages:    store.NewCollection[usage](cfg.Store, "usage"),
 		world:     newWorld(),
 		workers:   map[string]*worker{},
+		stepped:   map[string]uint64{},
 		views:     newViews(),
 
 		measurements: newMeasurements(),

@@ -41,6 +41,8 @@ type worker struct {
 	design     *design                    // of the current revision
 	accounted  map[vee.ID]bool            // VEEs whose usage this process has registered for
 	unheard    int                        // attempts at that which failed
+	failed     int                        // turns, one after the other
+	wake       time.Time                  // where the manager is stepped: the next turn without news
 }
 
 type trouble struct {
@@ -66,7 +68,6 @@ func (w *worker) poke() {
 func (w *worker) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	failed := 0
 	for {
 		select {
 		case <-ctx.Done():
@@ -74,22 +75,31 @@ func (w *worker) run(ctx context.Context) {
 		case <-w.news:
 		case <-timer.C:
 		}
-		wake, err := w.converge(ctx)
-		switch {
-		case errors.Is(err, errGone):
-			if w.m.retire(w) {
-				return
-			}
-		case err != nil && ctx.Err() == nil:
-			w.m.cfg.Log.Warn("service: cannot go on, will try again", "service", w.key, "error", err)
-			timer.Reset(backoff(failed))
-			failed++
-			continue
-		case !wake.IsZero():
+		wake, gone := w.turn(ctx)
+		if gone && w.m.retire(w) {
+			return
+		}
+		if !wake.IsZero() {
 			timer.Reset(max(0, wake.Sub(w.m.cfg.Now())))
 		}
-		failed = 0
 	}
+}
+
+// turn does what there is to do, and says when there will be more without any news; the zero
+// time: never. gone: the service is.
+func (w *worker) turn(ctx context.Context) (wake time.Time, gone bool) {
+	wake, err := w.converge(ctx)
+	switch {
+	case errors.Is(err, errGone):
+		gone = true
+	case err != nil && ctx.Err() == nil:
+		w.m.cfg.Log.Warn("service: cannot go on, will try again", "service", w.key, "error", err)
+		wake = w.m.cfg.Now().Add(backoff(w.failed))
+		w.failed++
+		return wake, false
+	}
+	w.failed = 0
+	return wake, gone
 }
 
 func backoff(attempts int) time.Duration {
