@@ -105,10 +105,10 @@ var reserved = map[string]Kind{"host_": HostKind, "vee_": VEEKind, "site_": Site
 const maxField = 128
 
 // ValidField reports whether measurements of that kind may have a field of that name: a
-// Prometheus metric name without colons, of at most 128 bytes, that does not start as those
-// of another kind do.
+// Prometheus metric name without colons, of at most 128 bytes, that starts neither with two
+// underscores nor as those of another kind do.
 func ValidField(k Kind, name string) bool {
-	if name == "" || len(name) > maxField || name != FieldOf(name) {
+	if name == "" || len(name) > maxField || name != FieldOf(name) || strings.HasPrefix(name, "__") {
 		return false
 	}
 	for prefix, of := range reserved {
