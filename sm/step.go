@@ -17,38 +17,51 @@ import (
 // them, lets the workers of those that differ from before, or whose hour has come, take
 // their turns, one after the other in the goroutine of its caller, and returns when one of
 // them wants the next; the zero time is never. A call of the SMI, or anything that happens
-// to a VEE, may bring that forward: Step after each.
-func (m *Manager) Step(ctx context.Context) (next time.Time, err error) {
+// to a VEE, may bring that forward: Step after each. busy: a worker had its turn, of which
+// the next Step may see consequences at this very moment.
+func (m *Manager) Step(ctx context.Context) (next time.Time, busy bool, err error) {
 	ctx = identity.With(ctx, m.Identity())
 	if err := m.lookAtVEEs(ctx); err != nil {
-		return next, err
+		return next, false, err
 	}
 	if err := m.lookAtRecords(ctx); err != nil {
-		return next, err
+		return next, false, err
 	}
 	for _, key := range slices.Sorted(maps.Keys(m.workers)) {
 		w := m.workers[key]
-		select {
-		case <-w.news:
-		default:
-			if w.wake.IsZero() || w.wake.After(m.cfg.Now()) {
-				continue
+		if due(w.news, w.wake, m.cfg.Now()) {
+			busy = true
+			var gone bool
+			if w.wake, gone = w.turn(ctx); gone {
+				m.retire(w)
 			}
 		}
-		var gone bool
-		if w.wake, gone = w.turn(ctx); gone {
-			m.retire(w)
+		if due(w.scaler.news, w.scaler.wake, m.cfg.Now()) {
+			busy = true
+			w.scaler.wake = w.scaler.turn(ctx)
 		}
 		if err := ctx.Err(); err != nil {
-			return next, err
+			return next, busy, err
 		}
 	}
 	for _, w := range m.workers {
-		if !w.wake.IsZero() && (next.IsZero() || w.wake.Before(next)) {
-			next = w.wake
+		for _, wake := range []time.Time{w.wake, w.scaler.wake} {
+			if !wake.IsZero() && (next.IsZero() || wake.Before(next)) {
+				next = wake
+			}
 		}
 	}
-	return next, nil
+	return next, busy, nil
+}
+
+// due reports whether there is news, which it takes, or the hour has come.
+func due(news chan struct{}, wake, now time.Time) bool {
+	select {
+	case <-news:
+		return true
+	default:
+		return !wake.IsZero() && !wake.After(now)
+	}
 }
 
 // lookAtVEEs pokes the workers of those that differ from what is known.

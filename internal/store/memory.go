@@ -11,14 +11,21 @@ import (
 
 // InMemory makes an empty store without etcd, whose records are gone with it. It is for
 // simulations and tests: nothing in it waits, and no goroutine runs but those of watches.
-func InMemory(log *slog.Logger) *Store {
-	s := &Store{prefix: "/reservoir/", log: log, generation: 1, records: &inMemory{rows: map[string]row{}, news: make(chan struct{})}}
+// fail, if it is not nil, is asked before and after each write: an error before keeps it from
+// happening, one after it loses the answer.
+func InMemory(log *slog.Logger, fail func(after bool) error) *Store {
+	if fail == nil {
+		fail = func(bool) error { return nil }
+	}
+	s := &Store{prefix: "/reservoir/", log: log, generation: 1, records: &inMemory{rows: map[string]row{}, news: make(chan struct{}), fail: fail}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
 
 // inMemory keeps rows in a map, under one lock.
 type inMemory struct {
+	fail func(after bool) error
+
 	mu      sync.Mutex
 	rows    map[string]row
 	version uint64
@@ -44,6 +51,16 @@ func (m *inMemory) list(ctx context.Context, prefix string) (rows []row, version
 }
 
 func (m *inMemory) write(ctx context.Context, ops []Op) (version uint64, found []uint64, err error) {
+	if err := m.fail(false); err != nil {
+		return 0, nil, err
+	}
+	if version, found, err = m.writeNow(ctx, ops); err == nil {
+		err = m.fail(true)
+	}
+	return version, found, err
+}
+
+func (m *inMemory) writeNow(ctx context.Context, ops []Op) (version uint64, found []uint64, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := ctx.Err(); err != nil {

@@ -18,7 +18,7 @@ func TestMemoryIsAsEtcd(t *testing.T) {
 	run := 0
 	rapid.Check(t, func(t *rapid.T) {
 		run++
-		memory := InMemory(slog.New(slog.DiscardHandler))
+		memory := InMemory(slog.New(slog.DiscardHandler), nil)
 		defer memory.Close()
 		name := "thing" + time.Duration(run).String() // a collection of its own for each run
 		a, b := NewCollection[thing](real, name), NewCollection[thing](memory, name)
@@ -66,7 +66,7 @@ func TestMemoryIsAsEtcd(t *testing.T) {
 }
 
 func TestWatchOfMemory(t *testing.T) {
-	s := InMemory(slog.New(slog.DiscardHandler))
+	s := InMemory(slog.New(slog.DiscardHandler), nil)
 	things := NewCollection[thing](s, "thing")
 	ctx := t.Context()
 	put := func(key string, n int) {
