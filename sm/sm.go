@@ -18,6 +18,7 @@ import (
 
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/internal/store"
+	"github.com/reservoir-cloud/reservoir/sm/trade"
 	"github.com/reservoir-cloud/reservoir/smi"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vmi"
@@ -46,6 +47,8 @@ type Config struct {
 	Events EventLog
 	// Network of the site, which a public network of a manifest stands for.
 	Network string
+	// Trade admits what is to be paid for; nil: everything is.
+	Trade Trade
 	// AccountingInterval is how often the VMI tells what VEEs have used; 0: 5 min.
 	AccountingInterval time.Duration
 	Now                func() time.Time
@@ -56,9 +59,9 @@ type Config struct {
 // Manager of the services of one site. It implements smi.Manager.
 type Manager struct {
 	cfg       Config
-	records   store.Collection[record]   // CUSTOMER/NAME
-	revisions store.Collection[revision] // ID/REVISION
-	usages    store.Collection[usage]    // CUSTOMER/ID/VEE
+	records   store.Collection[record]        // CUSTOMER/NAME
+	revisions store.Collection[revision]      // ID/REVISION
+	usages    store.Collection[trade.Account] // CUSTOMER/ID/VEE
 
 	mu      sync.Mutex
 	world   world
@@ -80,7 +83,7 @@ func New(cfg Config) *Manager {
 		cfg:       cfg,
 		records:   store.NewCollection[record](cfg.Store, "service"),
 		revisions: store.NewCollection[revision](cfg.Store, "manifest"),
-		usages:    store.NewCollection[usage](cfg.Store, "usage"),
+		usages:    trade.Accounts(cfg.Store),
 		world:     newWorld(),
 		workers:   map[string]*worker{},
 		stepped:   map[string]uint64{},

@@ -61,7 +61,7 @@ func (t Tariff) Rate(a Account, fromMS, toMS int64) ([]Charge, error) {
 			c := Charge{Service: a.Service, VEE: a.VEE, Name: a.Name, Meter: m, List: list.Name, Price: price}
 			for _, i := range a.Intervals {
 				i = i.Within(max(fromMS, begin), min(toMS, end))
-				raw := m.of(i.Used)
+				raw := m.Of(i.Used)
 				if raw == 0 {
 					continue
 				}

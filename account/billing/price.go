@@ -41,8 +41,8 @@ func (m Meter) Unit() string {
 	return "GiB-Hours"
 }
 
-// of reads the meter: whole ms, or MiB·ms.
-func (m Meter) of(u account.Usage) int64 {
+// Of reads the meter: whole ms, or MiB·ms.
+func (m Meter) Of(u account.Usage) int64 {
 	switch m {
 	case VEEs:
 		return u.ActiveMS + u.PausedMS
