@@ -44,6 +44,8 @@ type Component struct {
 	Balancer bool   `yaml:"balancer" ovf:"@balancer"`
 	Balanced string `yaml:"balanced" ovf:"@balanced"` // the component that balances this one
 
+	Metrics *Metrics `yaml:"metrics" ovf:"MetricsSection"`
+
 	Restart    vee.RestartPolicy `yaml:"restart" ovf:"@restart" enum:"in-place,never,elsewhere"`
 	Startup    *Startup          `yaml:"startup"`
 	StartAfter []string          `yaml:"startAfter"` // components that must be there first

@@ -28,6 +28,14 @@ type KPI struct {
 	Component string `yaml:"component" ovf:"@KPIVmname"`             // that is measured; empty: the service
 }
 
+// Metrics is where a component's guests tell their measurements in Prometheus's text format,
+// for the host of each to ask. What they push themselves needs no declaration.
+type Metrics struct {
+	Port  int      `yaml:"port" ovf:"@port"`
+	Path  string   `yaml:"path" ovf:"Path"`   // empty: /metrics
+	Every Duration `yaml:"every" ovf:"Every"` // 0: 15 s
+}
+
 // ElasticRule keeps a KPI's average per replica near a quota.
 type ElasticRule struct {
 	KPI       string   `yaml:"kpi" ovf:"KPIName"`

@@ -249,6 +249,10 @@ func anyService(t *rapid.T) *Service {
 				c.NICs[j].Address = rapid.SampledFrom([]string{"", "10.1.0.10"}).Draw(t, "address")
 			}
 		}
+		if m := c.Metrics; m != nil {
+			m.Port, m.Path = 9100, rapid.SampledFrom([]string{"", "/a b"}).Draw(t, "path")
+			m.Every = max(m.Every, leastScrape)
+		}
 		for j := range c.Ports {
 			c.Ports[j].Port = 80 + j
 			c.Ports[j].Health = rapid.SampledFrom([]string{"", "/a b"}).Draw(t, "health")

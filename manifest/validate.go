@@ -479,6 +479,15 @@ func (v *validator) component(p string, c *Component) {
 		}
 	}
 	v.unique(p+".ports", ".port", ports)
+	if m := c.Metrics; m != nil {
+		v.within(p+".metrics.port", m.Port, 1, 65535)
+		if m.Path != "" && !strings.HasPrefix(m.Path, "/") {
+			v.bad(p+".metrics.path", quote(m.Path), `want a path such as "/metrics"`)
+		}
+		if m.Every != 0 && m.Every < leastScrape {
+			v.bad(p+".metrics.every", time.Duration(m.Every).String(), "want at least 1s")
+		}
+	}
 	if c.Balanced != "" {
 		v.known(p+".balanced", c.Balanced, v.components)
 	}
@@ -559,6 +568,9 @@ func (v *validator) disks(p string, c *Component) {
 		}
 	}
 }
+
+// leastScrape is how often a guest may be asked for its measurements.
+const leastScrape = Duration(time.Second)
 
 func (v *validator) elastic(p string, c *Component) {
 	for i, e := range c.Elastic {
