@@ -56,10 +56,17 @@ func kept(source string, o monitor.Order) KeptOrder {
 
 func (k KeptOrder) key() string { return k.Source + "/" + k.Ref.String() }
 
+// Sink of a hub.
+type Sink interface {
+	monitor.Sink
+	// End the series of a subject that is gone, at that time: later queries do not see them.
+	End(ctx context.Context, of monitor.Subject, at time.Time) error
+}
+
 // Config of a Hub.
 type Config struct {
 	Site string
-	Sink monitor.Sink
+	Sink Sink
 	// Owner of a VEE that a host reports about: false when it is not on that host, as far as
 	// the site knows.
 	Owner func(host string, id vee.ID) (monitor.Subject, bool)
@@ -83,7 +90,8 @@ type Hub struct {
 	regulator  monitor.Regulator
 	regulation monitor.Regulation
 	looked     time.Time
-	values     int // since
+	values     int                        // since
+	live       map[vee.ID]monitor.Subject // VEEs that have measurements
 }
 
 type source struct {
@@ -95,7 +103,7 @@ type source struct {
 // New reads the orders that were kept.
 func New(ctx context.Context, cfg Config) (*Hub, error) {
 	h := &Hub{cfg: cfg, sources: map[string]*source{}, orders: map[string]map[monitor.Ref]monitor.Settings{},
-		regulator: monitor.Regulator{Limits: cfg.Limits}, looked: cfg.Now()}
+		regulator: monitor.Regulator{Limits: cfg.Limits}, looked: cfg.Now(), live: map[vee.ID]monitor.Subject{}}
 	all, err := cfg.Keeper.Values(ctx, "")
 	if err != nil {
 		return nil, fmt.Errorf("read what probes were ordered to be: %w", err)
@@ -130,7 +138,12 @@ func (h *Hub) Report(ctx context.Context, r monitor.Report) (monitor.Orders, err
 	defer h.mu.Unlock()
 	h.total.Add(receipt)
 	now := h.cfg.Now()
-	h.regulate(now, r.Measurements)
+	for _, m := range ms {
+		h.values += len(m.Values)
+		if id := m.Subject.VEE; id != "" {
+			h.live[id] = m.Subject
+		}
+	}
 	h.remember(host, now, r)
 	o := h.ordersOf(host)
 	o.Tell = h.sources[host] == nil || h.sources[host].probes == nil
@@ -167,15 +180,48 @@ func (h *Hub) resolve(host string, r monitor.Report) (ms []monitor.Measurement, 
 	return ms, receipt
 }
 
-func (h *Hub) regulate(now time.Time, ms []monitor.Reported) {
-	for _, m := range ms {
-		h.values += len(m.Values)
+// lookEvery so often at what comes and whether what it is about is still there.
+const lookEvery = 10 * time.Second
+
+// Run looks after what comes until ctx ends.
+func (h *Hub) Run(ctx context.Context) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		h.regulate(h.cfg.Now())
+		h.end(ctx)
 	}
-	elapsed := now.Sub(h.looked)
-	if elapsed >= 0 && elapsed < 10*time.Second {
-		return
+}
+
+// end the series of VEEs that are gone: a KPI of a replica that was removed shall not count
+// for as long as a query looks back.
+func (h *Hub) end(ctx context.Context) {
+	h.mu.Lock()
+	live := maps.Clone(h.live)
+	h.mu.Unlock()
+	for id, of := range live {
+		if _, there := h.cfg.Whose(id); there {
+			continue
+		}
+		if err := h.cfg.Sink.End(ctx, of, h.cfg.Now()); err != nil {
+			h.cfg.Log.Warn("end the series of a VEE that is gone", "vee", id, "err", err)
+			continue
+		}
+		h.mu.Lock()
+		delete(h.live, id)
+		h.mu.Unlock()
 	}
-	seen := monitor.Seen{Values: h.values, Elapsed: elapsed}
+}
+
+func (h *Hub) regulate(now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	seen := monitor.Seen{Values: h.values, Elapsed: now.Sub(h.looked)}
 	if h.cfg.Load != nil {
 		seen.Load = h.cfg.Load()
 	}

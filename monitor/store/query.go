@@ -146,3 +146,44 @@ func confine(p parser.Parser, scope monitor.Scope, expr string) (string, error) 
 	})
 	return tree.String(), nil
 }
+
+// Elsewhere is a repository whose measurements are at another server that speaks
+// Prometheus's query API, to which they get by remote write. What is asked is confined here,
+// before it leaves.
+func Elsewhere(at monitor.Querier) monitor.Repository {
+	return elsewhere{at, parser.NewParser(parser.Options{})}
+}
+
+type elsewhere struct {
+	at     monitor.Querier
+	parser parser.Parser
+}
+
+// Querier implements monitor.Repository.
+func (e elsewhere) Querier(scope monitor.Scope) monitor.Querier { return confined{e, scope} }
+
+type confined struct {
+	elsewhere
+	scope monitor.Scope
+}
+
+// Query implements monitor.Querier.
+func (c confined) Query(ctx context.Context, expr string, at time.Time) ([]monitor.Series, error) {
+	expr, err := confine(c.parser, c.scope, expr)
+	if err != nil {
+		return nil, err
+	}
+	return c.at.Query(ctx, expr, at)
+}
+
+// QueryRange implements monitor.Querier.
+func (c confined) QueryRange(ctx context.Context, expr string, from, to time.Time, step time.Duration) ([]monitor.Series, error) {
+	if err := checkRange(from, to, step); err != nil {
+		return nil, err
+	}
+	expr, err := confine(c.parser, c.scope, expr)
+	if err != nil {
+		return nil, err
+	}
+	return c.at.QueryRange(ctx, expr, from, to, step)
+}

@@ -22,7 +22,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
@@ -33,6 +32,7 @@ import (
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/monitor"
+	"github.com/reservoir-cloud/reservoir/monitor/export"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
 
@@ -71,9 +71,9 @@ type Config struct {
 	// WriteTo is a remote-write URL that all samples go to as well; empty: none.
 	WriteTo string
 
-	Registry prometheus.Registerer // for the database's own metrics; nil: none
-	Now      func() time.Time
-	Log      *slog.Logger
+	Metrics *export.Registry // for the database's own; nil: none
+	Now     func() time.Time
+	Log     *slog.Logger
 }
 
 func (c *Config) defaults() {
@@ -141,18 +141,19 @@ func Open(cfg Config) (*Store, error) {
 	o.StripeSize = 1 << 12
 	o.SeriesLifecycleCallback = s.census
 	log := cfg.Log.With("part", "tsdb")
+	metrics := cfg.Metrics.Registerer()
 	var err error
-	if s.db, err = tsdb.Open(cfg.Dir, log, cfg.Registry, o, nil); err != nil {
+	if s.db, err = tsdb.Open(cfg.Dir, log, metrics, o, nil); err != nil {
 		return nil, fmt.Errorf("open the measurements in %s: %w", cfg.Dir, err)
 	}
 	s.census.open()
 	s.engine = promql.NewEngine(promql.EngineOpts{
-		Logger: log, Reg: cfg.Registry, MaxSamples: maxSamples, Timeout: queryTime, ActiveQueryTracker: make(gate, maxQueries), Parser: s.parser,
+		Logger: log, Reg: metrics, MaxSamples: maxSamples, Timeout: queryTime, ActiveQueryTracker: make(gate, maxQueries), Parser: s.parser,
 		EnableAtModifier: true, EnableNegativeOffset: true,
 		NoStepSubqueryIntervalFn: func(int64) int64 { return (10 * time.Second).Milliseconds() },
 	})
 	if cfg.WriteTo != "" {
-		if s.remote, err = writeTo(cfg.WriteTo, cfg.Dir, cfg.Registry, log); err != nil {
+		if s.remote, err = writeTo(cfg.WriteTo, cfg.Dir, metrics, log); err != nil {
 			return nil, errors.Join(err, s.Close())
 		}
 		s.db.SetWriteNotified(s.remote)
