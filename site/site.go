@@ -28,6 +28,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/store"
 	"github.com/reservoir-cloud/reservoir/site/admin"
 	"github.com/reservoir-cloud/reservoir/sm"
+	"github.com/reservoir-cloud/reservoir/sm/trade"
 	"github.com/reservoir-cloud/reservoir/smi"
 	"github.com/reservoir-cloud/reservoir/van/balance"
 	"github.com/reservoir-cloud/reservoir/van/plan"
@@ -146,6 +147,7 @@ type site struct {
 	balancer    *balance.Balancer
 	veem        *veem.Manager
 	sm          *sm.Manager
+	desk        *trade.Desk
 }
 
 // Run serves until ctx is done. Everything that it needs is made at its first start.
@@ -245,6 +247,7 @@ func (s *site) faces(auditor httpapi.Auditor, receipts httpapi.Receipts) *httpap
 	vmi.RegisterMonitoringReceiver(api, s.sm)
 	vmi.RegisterAccountingListener(api, s.sm)
 	smi.Register(api, s.sm)
+	smi.RegisterTrade(api, s.desk)
 	admin.Register(api, s)
 	vhi.RegisterManager(api, hosts{s.veem, s})
 	api.HandleStock("/v2/", s.images.Handler(image.Allow))
@@ -262,7 +265,7 @@ func (s *site) serve(ctx context.Context, ln net.Listener) error {
 	defer stop(nil)
 	var wg sync.WaitGroup
 	for _, f := range []func(context.Context) error{
-		s.veem.Run, s.sm.Run,
+		s.veem.Run, s.sm.Run, s.desk.Run,
 		func(ctx context.Context) error { return listener.Serve(ctx, ln) },
 		func(ctx context.Context) error {
 			s.keys.KeepFresh(ctx, s.cfg.Log, func(_ context.Context, csr []byte) ([]byte, []byte, error) { return s.certify(csr) })
