@@ -127,6 +127,16 @@ func (s *Source) Event(r Ref, at time.Time, values ...Value) {
 	s.signal()
 }
 
+// Refuse counts n values that were passed over before they came here; the site is told.
+func (s *Source) Refuse(why Reason, n int) {
+	if n <= 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lost[why] += n
+}
+
 // Probes that there are, by Ref.
 func (s *Source) Probes() []Status {
 	s.mu.Lock()
