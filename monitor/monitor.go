@@ -54,9 +54,13 @@ type Value struct {
 	// without braces, sorted by name, each name once: code="200",method="get". So values are
 	// comparable, and (Field, Labels) is the series within a Subject. Labels that are a
 	// Subject's are stored as "exported_" and their name: nobody says who he is.
+	// At most MaxLabels bytes.
 	Labels string  `json:"labels,omitempty" maxLength:"8192"`
 	Value  float64 `json:"value"`
 }
+
+// MaxLabels bounds the labels of a value, in bytes.
+const MaxLabels = 8192
 
 // Measurement is what a probe has measured of one subject at one time.
 type Measurement struct {

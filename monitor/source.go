@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/reservoir-cloud/reservoir/internal/fault"
 )
 
 // Timings and bounds of a Source.
@@ -19,6 +21,7 @@ const (
 	collectMost  = 10 * time.Second // a collection may take
 	maxCollects  = 16               // at once
 	maxReport    = 5000             // measurements in one report
+	maxBytes     = 2 << 20          // about, and what one measurement more has
 	maxBuffered  = 100_000          // values that wait for a site that is away; then the oldest go
 	maxProbes    = 10_000
 	reportWithin = 30 * time.Second
@@ -352,6 +355,13 @@ func (s *Source) report(ctx context.Context) {
 		within, cancel := context.WithTimeout(ctx, reportWithin)
 		orders, err := s.cfg.Uplink.Report(within, r)
 		cancel()
+		if fault.Has(err, fault.Malformed) || fault.Has(err, fault.TooLarge) {
+			// It would be refused again and again, and what comes after it would wait.
+			s.cfg.Log.Warn("the site refuses measurements: they are dropped", "measurements", len(r.Measurements), "err", err)
+			s.drop(r, tell)
+			wait = flushEvery
+			continue
+		}
 		if err != nil {
 			if ctx.Err() == nil {
 				s.cfg.Log.Debug("measurements wait: the site does not take them", "values", s.back(r, tell), "err", err)
@@ -374,7 +384,13 @@ func (s *Source) report(ctx context.Context) {
 func (s *Source) next(tell bool) (r Report, told, more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := min(len(s.buffer), maxReport)
+	n, size := 0, 0
+	for n < min(len(s.buffer), maxReport) && size < maxBytes {
+		for _, v := range s.buffer[n].Values {
+			size += len(v.Field) + len(v.Labels) + 50
+		}
+		n++
+	}
 	r = Report{Incarnation: s.cfg.Incarnation, Orders: s.orders, Measurements: slices.Clone(s.buffer[:n]), Lost: s.lost}
 	for _, m := range r.Measurements {
 		s.buffered -= len(m.Values)
@@ -389,6 +405,19 @@ func (s *Source) next(tell bool) (r Report, told, more bool) {
 		}
 	}
 	return r, told, len(s.buffer) > 0
+}
+
+// drop a report that will never be taken; its values are counted as lost.
+func (s *Source) drop(r Report, told bool) {
+	for _, m := range r.Measurements {
+		s.Refuse(Lost, len(m.Values))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changed = s.changed || told
+	for why, n := range r.Lost {
+		s.lost[why] += n
+	}
 }
 
 // back puts a report that did not arrive into the buffer again, before what came since; it

@@ -64,6 +64,10 @@ func (c *collector) add(name string, labels []label, value float64) {
 		return
 	}
 	v := monitor.Value{Field: field, Labels: notation(labels)}
+	if len(v.Labels) > monitor.MaxLabels { // written out, with what had to be escaped
+		c.dropped[monitor.TooWide]++
+		return
+	}
 	if i, twice := c.at[v]; twice {
 		c.values[i].Value = value
 		c.dropped[monitor.Duplicate]++
