@@ -21,8 +21,11 @@ const clockTick = 10 * time.Millisecond
 // metered is the process of a guest, or why there is none.
 func (d *Driver) metered(id vee.ID) (*vm, error) {
 	g := d.guest(id)
-	if v := g.process(); v != nil {
-		return v, nil
+	switch g.condition() { // one that was sent, or is still coming, is another host's to measure
+	case hypervisor.Running, hypervisor.Paused, hypervisor.Halted:
+		if v := g.process(); v != nil {
+			return v, nil
+		}
 	}
 	return nil, g.wrongState("measure")
 }
