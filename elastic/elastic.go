@@ -160,6 +160,35 @@ func Step(p Policy, s State, o Observation, now time.Time) (State, Decision) {
 	return e.state, d
 }
 
+// Due are the KPIs that Step would look at now, if it had their measurements: those of rules
+// whose time has come, and none while a change is in flight.
+func Due(p Policy, s State, o Observation, now time.Time) (kpis []string) {
+	e := &evaluation{policy: p, state: s.copied(now), seen: o, now: now}
+	e.countReplicas()
+	var d Decision
+	if e.inFlight(&d) {
+		return nil
+	}
+	add := func(kpi string) {
+		if !slices.Contains(kpis, kpi) {
+			kpis = append(kpis, kpi)
+		}
+	}
+	for _, a := range p.Arrays {
+		if e.due(a.String(), a.Every) {
+			add(a.KPI)
+		}
+	}
+	for _, r := range p.Rules {
+		if e.due(r.Name, r.Every) {
+			for _, k := range r.KPIs {
+				add(k)
+			}
+		}
+	}
+	return kpis
+}
+
 // copied state in which nothing happened after now, so that a clock that was set back ends
 // no rule's work.
 func (s State) copied(now time.Time) State {

@@ -477,7 +477,7 @@ func (b *bench) acme() context.Context { return as(b.t.Context(), identity.Provi
 // reach waits until the service is as ok wants it.
 func (b *bench) reach(name, what string, ok func(smi.Service) bool) smi.Service {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.acme(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(b.acme(), 2*time.Minute) // of a machine that does other things too
 	defer cancel()
 	changes, err := b.m.Watch(ctx, "", name)
 	if err != nil {

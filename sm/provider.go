@@ -192,6 +192,7 @@ func (m *Manager) Scale(ctx context.Context, customer, name, component string, r
 		}
 		if was = r.Desired[component]; was != replicas {
 			r.Desired[component] = replicas
+			r.resized(component, scaled{At: m.cfg.Now(), Kind: "scale", To: replicas, Why: fmt.Sprintf("from %d to %d: by hand", was, replicas)})
 			r.newGoal(m.cfg.Now())
 		}
 		return nil

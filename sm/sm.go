@@ -18,6 +18,7 @@ import (
 
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/internal/store"
+	"github.com/reservoir-cloud/reservoir/monitor"
 	"github.com/reservoir-cloud/reservoir/sm/trade"
 	"github.com/reservoir-cloud/reservoir/smi"
 	"github.com/reservoir-cloud/reservoir/vee"
@@ -45,6 +46,9 @@ type Config struct {
 	VMI    vmi.Service
 	Images Resolver
 	Events EventLog
+	// Monitor answers the queries of KPIs; nil: nothing is measured, and no rule that reads a
+	// KPI decides.
+	Monitor monitor.Repository
 	// Network of the site, which a public network of a manifest stands for.
 	Network string
 	// Trade admits what is to be paid for; nil: everything is.

@@ -59,6 +59,7 @@ type Service struct {
 	URLs        []URL       `json:"urls,omitempty"`
 	Created     time.Time   `json:"created"`
 	Changed     time.Time   `json:"changed"`
+	Undone      string      `json:"undone,omitempty"`      // why the update before was
 	NotInEffect []string    `json:"notInEffect,omitempty"` // what the manifest asks for and this version does not do yet
 }
 

@@ -47,11 +47,11 @@ func (m *Manager) UpdateVEEs(ctx context.Context, us []vmi.VEEUpdate) ([]vmi.Out
 		case err != nil:
 			outs[i] = outcome(u.ID, "", err)
 		case now.State != vee.Active && now.State != vee.Paused:
-			outs[i] = outcome(u.ID, "applied at next boot", nil)
+			outs[i] = outcome(u.ID, vmi.AtNextBoot, nil)
 		case sameHardware(before.Descriptor, now.Descriptor):
 			outs[i] = outcome(u.ID, "applied live", nil)
 		case !slices.ContainsFunc(liveChanges, host.can):
-			outs[i] = outcome(u.ID, "applied at next boot: the hypervisor of host "+host.Name+" changes nothing of a guest that runs", nil)
+			outs[i] = outcome(u.ID, vmi.AtNextBoot+": the hypervisor of host "+host.Name+" changes nothing of a guest that runs", nil)
 		default:
 			outs[i] = m.awaitFit(ctx, now)
 		}
@@ -108,6 +108,9 @@ func (m *Manager) update(caller identity.Caller, t *tx, u vmi.VEEUpdate) (record
 	if err := checkLabels("", &r.Descriptor); err != nil {
 		return r, err
 	}
+	if err := checkFirewall("", &r.Descriptor); err != nil {
+		return r, err
+	}
 	had, has := vmi.HoldingsOf(before), vmi.HoldingsOf(r.Descriptor)
 	if err := admit(t, map[string]vmi.Holdings{before.Customer: {
 		VCPUs: has.VCPUs - had.VCPUs, Memory: has.Memory - had.Memory, Disk: has.Disk - had.Disk,
@@ -149,6 +152,9 @@ func changed(d vee.Descriptor, u vmi.VEEUpdate) (vee.Descriptor, error) {
 	if u.Tags != nil {
 		d.Tags = slices.Clone(*u.Tags)
 	}
+	if u.Firewall != nil {
+		d.Firewall = slices.Clone(*u.Firewall)
+	}
 	if u.Context != nil {
 		d.Context = maps.Clone(u.Context)
 	}
@@ -182,13 +188,13 @@ func (m *Manager) awaitFit(ctx context.Context, r record) vmi.Outcome {
 		p := m.hosts.view(r.Host, r.ID).report
 		switch {
 		case !ok || now.Target == vee.Destroyed || now.State != vee.Active && now.State != vee.Paused:
-			return outcome(r.ID, "applied at next boot", nil)
+			return outcome(r.ID, vmi.AtNextBoot, nil)
 		case p == nil || p.Seq < r.Seq:
 		case !p.Fitted && p.Error != "":
 			why = p.Error // and it tries again
 		case !p.Fitted:
 		case len(p.NextBoot) > 0:
-			return outcome(r.ID, "applied at next boot: "+strings.Join(p.NextBoot, "; "), nil)
+			return outcome(r.ID, vmi.AtNextBoot+": "+strings.Join(p.NextBoot, "; "), nil)
 		default:
 			return outcome(r.ID, "applied live", nil)
 		}

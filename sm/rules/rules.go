@@ -44,6 +44,38 @@ func (s *Set) Policy(component string) (elastic.Policy, bool) {
 	return s.Policies[i], true
 }
 
+// Query of a KPI that the policies read.
+func (s *Set) Query(kpi string) string {
+	for _, k := range s.KPIs {
+		if k.Name == kpi {
+			return k.Query
+		}
+	}
+	return ""
+}
+
+// Every how often a KPI is looked at; 0: never.
+func (s *Set) Every(kpi string) (every time.Duration) {
+	sooner := func(d time.Duration) {
+		if every == 0 || d < every {
+			every = d
+		}
+	}
+	for _, p := range s.Policies {
+		for _, a := range p.Arrays {
+			if a.KPI == kpi {
+				sooner(a.Every)
+			}
+		}
+		for _, r := range p.Rules {
+			if slices.Contains(r.KPIs, kpi) {
+				sooner(r.Every)
+			}
+		}
+	}
+	return every
+}
+
 // Compile a manifest that is valid. The error names every rule that makes no sense, and why.
 func Compile(m *manifest.Service) (*Set, error) {
 	c := compiler{m: m}
@@ -131,7 +163,7 @@ func (c *compiler) queries(set *Set) (list []KPI) {
 	}
 	for _, k := range c.m.KPIs {
 		if read[k.Name] {
-			list = append(list, KPI{k.Name, Query(k)})
+			list = append(list, KPI{k.Name, QueryOf(k)})
 		}
 	}
 	for _, k := range c.ofHosts {
@@ -146,9 +178,9 @@ func (c *compiler) queries(set *Set) (list []KPI) {
 // of: one that is sent only when it changes comes once in a heartbeat.
 const measured = monitor.Heartbeat + 30*time.Second
 
-// Query of a KPI: its own, or the sum of the measure of its name over the replicas, or over
+// QueryOf a KPI: its own, or the sum of the measure of its name over the replicas, or over
 // those of its component, that have measured it lately.
-func Query(k manifest.KPI) string {
+func QueryOf(k manifest.KPI) string {
 	switch {
 	case k.Query != "":
 		return k.Query
