@@ -57,9 +57,19 @@ func safe(s string) string {
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 func seconds(ms int64) string  { return strconv.FormatFloat(float64(ms)/1000, 'f', -1, 64) }
 func number(f float64) string  { return strconv.FormatFloat(f, 'f', -1, 64) }
+
+// span of ms: "720h", "1h30m", "40.25s".
 func span(ms int64) string {
-	return (time.Duration(ms) * time.Millisecond).Round(time.Millisecond).String()
+	s := (time.Duration(ms) * time.Millisecond).String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }
+
 func yes(b bool) string {
 	if b {
 		return "yes"
