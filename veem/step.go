@@ -13,12 +13,7 @@ import (
 // to do, and returns when there will be something to do again; the zero time is never. A
 // renewal or a call of the VMI in between may bring that forward: Step after each.
 func (m *Manager) Step(ctx context.Context) (next time.Time) {
-	select {
-	case <-m.asked:
-	default:
-		m.askAll(ctx)
-		m.wakeAll()
-	}
+	m.begin(ctx)
 	for ctx.Err() == nil {
 		next = sooner(m.queue.step(ctx), m.accountStep(ctx))
 		if next.IsZero() || next.After(m.cfg.Now()) {
@@ -26,6 +21,16 @@ func (m *Manager) Step(ctx context.Context) (next time.Time) {
 		}
 	}
 	return next
+}
+
+// begin where the manager is stepped, if it has not begun.
+func (m *Manager) begin(ctx context.Context) {
+	select {
+	case <-m.asked:
+	default:
+		m.askAll(ctx)
+		m.wakeAll()
+	}
 }
 
 // sooner of two times, of which the zero time is never.

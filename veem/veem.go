@@ -230,6 +230,9 @@ func (m *Manager) askAll(ctx context.Context) {
 
 // ready waits until the hosts have been asked.
 func (m *Manager) ready(ctx context.Context) error {
+	if m.cfg.Stepped {
+		m.begin(ctx)
+	}
 	select {
 	case <-m.asked:
 		return nil
