@@ -93,8 +93,8 @@ type agent struct {
 	seq         atomic.Uint64
 	generation  atomic.Uint64
 	renewer     renewer
-	measurer    *measure.Measurer
-	off         chan struct{} // has a word in it when the agent is to end for good
+	measuring   atomic.Pointer[measure.Measurer] // nil until the agent is open
+	off         chan struct{}                    // has a word in it when the agent is to end for good
 
 	peersMu sync.Mutex
 	peers   map[string]peer.Host // by name and address
@@ -161,7 +161,7 @@ func (a *agent) run(ctx context.Context) error {
 			return err
 		}
 	}
-	path, answers, err := openDatapath(a.cfg)
+	path, answers, err := openDatapath(a.cfg, a.pushed)
 	if err != nil {
 		return err
 	}
@@ -198,7 +198,7 @@ func (a *agent) run(ctx context.Context) error {
 	for _, f := range []func(context.Context) error{
 		a.tracker.Run,
 		func(ctx context.Context) error { a.renewer.run(ctx); return nil },
-		func(ctx context.Context) error { a.measurer.Run(ctx); return nil },
+		func(ctx context.Context) error { a.measuring.Load().Run(ctx); return nil },
 		source.Run,
 		func(ctx context.Context) error { return server.Serve(ctx, ln) },
 		func(ctx context.Context) error {

@@ -8,6 +8,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/agent/measure"
 	"github.com/reservoir-cloud/reservoir/hypervisor"
 	"github.com/reservoir-cloud/reservoir/monitor"
+	"github.com/reservoir-cloud/reservoir/monitor/intake"
 	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi/guest"
@@ -31,7 +32,7 @@ func (a *agent) measures(up monitor.Uplink) *monitor.Source {
 		},
 	})
 	meter, _ := a.driver.(hypervisor.Meter) // without one, the driver tells nothing
-	a.measurer = measure.New(measure.Config{
+	a.measuring.Store(measure.New(measure.Config{
 		Source: source, Machine: machine, Own: made, Meter: meter, Traffic: a.networks.path.Traffic, Dial: a.networks.connect,
 		Running: func() (list []measure.VEE) {
 			for _, v := range a.tracker.Running() {
@@ -40,7 +41,7 @@ func (a *agent) measures(up monitor.Uplink) *monitor.Source {
 			return list
 		},
 		Runs: a.tracker.Runs, Now: time.Now,
-	})
+	}))
 	return source
 }
 
@@ -57,10 +58,23 @@ func made(device string) bool {
 // changed: the report of this host has.
 func (a *agent) changed() {
 	a.renewer.poke()
-	if a.measurer != nil { // not while the tracker is being opened
-		a.measurer.Poke()
+	if m := a.measuring.Load(); m != nil {
+		m.Poke()
 	}
 }
 
 // said is a guest's word on how it is.
-func (a *agent) said(id vee.ID, s guest.Status) { a.measurer.Said(id, s) }
+func (a *agent) said(id vee.ID, s guest.Status) {
+	if m := a.measuring.Load(); m != nil {
+		m.Said(id, s)
+	}
+}
+
+// pushed by programs in a guest.
+func (a *agent) pushed(id vee.ID, values []monitor.Value, dropped intake.Dropped) (here bool, refused int) {
+	m := a.measuring.Load()
+	if m == nil {
+		return false, 0 // the agent has only just started
+	}
+	return m.Pushed(id, values, dropped)
+}
