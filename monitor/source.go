@@ -363,9 +363,8 @@ func (s *Source) report(ctx context.Context) {
 			continue
 		}
 		if err != nil {
-			if ctx.Err() == nil {
-				s.cfg.Log.Debug("measurements wait: the site does not take them", "values", s.back(r, tell), "err", err)
-			}
+			waiting := s.back(r, tell)
+			s.cfg.Log.Debug("measurements wait: the site does not take them", "values", waiting, "err", err)
 			wait = min(2*wait, retryMost)
 			continue
 		}

@@ -20,14 +20,18 @@ type Service interface {
 	monitor.Control
 }
 
+// ProbeReport is a monitor.Report under a name of its own: a site's OpenAPI document knows
+// the reports of a host about its VEEs by the other.
+type ProbeReport monitor.Report
+
 // Register serves svc.
 func Register(s *httpapi.Server, svc Service) {
 	readers := []identity.Role{identity.Operator, identity.Auditor, identity.Provider, identity.SiteRole}
 	writers := []identity.Role{identity.Operator, identity.Provider, identity.SiteRole}
 
 	httpapi.Register(s, httpapi.Op{Method: http.MethodPost, Path: prefix + "/reports", Summary: "What a host's probes have measured", Roles: []identity.Role{identity.HostRole}},
-		func(ctx context.Context, in *struct{ Body monitor.Report }) (monitor.Orders, error) {
-			return svc.Report(ctx, in.Body)
+		func(ctx context.Context, in *struct{ Body ProbeReport }) (monitor.Orders, error) {
+			return svc.Report(ctx, monitor.Report(in.Body))
 		})
 	httpapi.Register(s, httpapi.Op{Method: http.MethodGet, Path: prefix + "/probes", Summary: "Probes, their dictionaries and settings", Roles: readers},
 		func(ctx context.Context, _ *httpapi.Empty) ([]monitor.SourceProbe, error) { return svc.Probes(ctx) })
