@@ -1,6 +1,9 @@
 package account
 
-import "math/bits"
+import (
+	"math"
+	"math/bits"
+)
 
 // Interval of a VEE's life, and what it used in it.
 type Interval struct {
@@ -20,7 +23,11 @@ const maxIntervals = 512
 // VEE that runs for a year is one interval. What the series has already is not added again,
 // whether it comes a second time or as the begin of a longer interval. It reports false, and
 // adds nothing, where i begins amid what the series has and ends after it.
-func (s Series) Add(i Interval) (Series, bool) {
+func (s Series) Add(i Interval) (Series, bool) { return s.AddBilled(i, math.MinInt64) }
+
+// AddBilled is Add to a series of which all before a moment is on an invoice: it keeps that
+// moment, so that the rest can still be told from it exactly.
+func (s Series) AddBilled(i Interval, throughMS int64) (Series, bool) {
 	n := len(s)
 	if i.ToMS <= i.FromMS || n > 0 && i.ToMS <= s[n-1].ToMS {
 		return s, true
@@ -42,8 +49,12 @@ func (s Series) Add(i Interval) (Series, bool) {
 		return out, true
 	}
 	if out = append(out, i); len(out) > maxIntervals {
-		out[1] = out[0].with(out[1])
-		out = out[1:]
+		k := 0
+		for out[k].FromMS < throughMS && throughMS < out[k+1].ToMS {
+			k++
+		}
+		out[k+1] = out[k].with(out[k+1])
+		out = append(out[:k], out[k+1:]...)
 	}
 	return out, true
 }

@@ -105,3 +105,30 @@ func TestASeriesIsBounded(t *testing.T) {
 		t.Errorf("%d intervals, total %+v", len(s), s.Total())
 	}
 }
+
+// What was billed once can always be told from what was not, to the unit.
+func TestASeriesKeepsWhatWasBilled(t *testing.T) {
+	var s Series
+	var billed int64
+	last := Usage{}
+	for k := range int64(4 * maxIntervals) {
+		s, _ = s.AddBilled(Interval{k * 10, k*10 + 10, Usage{ActiveMS: k % 7, VCPUMS: k % 3}}, billed)
+		if k%maxIntervals == 300 {
+			billed = k*10 + 5 // amid an interval
+			last = used(s, 0, billed)
+		}
+		if billed > 0 && used(s, 0, billed) != last {
+			t.Fatalf("at %d: %+v was billed until %d, the series says %+v", k, last, billed, used(s, 0, billed))
+		}
+	}
+	if len(s) > maxIntervals {
+		t.Errorf("%d intervals", len(s))
+	}
+}
+
+func used(s Series, from, to int64) (u Usage) {
+	for _, i := range s {
+		u = u.Plus(i.Within(from, to).Used)
+	}
+	return u
+}

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/agent/lrt"
+	"github.com/reservoir-cloud/reservoir/agent/measure"
 	"github.com/reservoir-cloud/reservoir/agent/vet"
 	"github.com/reservoir-cloud/reservoir/hypervisor"
 	"github.com/reservoir-cloud/reservoir/image"
@@ -30,6 +31,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
+	"github.com/reservoir-cloud/reservoir/monitor/wire"
 	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
@@ -91,7 +93,8 @@ type agent struct {
 	seq         atomic.Uint64
 	generation  atomic.Uint64
 	renewer     renewer
-	off         chan struct{} // has a word in it when the agent is to end for good
+	measuring   atomic.Pointer[measure.Measurer] // nil until the agent is open
+	off         chan struct{}                    // has a word in it when the agent is to end for good
 
 	peersMu sync.Mutex
 	peers   map[string]peer.Host // by name and address
@@ -158,7 +161,7 @@ func (a *agent) run(ctx context.Context) error {
 			return err
 		}
 	}
-	path, answers, err := openDatapath(a.cfg)
+	path, answers, err := openDatapath(a.cfg, a.pushed)
 	if err != nil {
 		return err
 	}
@@ -170,10 +173,11 @@ func (a *agent) run(ctx context.Context) error {
 			a.cfg.Log.Warn("close the networks of this host", "err", err)
 		}
 	}()
-	a.tracker, err = vet.Open(ctx, vet.Config{Dir: a.cfg.Dir, Driver: driver, Images: images, Plugs: a.networks, NameServers: nameServers(a.cfg), Changed: a.renewer.poke, Peer: a.peer, Log: a.cfg.Log})
+	a.tracker, err = vet.Open(ctx, vet.Config{Dir: a.cfg.Dir, Driver: driver, Images: images, Plugs: a.networks, NameServers: nameServers(a.cfg), Changed: a.changed, Said: a.said, Peer: a.peer, Log: a.cfg.Log})
 	if err != nil {
 		return err
 	}
+	source := a.measures(wire.NewClient(toSite))
 	if err := a.networks.Sweep(a.tracker.Here()); err != nil {
 		a.cfg.Log.Warn("TAP devices of VEEs that are gone", "err", err)
 	}
@@ -194,6 +198,8 @@ func (a *agent) run(ctx context.Context) error {
 	for _, f := range []func(context.Context) error{
 		a.tracker.Run,
 		func(ctx context.Context) error { a.renewer.run(ctx); return nil },
+		func(ctx context.Context) error { a.measuring.Load().Run(ctx); return nil },
+		source.Run,
 		func(ctx context.Context) error { return server.Serve(ctx, ln) },
 		func(ctx context.Context) error {
 			a.keys.KeepFresh(ctx, a.cfg.Log, func(ctx context.Context, csr []byte) (chain, bundle []byte, err error) {

@@ -14,7 +14,10 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/reservoir-cloud/reservoir/monitor"
+	"github.com/reservoir-cloud/reservoir/monitor/intake"
 	"github.com/reservoir-cloud/reservoir/van/plan"
+	"github.com/reservoir-cloud/reservoir/van/proxy"
 	"github.com/reservoir-cloud/reservoir/van/responder"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
@@ -22,23 +25,27 @@ import (
 // answerAgain after a network could not be listened in.
 const answerAgain = time.Second
 
-// listening opens the sockets of segments that share a device, and says which addresses this
-// host has there.
-type listening func(ctx context.Context, segments []plan.Segment) (*responder.Sockets, []netip.Addr, error)
+// service that guests find in their networks, on one device: it answers by the segments
+// that it was told of last.
+type service interface {
+	Set(segments ...plan.Segment)
+	Close() error
+}
 
-// answers what guests ask their networks for: a responder for each private network, and one
-// for all segments on the host's bridge.
+// opening of a service for segments that share a device.
+type opening func(ctx context.Context, segments []plan.Segment) (service, error)
+
+// answers runs a service for each private network, and one for all segments on the host's
+// bridge.
 type answers struct {
-	host    string
-	listen  listening
-	resolve func(ctx context.Context, q *dns.Msg) (*dns.Msg, error)
-	log     *slog.Logger
+	what string // is answered, for logs
+	open opening
+	log  *slog.Logger
 
-	directory responder.Directory
-	running   map[string]answered // the loop's own, by device
-	news      chan struct{}       // holds at most one
-	stop      context.CancelFunc
-	done      chan struct{}
+	running map[string]answered // the loop's own, by device
+	news    chan struct{}       // holds at most one
+	stop    context.CancelFunc
+	done    chan struct{}
 
 	mu     sync.Mutex
 	wanted map[string][]plan.Segment // likewise, sorted
@@ -46,7 +53,7 @@ type answers struct {
 
 // answered device: where its sockets are, and what it was told last.
 type answered struct {
-	*responder.Responder
+	service
 	at, told string
 }
 
@@ -74,9 +81,9 @@ func versions(segments []plan.Segment) string {
 }
 
 // newAnswers starts without a segment. Close ends it.
-func newAnswers(host string, listen listening, resolve func(ctx context.Context, q *dns.Msg) (*dns.Msg, error), log *slog.Logger) *answers {
+func newAnswers(what string, open opening, log *slog.Logger) *answers {
 	ctx, stop := context.WithCancel(context.Background())
-	a := &answers{host: host, listen: listen, resolve: resolve, log: log, stop: stop,
+	a := &answers{what: what, open: open, log: log, stop: stop,
 		running: map[string]answered{}, news: make(chan struct{}, 1), done: make(chan struct{}), wanted: map[string][]plan.Segment{}}
 	go a.run(ctx)
 	return a
@@ -141,7 +148,7 @@ func (a *answers) converge(ctx context.Context) bool {
 			continue
 		}
 		if err := r.Close(); err != nil {
-			a.log.Debug("DHCP and DNS ended badly", "segments", r, "error", err)
+			a.log.Debug(a.what+" ended badly", "network", device, "error", err)
 		}
 		delete(a.running, device)
 	}
@@ -149,15 +156,13 @@ func (a *answers) converge(ctx context.Context) bool {
 	for device, list := range wanted {
 		r, there := a.running[device]
 		if !there {
-			sockets, servers, err := a.listen(ctx, list)
+			opened, err := a.open(ctx, list)
 			if err != nil {
-				a.log.Warn("DHCP and DNS are not answered, will try again", "network", list[0].ID, "error", err)
+				a.log.Warn(a.what+" are not answered, will try again", "network", list[0].ID, "error", err)
 				whole = false
 				continue
 			}
-			r = answered{at: at(list), Responder: responder.New(responder.Config{
-				Host: a.host, Sockets: sockets, Servers: servers, Directory: &a.directory, Resolve: a.resolve, Log: a.log,
-			})}
+			r = answered{service: opened, at: at(list)}
 		}
 		if told := versions(list); told != r.told {
 			r.Set(list...)
@@ -168,26 +173,74 @@ func (a *answers) converge(ctx context.Context) bool {
 	return whole
 }
 
-// listenInside opens the sockets where the data path answers: at the gateway's addresses, and
-// in public networks at those that this host has there.
-func listenInside(path datapath) listening {
-	return func(ctx context.Context, segments []plan.Segment) (sockets *responder.Sockets, servers []netip.Addr, err error) {
-		err = path.Inside(segments[0].ID, func(device string) (err error) {
-			servers = segments[0].Gateways
-			if segments[0].Public {
-				var subnets []netip.Prefix
-				for _, s := range segments {
-					subnets = append(subnets, s.Subnets...)
-				}
-				if servers, err = addressesOn(device, subnets); err != nil {
-					return err
-				}
-			}
+// responders answer DHCP and DNS. resolve is the host's own resolver; nil: there is none.
+func responders(host string, path datapath, resolve func(ctx context.Context, q *dns.Msg) (*dns.Msg, error), log *slog.Logger) opening {
+	directory := &responder.Directory{}
+	return func(ctx context.Context, segments []plan.Segment) (service, error) {
+		var sockets *responder.Sockets
+		servers, err := listenInside(path, segments, func(device string, servers []netip.Addr) (err error) {
 			sockets, err = responder.Listen(ctx, device, servers)
 			return err
 		})
-		return sockets, servers, err
+		if err != nil {
+			return nil, err
+		}
+		return responder.New(responder.Config{Host: host, Sockets: sockets, Servers: servers, Directory: directory, Resolve: resolve, Log: log}), nil
 	}
+}
+
+// taking what a VEE's programs push: measure.Measurer.Pushed.
+type taking = func(id vee.ID, values []monitor.Value, dropped intake.Dropped) (here bool, refused int)
+
+// proxies take measurements.
+func proxies(path datapath, take taking, log *slog.Logger) opening {
+	return func(ctx context.Context, segments []plan.Segment) (service, error) {
+		var listeners []net.Listener
+		_, err := listenInside(path, segments, func(device string, servers []netip.Addr) (err error) {
+			listeners, err = proxy.Listen(ctx, device, servers)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		return proxy.New(proxy.Config{Listeners: listeners, Take: take, Now: time.Now, Log: log}), nil
+	}
+}
+
+// listenInside a network, at the addresses that this host has there: the gateway's, and in
+// public networks those of its bridge.
+func listenInside(path datapath, segments []plan.Segment, listen func(device string, servers []netip.Addr) error) (servers []netip.Addr, err error) {
+	err = path.Inside(segments[0].ID, func(device string) (err error) {
+		servers = segments[0].Gateways
+		if segments[0].Public {
+			var subnets []netip.Prefix
+			for _, s := range segments {
+				subnets = append(subnets, s.Subnets...)
+			}
+			if servers, err = addressesOn(device, subnets); err != nil {
+				return err
+			}
+		}
+		return listen(device, servers)
+	})
+	return servers, err
+}
+
+// several services, each of which does without the others.
+type several []answering
+
+func (all several) Set(segments []plan.Segment) {
+	for _, a := range all {
+		a.Set(segments)
+	}
+}
+
+func (all several) Close() error {
+	var errs []error
+	for _, a := range all {
+		errs = append(errs, a.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // addressesOn a device that are in one of the subnets.

@@ -20,18 +20,19 @@ func TestAnswersFollowTheSegments(t *testing.T) {
 	var where atomic.Pointer[net.UDPAddr]
 	var fails atomic.Int32
 	fails.Store(1) // the first attempt
-	listen := func(context.Context, []plan.Segment) (*responder.Sockets, []netip.Addr, error) {
+	log := slog.New(slog.DiscardHandler)
+	open := func(context.Context, []plan.Segment) (service, error) {
 		if fails.Add(-1) >= 0 {
-			return nil, nil, errors.New("the device is not there yet")
+			return nil, errors.New("the device is not there yet")
 		}
 		c, err := net.ListenPacket("udp4", "127.0.0.1:0")
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		where.Store(c.LocalAddr().(*net.UDPAddr))
-		return &responder.Sockets{DNS: []net.PacketConn{c}}, nil, nil
+		return responder.New(responder.Config{Host: "h1", Sockets: &responder.Sockets{DNS: []net.PacketConn{c}}, Log: log}), nil
 	}
-	a := newAnswers("h1", listen, nil, slog.New(slog.DiscardHandler))
+	a := newAnswers("DHCP and DNS", open, log)
 	defer a.Close()
 	segment := func(version uint64, gateway string, names ...string) plan.Segment {
 		return plan.Segment{ID: "back", Version: version, VNI: 1, Domain: "shop.internal",

@@ -18,6 +18,7 @@ import (
 
 	"github.com/reservoir-cloud/reservoir/internal/durable"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/van"
 	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
@@ -34,6 +35,7 @@ type datapath interface {
 	Release(id vee.ID, to netip.Addr) error
 	Announce(id vee.ID) error
 	Inside(segment string, f func(device string) error) error
+	Traffic(id vee.ID, nics int) (van.Traffic, error)
 	Close() error
 }
 
@@ -309,7 +311,10 @@ func (noNetwork) Sweep([]vee.ID) error                    { return nil }
 func (noNetwork) Release(vee.ID, netip.Addr) error        { return nil }
 func (noNetwork) Announce(vee.ID) error                   { return nil }
 func (noNetwork) Inside(string, func(string) error) error { return nil }
-func (noNetwork) Close() error                            { return nil }
+func (noNetwork) Traffic(vee.ID, int) (van.Traffic, error) {
+	return van.Traffic{}, fault.New(fault.Unsupported, "guests are simulated here: there is no network")
+}
+func (noNetwork) Close() error { return nil }
 func (noNetwork) Show() (have, want plan.HostPlan, e error) {
 	return nil, nil, fault.New(fault.Unsupported, "guests are simulated here: there is no network")
 }

@@ -40,7 +40,7 @@ func openDriver(ctx context.Context, cfg Config) (hypervisor.Driver, error) {
 }
 
 // openDatapath of a host: its kernel, or none where guests are simulated.
-func openDatapath(cfg Config) (datapath, answering, error) {
+func openDatapath(cfg Config, take taking) (datapath, answering, error) {
 	if cfg.Driver == "sim" {
 		return noNetwork{}, noAnswers{}, nil
 	}
@@ -55,5 +55,8 @@ func openDatapath(cfg Config) (datapath, answering, error) {
 	if err != nil { // public names are then not found
 		cfg.Log.Warn("this host has no resolver to ask for its guests", "error", err)
 	}
-	return path, newAnswers(cfg.Name, listenInside(path), resolve, cfg.Log), nil
+	return path, several{
+		newAnswers("DHCP and DNS", responders(cfg.Name, path, resolve, cfg.Log), cfg.Log),
+		newAnswers("measurements", proxies(path, take, cfg.Log), cfg.Log),
+	}, nil
 }

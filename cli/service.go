@@ -16,8 +16,8 @@ import (
 func (a *app) serviceCmd() *cobra.Command {
 	var customer string
 	cmd := noun("service", "Deploy services, scale them, see how they are",
-		a.serviceDeploy(&customer, false), a.serviceDeploy(&customer, true), a.servicePlan(&customer), a.serviceList(&customer),
-		a.serviceShow(&customer), a.serviceAccess(&customer), a.serviceUsage(&customer), a.serviceScale(&customer), a.serviceManifest(&customer), a.serviceDelete(&customer))
+		a.serviceDeploy(&customer, false), a.serviceDeploy(&customer, true), a.servicePlan(&customer), a.serviceOffer(&customer), a.serviceOffers(&customer), a.serviceAccept(), a.serviceList(&customer),
+		a.serviceShow(&customer), a.serviceAccess(&customer), a.serviceUsage(&customer), a.serviceSLA(&customer), a.serviceScale(&customer), a.serviceManifest(&customer), a.serviceDelete(&customer))
 	cmd.PersistentFlags().StringVar(&customer, "customer", "", "whose services (your own)")
 	return cmd
 }

@@ -1,7 +1,8 @@
 // Package elastic decides how large a component of a service should be: how many replicas
 // it has and how large each is. It is pure: Step takes a state, what was observed and the
 // time, and gives the next state and a decision with its reasons in words. Expressions are
-// compiled elsewhere and handed in as predicates.
+// compiled elsewhere and handed in as predicates; which replica leaves, and when it has
+// finished its work, is decided by who removes it.
 //
 // One evaluator reads both kinds of rule: the elastic array, which keeps a KPI's average
 // per replica near a quota (Claudia's ElasticArraySection), and a trigger with an action
@@ -18,19 +19,14 @@ package elastic
 
 import (
 	"fmt"
-	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/vee"
 )
 
-// Defaults of a Policy.
-const (
-	DefaultPatience = 10 * time.Minute
-	DefaultDrain    = time.Minute
-)
+// DefaultPatience of a Policy.
+const DefaultPatience = 10 * time.Minute
 
 // longestSleep between two steps.
 const longestSleep = time.Minute
@@ -50,7 +46,6 @@ type Policy struct {
 	Schedules []Schedule
 
 	Patience time.Duration // with a change in flight; 0: DefaultPatience
-	Drain    time.Duration // for a replica to finish its work before it is removed; 0: DefaultDrain
 }
 
 // Array is the rule of an elastic array. With r the KPI's average over the window divided by
@@ -115,12 +110,10 @@ type Sample struct {
 
 // Replica that there is.
 type Replica struct {
-	Name   string
-	Born   time.Time
-	Ready  bool // serves
-	Idle   bool // says that it has nothing to do
-	VCPUs  int
-	Memory vee.Bytes
+	Ready   bool // serves
+	Leaving bool // is on its way out
+	VCPUs   int
+	Memory  vee.Bytes
 }
 
 // Observation of a component.
@@ -140,7 +133,6 @@ type State struct {
 	Unsettled time.Time            `json:"unsettled,omitzero"` // since then what there is differs from what is wanted, or did until
 	Settled   time.Time            `json:"settled,omitzero"`   // then; both are zero when a window could fill since
 	Looked    map[string]time.Time `json:"looked,omitempty"`   // at each rule
-	Leaving   map[string]time.Time `json:"leaving,omitempty"`  // replicas on their way out, and since when
 }
 
 // Decision of a step.
@@ -148,8 +140,6 @@ type Decision struct {
 	Kind    Kind
 	Rule    string    // that decided
 	Size    Size      // that is wanted from now on
-	Drain   []string  // replicas that get no new work: all that are on their way out
-	Remove  []string  // of these, the ones that may go now
 	Why     string    // for people: numbers, window, threshold, or why not
 	Ignored int       // measurements that were not numbers, lay in the future or came too late
 	Wake    time.Time // step again no later
@@ -166,9 +156,37 @@ func Step(p Policy, s State, o Observation, now time.Time) (State, Decision) {
 	if d.Kind != Hold {
 		e.state.Changed, e.state.Unsettled, e.state.Settled, e.state.From = now, now, time.Time{}, now
 	}
-	e.leave(&d)
 	d.Wake = e.wake()
 	return e.state, d
+}
+
+// Due are the KPIs that Step would look at now, if it had their measurements: those of rules
+// whose time has come, and none while a change is in flight.
+func Due(p Policy, s State, o Observation, now time.Time) (kpis []string) {
+	e := &evaluation{policy: p, state: s.copied(now), seen: o, now: now}
+	e.countReplicas()
+	var d Decision
+	if e.inFlight(&d) {
+		return nil
+	}
+	add := func(kpi string) {
+		if !slices.Contains(kpis, kpi) {
+			kpis = append(kpis, kpi)
+		}
+	}
+	for _, a := range p.Arrays {
+		if e.due(a.String(), a.Every) {
+			add(a.KPI)
+		}
+	}
+	for _, r := range p.Rules {
+		if e.due(r.Name, r.Every) {
+			for _, k := range r.KPIs {
+				add(k)
+			}
+		}
+	}
+	return kpis
 }
 
 // copied state in which nothing happened after now, so that a clock that was set back ends
@@ -188,7 +206,7 @@ func (s State) copied(now time.Time) State {
 		return out
 	}
 	out := State{From: past(s.From), Changed: past(s.Changed), Unsettled: past(s.Unsettled), Settled: past(s.Settled),
-		Looked: all(s.Looked), Leaving: all(s.Leaving), Samples: make(map[string][]Sample, len(s.Samples))}
+		Looked: all(s.Looked), Samples: make(map[string][]Sample, len(s.Samples))}
 	for kpi, list := range s.Samples {
 		out.Samples[kpi] = slices.DeleteFunc(slices.Clone(list), func(x Sample) bool { return x.At.After(now) })
 	}
@@ -202,15 +220,15 @@ type evaluation struct {
 	seen   Observation
 	now    time.Time
 
-	stay  []Replica // not on their way out
-	ready int       // of these
+	stay    []Replica // not on their way out
+	ready   int       // of these
+	leaving int
 }
 
 func (e *evaluation) countReplicas() {
-	there := map[string]bool{}
 	for _, r := range e.seen.Replicas {
-		there[r.Name] = true
-		if _, leaves := e.state.Leaving[r.Name]; leaves {
+		if r.Leaving {
+			e.leaving++
 			continue
 		}
 		e.stay = append(e.stay, r)
@@ -218,7 +236,6 @@ func (e *evaluation) countReplicas() {
 			e.ready++
 		}
 	}
-	maps.DeleteFunc(e.state.Leaving, func(name string, _ time.Time) bool { return !there[name] })
 }
 
 // bounds are restored whatever else goes on.
@@ -273,8 +290,8 @@ func (e *evaluation) inFlight(d *Decision) bool {
 // difference between what is wanted and what there is, in words; empty: none.
 func (e *evaluation) difference() string {
 	w := e.seen.Wanted
-	if n := len(e.state.Leaving); n > 0 {
-		return fmt.Sprintf("%d on the way out", n)
+	if e.leaving > 0 {
+		return fmt.Sprintf("%d on the way out", e.leaving)
 	}
 	if e.ready != w.Replicas || len(e.stay) != w.Replicas {
 		return fmt.Sprintf("%d of %d ready", e.ready, w.Replicas)
@@ -291,38 +308,6 @@ func (e *evaluation) difference() string {
 	return ""
 }
 
-// leave sends so many replicas out as are more than wanted: the idle ones, else the newest.
-// One that is out of work, or had its time to finish it, may be removed.
-func (e *evaluation) leave(d *Decision) {
-	order := slices.SortedFunc(slices.Values(e.stay), func(a, b Replica) int {
-		if a.Idle != b.Idle {
-			if a.Idle {
-				return -1
-			}
-			return 1
-		}
-		if c := b.Born.Compare(a.Born); c != 0 {
-			return c
-		}
-		return strings.Compare(b.Name, a.Name)
-	})
-	for _, r := range order[:max(0, len(order)-d.Size.Replicas)] {
-		e.state.Leaving[r.Name] = e.now
-	}
-	for _, r := range e.seen.Replicas {
-		since, leaves := e.state.Leaving[r.Name]
-		if !leaves {
-			continue
-		}
-		d.Drain = append(d.Drain, r.Name)
-		if r.Idle || !r.Ready || e.now.Sub(since) >= e.policy.drain() {
-			d.Remove = append(d.Remove, r.Name)
-		}
-	}
-	slices.Sort(d.Drain)
-	slices.Sort(d.Remove)
-}
-
 // wake is when something can change without a new observation.
 func (e *evaluation) wake() time.Time {
 	at := e.now.Add(longestSleep)
@@ -336,9 +321,6 @@ func (e *evaluation) wake() time.Time {
 	}
 	for _, r := range e.policy.Rules {
 		sooner(e.state.Looked[r.Name].Add(r.Every))
-	}
-	for _, since := range e.state.Leaving {
-		sooner(since.Add(e.policy.drain()))
 	}
 	if !e.state.Unsettled.IsZero() {
 		sooner(e.state.Unsettled.Add(e.policy.patience()))

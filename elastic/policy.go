@@ -47,8 +47,6 @@ func (p Policy) Bounds(now time.Time) (low, high int, whose string) {
 
 func (p Policy) patience() time.Duration { return cmp.Or(p.Patience, DefaultPatience) }
 
-func (p Policy) drain() time.Duration { return cmp.Or(p.Drain, DefaultDrain) }
-
 // longest time that a rule needs to come to a decision.
 func (p Policy) longest() (d time.Duration) {
 	for _, a := range p.Arrays {
@@ -68,8 +66,8 @@ func (p Policy) Check() error {
 	if p.Min < 0 || p.Min > p.Max {
 		return wrong("from %d to %d replicas: want 0 <= min <= max", p.Min, p.Max)
 	}
-	if p.Up < 0 || p.Down < 0 || p.Patience < 0 || p.Drain < 0 {
-		return wrong("a cool-down, patience or time to drain is negative")
+	if p.Up < 0 || p.Down < 0 || p.Patience < 0 {
+		return wrong("a cool-down or patience is negative")
 	}
 	for i, a := range p.Arrays {
 		if slices.ContainsFunc(p.Arrays[:i], func(o Array) bool { return o.String() == a.String() }) {

@@ -43,6 +43,16 @@ var conditions = map[string]Rule{
 // numbers and times: steps whose reasons differ in these alone are told once.
 var numbers = regexp.MustCompile(`[0-9][0-9.hms]*`)
 
+// replica of the bench, ready from booted on; one that leaves is there until it has gone.
+type replica struct {
+	name   string
+	booted time.Time
+	gone   time.Time
+}
+
+// leaving takes this long.
+const leaving = time.Minute
+
 // bench is a site in which replicas boot in a given time, and in which the script says what
 // is measured.
 type bench struct {
@@ -52,8 +62,7 @@ type bench struct {
 	state  State
 	now    time.Time
 	wanted Size
-	there  []Replica
-	booted map[string]time.Time // ready from then on
+	there  []replica
 	boot   time.Duration
 	made   int
 	last   string
@@ -90,31 +99,32 @@ func (b *bench) options(list []string) func(string) string {
 
 // step once and do what is decided.
 func (b *bench) step() {
-	for i, r := range b.there {
-		b.there[i].Ready = !b.booted[r.Name].After(b.now)
-		if b.there[i].Ready && b.wanted.VCPUs > 0 {
-			b.there[i].VCPUs, b.there[i].Memory = b.wanted.VCPUs, b.wanted.Memory
+	b.there = slices.DeleteFunc(b.there, func(r replica) bool { return !r.gone.IsZero() && !r.gone.After(b.now) })
+	o := Observation{Wanted: b.wanted, Samples: b.queue}
+	stay := 0
+	for _, r := range b.there {
+		is := Replica{Ready: !r.booted.After(b.now), Leaving: !r.gone.IsZero()}
+		if is.Ready {
+			is.VCPUs, is.Memory = b.wanted.VCPUs, b.wanted.Memory
+		}
+		if o.Replicas = append(o.Replicas, is); !is.Leaving {
+			stay++
 		}
 	}
 	var d Decision
-	b.state, d = Step(b.policy, b.state, Observation{Wanted: b.wanted, Replicas: slices.Clone(b.there), Samples: b.queue}, b.now)
+	b.state, d = Step(b.policy, b.state, o, b.now)
 	b.queue, b.wanted = nil, d.Size
-	b.there = slices.DeleteFunc(b.there, func(r Replica) bool { return slices.Contains(d.Remove, r.Name) })
-	for len(b.there)-len(d.Drain)+len(d.Remove) < d.Size.Replicas {
-		b.made++
-		name := fmt.Sprintf("%s-%d", b.policy.Component, b.made)
-		b.there = append(b.there, Replica{Name: name, Born: b.now})
-		b.booted[name] = b.now.Add(b.boot)
-	}
-	said := fmt.Sprintf("%s: %s", d.Kind, d.Why)
-	for _, x := range []struct {
-		what string
-		list []string
-	}{{"drain", d.Drain}, {"remove", d.Remove}} {
-		if len(x.list) > 0 {
-			said += fmt.Sprintf("; %s %s", x.what, strings.Join(x.list, " "))
+	for i := len(b.there) - 1; i >= 0 && stay > d.Size.Replicas; i-- {
+		if b.there[i].gone.IsZero() {
+			b.there[i].gone = b.now.Add(leaving)
+			stay--
 		}
 	}
+	for ; stay < d.Size.Replicas; stay++ {
+		b.made++
+		b.there = append(b.there, replica{name: fmt.Sprintf("%s-%d", b.policy.Component, b.made), booted: b.now.Add(b.boot)})
+	}
+	said := fmt.Sprintf("%s: %s", d.Kind, d.Why)
 	if d.Ignored > 0 {
 		said += fmt.Sprintf("; %d measurements ignored", d.Ignored)
 	}
@@ -138,7 +148,7 @@ func (b *bench) run(line string) {
 		b.wanted.Replicas = int(b.number(o("replicas")))
 		for range b.wanted.Replicas {
 			b.made++
-			b.there = append(b.there, Replica{Name: fmt.Sprintf("%s-%d", f[1], b.made), Born: b.now.Add(time.Duration(b.made) * time.Second)})
+			b.there = append(b.there, replica{name: fmt.Sprintf("%s-%d", f[1], b.made)})
 		}
 	case "size": // vcpus= memory=
 		m, err := vee.ParseBytes(o("memory"))
@@ -160,17 +170,15 @@ func (b *bench) run(line string) {
 		b.policy.Schedules = append(b.policy.Schedules, Schedule{Name: f[1], From: b.span(o("from")), To: b.span(o("to")),
 			Days: []time.Weekday{1, 2, 3, 4, 5}, Min: int(b.number(o("min"))), Max: int(b.number(o("max")))})
 	case "lose": // a replica, which boots again
-		b.booted[f[1]] = b.now.Add(b.boot)
-	case "idle":
 		for i := range b.there {
-			if b.there[i].Name == f[1] {
-				b.there[i].Idle = true
+			if b.there[i].name == f[1] {
+				b.there[i].booted = b.now.Add(b.boot)
 			}
 		}
 	case "clock": // set back or forth
 		b.now = b.now.Add(b.span(f[1]))
-		for name, at := range b.booted {
-			b.booted[name] = at.Add(b.span(f[1]))
+		for i := range b.there {
+			b.there[i].booted = b.there[i].booted.Add(b.span(f[1]))
 		}
 	case "measure": // KPI VALUE AGO
 		b.queue = append(b.queue, Sample{f[1], b.now.Add(-b.span(f[3])), b.number(f[2])})
@@ -206,7 +214,7 @@ func TestScenarios(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			b := &bench{t: t, now: epoch, booted: map[string]time.Time{}}
+			b := &bench{t: t, now: epoch}
 			for line := range strings.Lines(string(want)) {
 				line = strings.TrimRight(line, "\n")
 				switch command, isCommand := strings.CutPrefix(line, "$ "); {

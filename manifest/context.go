@@ -28,7 +28,7 @@ func (r Replica) name() string { return fmt.Sprintf("%s-%d", r.Component, r.Numb
 type Around struct {
 	ServiceID string
 	Domain    string // of its names, "shop.alpha.internal"
-	Channel   string // where programs in the guest publish measurements
+	Channel   string // URL that programs in the guest of the replica push measurements to
 	// Replicas of the service that are there or come up with this one, itself among them or
 	// not. The first of a component is the one by which others reach it.
 	Replicas []Replica

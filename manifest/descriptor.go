@@ -1,10 +1,12 @@
 package manifest
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/reservoir-cloud/reservoir/vee"
 )
@@ -16,6 +18,9 @@ type Owner struct {
 	FQNPrefix string // of this replica
 	Domain    string // of the names of the service's replicas, "shop.alpha.internal"
 }
+
+// usualScrape is how often measurements are asked for where the manifest does not say.
+const usualScrape = Duration(15 * time.Second)
 
 // Descriptor of replica n (1 is the first) of component c of the service. Disks carry the
 // image's reference in Source; the caller resolves it to a digest. There is no Context yet:
@@ -58,6 +63,9 @@ func (s *Service) Descriptor(c *Component, n int, by Owner) vee.Descriptor {
 	}
 	for _, p := range c.Ports {
 		d.Ports = append(d.Ports, p.Port)
+	}
+	if m := c.Metrics; m != nil {
+		d.Metrics = vee.Metrics{Port: m.Port, Path: cmp.Or(m.Path, "/metrics"), EveryMS: time.Duration(cmp.Or(m.Every, usualScrape)).Milliseconds()}
 	}
 	for _, t := range c.Tags {
 		if !slices.Contains(d.Tags, t) {

@@ -104,6 +104,8 @@ func schemaOf() map[string]any {
 			return object{"type": []string{"string", "integer"}, "description": "a size such as 512MiB"}
 		case t == reflect.TypeFor[Duration]():
 			return object{"type": []string{"string", "integer"}, "description": "a duration such as 90s, 5m or 30d"}
+		case t == reflect.TypeFor[Clock]():
+			return object{"type": "string", "description": "a time of the day such as 09:00"}
 		case t == reflect.TypeFor[MHz](), t == reflect.TypeFor[Digest]():
 			return object{"type": "string"}
 		case t == reflect.TypeFor[Kilometres]():

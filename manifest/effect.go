@@ -25,12 +25,6 @@ func (s *Service) NotInEffect() []string {
 	for _, g := range s.AntiAffinity {
 		say(g.Scope != Physical, "anti-affinity of %s beyond hosts (%s)", words(g.Components), g.Scope)
 	}
-	for _, k := range s.KPIs {
-		say(true, "KPI %s", k.Name)
-	}
-	for _, r := range s.Rules {
-		say(true, "rule %s", r.Name)
-	}
 	say(s.Deployment != nil, "where the service may run (deployment)")
 	say(s.Availability != nil, "promise of availability")
 	for _, c := range s.Performance {
@@ -72,10 +66,6 @@ func (c *Component) notInEffect() []string {
 	for _, r := range c.Raw {
 		say(true, "raw data for driver %s", r.Key)
 	}
-	for _, e := range c.Elastic {
-		say(true, "elasticity by KPI %s", e.KPI)
-	}
-	say(c.Cooldown != nil, "cool-down of elasticity")
 	say(c.Deployment != nil, "where it may run (deployment)")
 	say(c.Availability != nil, "promise of availability")
 	for _, p := range c.Performance {

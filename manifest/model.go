@@ -44,6 +44,8 @@ type Component struct {
 	Balancer bool   `yaml:"balancer" ovf:"@balancer"`
 	Balanced string `yaml:"balanced" ovf:"@balanced"` // the component that balances this one
 
+	Metrics *Metrics `yaml:"metrics" ovf:"MetricsSection"`
+
 	Restart    vee.RestartPolicy `yaml:"restart" ovf:"@restart" enum:"in-place,never,elsewhere"`
 	Startup    *Startup          `yaml:"startup"`
 	StartAfter []string          `yaml:"startAfter"` // components that must be there first
@@ -59,6 +61,8 @@ type Component struct {
 
 	Elastic      []ElasticRule  `yaml:"elastic" ovf:"ElasticArraySection>Rule"`
 	Cooldown     *Cooldown      `yaml:"cooldown" ovf:"CooldownSection"`
+	Schedules    []Schedule     `yaml:"schedules" ovf:"ScheduleSection>Schedule"`
+	Update       *Update        `yaml:"update" ovf:"UpdateSection"`
 	Deployment   *Deployment    `yaml:"deployment" ovf:"DeploymentSection"`
 	Availability *Availability  `yaml:"availability" ovf:"AvailabilitySection"`
 	Performance  []Constraint   `yaml:"performance" ovf:"PerformanceObjectiveSection>Constraint"`

@@ -28,6 +28,14 @@ type KPI struct {
 	Component string `yaml:"component" ovf:"@KPIVmname"`             // that is measured; empty: the service
 }
 
+// Metrics is where a component's guests tell their measurements in Prometheus's text format,
+// for the host of each to ask. What they push themselves needs no declaration.
+type Metrics struct {
+	Port  int      `yaml:"port" ovf:"@port"`
+	Path  string   `yaml:"path" ovf:"Path"`   // empty: /metrics
+	Every Duration `yaml:"every" ovf:"Every"` // 0: 15 s
+}
+
 // ElasticRule keeps a KPI's average per replica near a quota.
 type ElasticRule struct {
 	KPI       string   `yaml:"kpi" ovf:"KPIName"`
@@ -42,6 +50,28 @@ type ElasticRule struct {
 type Cooldown struct {
 	Up   Duration `yaml:"up" ovf:"Up"`
 	Down Duration `yaml:"down" ovf:"Down"`
+}
+
+// Schedule sets other bounds of the replicas at some hours. Where several are in force, the
+// last one counts.
+type Schedule struct {
+	Name     string   `yaml:"name" ovf:"@name"`
+	Days     []string `yaml:"days" ovf:"Day" enum:"mon,tue,wed,thu,fri,sat,sun"` // on which it begins; none: every day
+	From     Clock    `yaml:"from" ovf:"From"`
+	To       Clock    `yaml:"to" ovf:"To"`             // at or before From: on the next day
+	Timezone string   `yaml:"timezone" ovf:"Timezone"` // "Europe/Rome"; empty: UTC
+	Min      int      `yaml:"min" ovf:"@min"`
+	Max      int      `yaml:"max" ovf:"@max"`
+}
+
+// Update says how replicas are replaced when what they are made of has changed: one by one,
+// each new one watched before the next is replaced.
+type Update struct {
+	// Watch a new replica for so long after it is ready. The update is undone when it is
+	// lost meanwhile, or a KPI leaves the range that is promised for it.
+	Watch Duration `yaml:"watch" ovf:"Watch"`
+	// Patience with a new replica that is not ready yet; 0: 15 min.
+	Patience Duration `yaml:"patience" ovf:"Patience"`
 }
 
 // Rule is a trigger and an action: every so often, if the condition holds, do it. The

@@ -47,6 +47,9 @@ func fill(t *rapid.T, v reflect.Value, enum []string) {
 	case *Duration:
 		*x = anyDuration().Draw(t, "duration")
 		return
+	case *Clock:
+		*x = Clock(time.Minute * time.Duration(rapid.IntRange(1, 24*60).Draw(t, "minute")))
+		return
 	case *vee.Bytes:
 		*x = anySize().Draw(t, "size")
 		return
@@ -246,6 +249,10 @@ func anyService(t *rapid.T) *Service {
 				c.NICs[j].Address = rapid.SampledFrom([]string{"", "10.1.0.10"}).Draw(t, "address")
 			}
 		}
+		if m := c.Metrics; m != nil {
+			m.Port, m.Path = 9100, rapid.SampledFrom([]string{"", "/a b"}).Draw(t, "path")
+			m.Every = max(m.Every, leastScrape)
+		}
 		for j := range c.Ports {
 			c.Ports[j].Port = 80 + j
 			c.Ports[j].Health = rapid.SampledFrom([]string{"", "/a b"}).Draw(t, "health")
@@ -283,6 +290,15 @@ func anyService(t *rapid.T) *Service {
 		}
 		for j := range c.Elastic {
 			c.Elastic[j].KPI = "kpi0"
+		}
+		for j := range c.Schedules {
+			x := &c.Schedules[j]
+			x.Name, x.Max = numbered("schedule", j), x.Min+x.Max
+			x.Days = rapid.SampledFrom([][]string{nil, {"mon"}, {"sat", "sun"}}).Draw(t, "days")
+			if x.From == x.To {
+				x.To = Clock(24 * time.Hour)
+				x.From = 0
+			}
 		}
 		promises(c.Availability, c.Performance)
 		deployment(c.Deployment)

@@ -20,6 +20,7 @@ var (
 	errSize     = errors.New("want a size such as 512MiB")
 	errTooLarge = errors.New("want less than 8EiB")
 	errMHz      = errors.New("want a frequency such as 500MHz or 2.4GHz")
+	errClock    = errors.New("want a time of the day such as 09:00 or 24:00")
 	errDuration = errors.New("want a duration such as 90s, 5m, 24h or 30d")
 	errDistance = errors.New("want a distance such as 300km")
 	errDigest   = errors.New("want sha256: and 64 hexadecimal digits, or sha512: and 128")
@@ -214,6 +215,36 @@ func (d Duration) split() (string, string) {
 		}
 	}
 	return "0", "second"
+}
+
+// Clock is a time of the day: the time since midnight by the clock on the wall, in whole
+// minutes, at most 24 h.
+type Clock time.Duration
+
+var clock = regexp.MustCompile(`^([01]?[0-9]|2[0-4]):([0-5][0-9])$`)
+
+// UnmarshalText reads "09:00" and "24:00".
+func (c *Clock) UnmarshalText(text []byte) error {
+	m := clock.FindStringSubmatch(strings.TrimSpace(string(text)))
+	if m == nil {
+		return errClock
+	}
+	h, _ := strconv.Atoi(m[1]) // the pattern has digits
+	min, _ := strconv.Atoi(m[2])
+	at := time.Duration(h)*time.Hour + time.Duration(min)*time.Minute
+	if at > 24*time.Hour {
+		return errClock
+	}
+	*c = Clock(at)
+	return nil
+}
+
+// MarshalText is the way back.
+func (c Clock) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
+func (c Clock) String() string {
+	d := time.Duration(c)
+	return fmt.Sprintf("%02d:%02d", d/time.Hour, d%time.Hour/time.Minute)
 }
 
 // Kilometres is a distance on the earth.

@@ -479,6 +479,15 @@ func (v *validator) component(p string, c *Component) {
 		}
 	}
 	v.unique(p+".ports", ".port", ports)
+	if m := c.Metrics; m != nil {
+		v.within(p+".metrics.port", m.Port, 1, 65535)
+		if m.Path != "" && !strings.HasPrefix(m.Path, "/") {
+			v.bad(p+".metrics.path", quote(m.Path), `want a path such as "/metrics"`)
+		}
+		if m.Every != 0 && m.Every < leastScrape {
+			v.bad(p+".metrics.every", time.Duration(m.Every).String(), "want at least 1s")
+		}
+	}
 	if c.Balanced != "" {
 		v.known(p+".balanced", c.Balanced, v.components)
 	}
@@ -520,6 +529,7 @@ func (v *validator) component(p string, c *Component) {
 		}
 	}
 	v.elastic(p, c)
+	v.schedules(p+".schedules", c.Schedules)
 	v.deployment(p+".deployment", c.Deployment)
 	v.promises(p, c.Availability, c.Performance, c.RestartTime)
 	v.firewall(p, c)
@@ -559,6 +569,9 @@ func (v *validator) disks(p string, c *Component) {
 	}
 }
 
+// leastScrape is how often a guest may be asked for its measurements.
+const leastScrape = Duration(time.Second)
+
 func (v *validator) elastic(p string, c *Component) {
 	for i, e := range c.Elastic {
 		q := atIndex(p+".elastic", i)
@@ -576,6 +589,24 @@ func (v *validator) elastic(p string, c *Component) {
 			v.bad(q+".tolerance", fmt.Sprint(e.Tolerance), "want 0 to 100 percent")
 		}
 	}
+}
+
+func (v *validator) schedules(path string, list []Schedule) {
+	var names []string
+	for i, x := range list {
+		p := atIndex(path, i)
+		names = append(names, x.Name)
+		v.match(p+".name", x.Name, word, wantWord)
+		if x.From == x.To {
+			v.bad(p+".to", x.To.String(), "want another time than from; the whole day is 00:00 to 24:00")
+		}
+		v.within(p+".max", x.Max, 0, maxReplicas)
+		if x.Min > x.Max {
+			v.bad(p+".min", strconv.Itoa(x.Min), fmt.Sprintf("want at most max, which is %d", x.Max))
+		}
+		v.unique(p+".days", "", x.Days)
+	}
+	v.unique(path, ".name", names)
 }
 
 func (v *validator) rules(s *Service) {

@@ -13,6 +13,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/store"
 	"github.com/reservoir-cloud/reservoir/placement"
 	"github.com/reservoir-cloud/reservoir/sm"
+	"github.com/reservoir-cloud/reservoir/sm/trade"
 	"github.com/reservoir-cloud/reservoir/smi"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/veem"
@@ -107,13 +108,20 @@ func (r recorder) Record(e veem.Event) {
 // openSM gives the Service Manager its surroundings. It holds the VEE Manager as nothing
 // but a vmi.Service.
 func (s *site) openSM() *sm.Manager {
+	s.desk = trade.New(trade.Config{Site: s.cfg.Name, Store: s.store, Record: s.events.Record,
+		Every: max(leastLook, time.Duration(s.cfg.HAScale*float64(5*time.Second))), Now: time.Now, Log: s.cfg.Log})
 	m := sm.New(sm.Config{
-		Site: s.cfg.Name, Store: s.store, VMI: s.veem, Images: references{s.images}, Events: s.events, Network: flat,
+		Trade: s.desk,
+		Site:  s.cfg.Name, Store: s.store, VMI: s.veem, Images: references{s.images}, Events: s.events, Network: flat, Monitor: s.metering.repository,
 		AccountingInterval: s.cfg.AccountingInterval, Now: time.Now, Log: s.cfg.Log,
 	})
 	s.veem.Attach(m.Identity(), m)
+	s.desk.Attach(m)
 	return m
 }
+
+// leastLook is the shortest time between two looks at what services were promised.
+const leastLook = 500 * time.Millisecond
 
 // references resolves what manifests call their images.
 type references struct{ images *image.Store }

@@ -93,6 +93,21 @@ var routes = map[string]struct{ may, path, body string }{
 	"GET /smi/v1/events":                                          {"OPAS", "", ""},
 	"GET /smi/v1/watch/events":                                    {"OPAS", "", ""},
 
+	"GET /smi/v1/prices":                {"OPAS", "", ""},
+	"PUT /smi/v1/prices":                {"OS", "", `{"file":"currency: EUR"}`},
+	"GET /smi/v1/sla":                   {"OPAS", "", ""},
+	"GET /smi/v1/offers":                {"OPAS", "", ""},
+	"POST /smi/v1/offers":               {"OPS", "", `{"manifest":"service: shop"}`},
+	"GET /smi/v1/offers/{id}":           {"OPAS", "/smi/v1/offers/alpha.o-aaaaaaaaaa", ""},
+	"POST /smi/v1/offers/{id}/accept":   {"OPS", "/smi/v1/offers/alpha.o-aaaaaaaaaa/accept", ""},
+	"GET /smi/v1/invoices":              {"OPAS", "", ""},
+	"POST /smi/v1/invoices":             {"OS", "", `{"customer":"acme"}`},
+	"GET /smi/v1/invoices/{number}":     {"OPAS", "/smi/v1/invoices/alpha-acme-000001", ""},
+	"GET /smi/v1/draft":                 {"OPAS", "", ""},
+	"GET /smi/v1/budgets":               {"OPAS", "", ""},
+	"PUT /smi/v1/budgets/{customer}":    {"OS", "/smi/v1/budgets/acme", `{"limit":"10"}`},
+	"DELETE /smi/v1/budgets/{customer}": {"OS", "/smi/v1/budgets/acme", ""},
+
 	"GET /site/v1":                  {"OPA", "", ""},
 	"GET /site/v1/tokens":           {"OA", "", ""},
 	"POST /site/v1/tokens":          {"O", "", `{"name":"new","role":"auditor"}`},
@@ -101,19 +116,25 @@ var routes = map[string]struct{ may, path, body string }{
 	"POST /site/v1/compact":         {"O", "", ""},
 	"GET /site/v1/audit":            {"OA", "", ""},
 
+	"POST /monitor/v1/reports":                          {"H", "", `{"incarnation":"1","orders":""}`},
+	"GET /monitor/v1/probes":                            {"OPAS", "", ""},
+	"PATCH /monitor/v1/sources/{source}/probes/{probe}": {"OPS", "/monitor/v1/sources/h1/probes/cpu", `{"on":false}`},
+
 	"POST /vhi/v1/renew":       {"H", "", `{"report":{"host":"h1","incarnation":"1","seq":1,"address":"h1:1","version":"1","capacity":{"milliCPU":1,"memoryBytes":1,"diskBytes":1},"cpus":1,"diskFreeBytes":1,"drivers":[],"vees":[],"generation":0}}`},
 	"POST /vhi/v1/certificate": {"H", "", `{"csr":"AA=="}`},
 }
 
 // stock is what plain handlers serve; they check for themselves.
 var stock = map[string]struct{ may, path, body string }{
-	"GET /v2/":                    {"OPASHQ", "", ""},
-	"DELETE /v2/{name}/manifests": {"OPS", "/v2/web/manifests/latest", ""},
-	"GET " + occi.QueryPath:       {"OPAS", "", ""},
-	"POST " + occi.QueryPath:      {"OPS", "", ""},
-	"GET occi compute":            {"OPAS", occi.Base + "/compute/", ""},
-	"POST occi compute":           {"OPS", occi.Base + "/compute/", ""},
-	"DELETE occi compute":         {"OPS", occi.Base + "/compute/" + anID, ""},
+	"GET /v2/":                     {"OPASHQ", "", ""},
+	"DELETE /v2/{name}/manifests":  {"OPS", "/v2/web/manifests/latest", ""},
+	"GET /prometheus/api/v1/query": {"OPAS", "", ""},
+	"GET /metrics":                 {"OAS", "", ""},
+	"GET " + occi.QueryPath:        {"OPAS", "", ""},
+	"POST " + occi.QueryPath:       {"OPS", "", ""},
+	"GET occi compute":             {"OPAS", occi.Base + "/compute/", ""},
+	"POST occi compute":            {"OPS", occi.Base + "/compute/", ""},
+	"DELETE occi compute":          {"OPS", occi.Base + "/compute/" + anID, ""},
 }
 
 var callers = map[rune]identity.Caller{

@@ -28,6 +28,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/store"
 	"github.com/reservoir-cloud/reservoir/site/admin"
 	"github.com/reservoir-cloud/reservoir/sm"
+	"github.com/reservoir-cloud/reservoir/sm/trade"
 	"github.com/reservoir-cloud/reservoir/smi"
 	"github.com/reservoir-cloud/reservoir/van/balance"
 	"github.com/reservoir-cloud/reservoir/van/plan"
@@ -58,6 +59,9 @@ type Config struct {
 	AccountingInterval time.Duration
 	// AccountingListeners are the only URLs that accounting information may be sent to.
 	AccountingListeners []string
+
+	// Monitoring is how measurements are kept and queried.
+	Monitoring Monitoring
 
 	EtcdEndpoints []string
 	EtcdTLS       *tls.Config
@@ -129,7 +133,7 @@ func (c *Config) check() error {
 	if c.HAScale == 0 {
 		c.HAScale = 1
 	}
-	return nil
+	return c.checkMonitoring()
 }
 
 type site struct {
@@ -146,6 +150,8 @@ type site struct {
 	balancer    *balance.Balancer
 	veem        *veem.Manager
 	sm          *sm.Manager
+	desk        *trade.Desk
+	metering    metering
 }
 
 // Run serves until ctx is done. Everything that it needs is made at its first start.
@@ -198,6 +204,9 @@ func (s *site) open(ctx context.Context) (err error) {
 	if s.images, err = image.OpenStore(filepath.Join(c.Dir, "images"), image.Options{InUse: s.imagesInUse, KeepFree: imagesKeepFree}); err != nil {
 		return err
 	}
+	if err := s.openMeasurements(); err != nil {
+		return err
+	}
 	s.balancer = balance.New(balance.Config{
 		Address: c.AccessAddress, First: c.AccessFirst, Last: c.AccessLast, Pool: c.AccessPool, Log: c.Log,
 		Every: max(leastCheck, time.Duration(c.HAScale*float64(2*time.Second))),
@@ -208,7 +217,7 @@ func (s *site) open(ctx context.Context) (err error) {
 		return err
 	}
 	s.sm = s.openSM()
-	return nil
+	return s.openHub(ctx)
 }
 
 // leastCheck is the shortest timeout of a health check: however much the timings are
@@ -219,6 +228,11 @@ const leastCheck = time.Second
 func (s *site) close() {
 	if s.balancer != nil {
 		s.balancer.Close()
+	}
+	if s.metering.store != nil {
+		if err := s.metering.store.Close(); err != nil {
+			s.cfg.Log.Warn("close the measurements", "err", err)
+		}
 	}
 	if s.images != nil {
 		s.images.Close()
@@ -245,9 +259,11 @@ func (s *site) faces(auditor httpapi.Auditor, receipts httpapi.Receipts) *httpap
 	vmi.RegisterMonitoringReceiver(api, s.sm)
 	vmi.RegisterAccountingListener(api, s.sm)
 	smi.Register(api, s.sm)
+	smi.RegisterTrade(api, s.desk)
 	admin.Register(api, s)
 	vhi.RegisterManager(api, hosts{s.veem, s})
 	api.HandleStock("/v2/", s.images.Handler(image.Allow))
+	s.registerMonitoring(api)
 	s.registerOCCI(api)
 	return api
 }
@@ -262,7 +278,7 @@ func (s *site) serve(ctx context.Context, ln net.Listener) error {
 	defer stop(nil)
 	var wg sync.WaitGroup
 	for _, f := range []func(context.Context) error{
-		s.veem.Run, s.sm.Run,
+		s.veem.Run, s.sm.Run, s.desk.Run,
 		func(ctx context.Context) error { return listener.Serve(ctx, ln) },
 		func(ctx context.Context) error {
 			s.keys.KeepFresh(ctx, s.cfg.Log, func(_ context.Context, csr []byte) ([]byte, []byte, error) { return s.certify(csr) })
@@ -270,6 +286,7 @@ func (s *site) serve(ctx context.Context, ln net.Listener) error {
 		},
 		func(ctx context.Context) error { s.collectImages(ctx); return nil },
 		func(ctx context.Context) error { receipts.Run(ctx); return nil },
+		func(ctx context.Context) error { s.metering.hub.Run(ctx); return nil },
 	} {
 		wg.Go(func() {
 			if err := f(ctx); err != nil {

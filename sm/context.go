@@ -9,7 +9,6 @@ import (
 	"github.com/reservoir-cloud/reservoir/manifest"
 	"github.com/reservoir-cloud/reservoir/sm/deploy"
 	"github.com/reservoir-cloud/reservoir/vee"
-	"github.com/reservoir-cloud/reservoir/vhi/guest"
 	"github.com/reservoir-cloud/reservoir/vmi"
 )
 
@@ -28,7 +27,9 @@ func (w *worker) contextualise(ctx context.Context, rec record, slots []deploy.S
 				return nil, err
 			}
 		}
-		files, err := d.manifest.Context(d.replica(l, vees[l.VEE]), d.around(rec, vees))
+		around := d.around(rec, vees)
+		around.Channel = vees[l.VEE].Descriptor.MonitoringChannel()
+		files, err := d.manifest.Context(d.replica(l, vees[l.VEE]), around)
 		if err != nil {
 			return nil, fault.New(fault.Malformed, "%s: %w", l.Name(), err).Try("correct the property: reservoir service plan FILE")
 		}
@@ -40,7 +41,7 @@ func (w *worker) contextualise(ctx context.Context, rec record, slots []deploy.S
 // around is the service as a guest is told of it: the replicas that stay, the one by which
 // a component is reached before its others.
 func (d *design) around(rec record, vees map[vee.ID]vmi.VEE) manifest.Around {
-	a := manifest.Around{ServiceID: rec.ID, Channel: "/dev/virtio-ports/" + guest.PortName}
+	a := manifest.Around{ServiceID: rec.ID}
 	slots := slices.Clone(rec.State.Slots)
 	slices.SortStableFunc(slots, func(a, b deploy.Slot) int {
 		return cmp.Or(cmp.Compare(d.groups[a.Component], d.groups[b.Component]), cmp.Compare(a.Component, b.Component), cmp.Compare(a.Number, b.Number))

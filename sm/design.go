@@ -14,6 +14,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/manifest"
 	"github.com/reservoir-cloud/reservoir/sm/deploy"
+	"github.com/reservoir-cloud/reservoir/sm/rules"
 	"github.com/reservoir-cloud/reservoir/smi"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vmi"
@@ -25,6 +26,7 @@ type design struct {
 	number   int
 	manifest *manifest.Service
 	groups   map[string]int // start group by component, from 0
+	elastic  *rules.Set
 }
 
 // newDesign reads a manifest. Errors: fault.Malformed with every mistake and its place.
@@ -42,6 +44,9 @@ func newDesign(rev revision, number int) (*design, error) {
 		return nil, fault.New(fault.Malformed, "%s: %w", file, err)
 	}
 	d := &design{revision: rev, number: number, manifest: s, groups: map[string]int{}}
+	if d.elastic, err = rules.Compile(s); err != nil {
+		return nil, fault.New(fault.Malformed, "%s: %w", file, err).Try("correct the rules, then look: reservoir service plan FILE")
+	}
 	for i, group := range order {
 		for _, name := range group {
 			d.groups[name] = i
@@ -115,13 +120,27 @@ func (m *Manager) resolveImage(ctx context.Context, component string, f manifest
 
 // fingerprint of what the component's VEEs are made of.
 func (d *design) fingerprint(c *manifest.Component) string {
+	v := d.descriptor(c, 0, manifest.Owner{})
+	v.VCPUs, v.Memory, v.Firewall = 0, 0, nil // are changed while they run: fit
 	text, _ := json.Marshal(struct {
 		VEE   vee.Descriptor
 		Rules []vmi.PlacementRule
 		Told  map[string]string
-	}{d.descriptor(c, 0, manifest.Owner{}), d.rules([]string{c.Name}), d.manifest.Told(c)}) // plain data always marshals
+	}{v, d.rules([]string{c.Name}), d.manifest.Told(c)}) // plain data always marshals
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:8])
+}
+
+// fit of a component's replicas: what is changed while they run.
+func (d *design) fit(rec record, c *manifest.Component) deploy.Fit {
+	s := d.sizeOf(rec, c.Name)
+	f := deploy.Fit{VCPUs: s.VCPUs, Memory: s.Memory}
+	if rules := d.manifest.Descriptor(c, 0, manifest.Owner{}).Firewall; len(rules) > 0 {
+		text, _ := json.Marshal(rules) // plain data always marshals
+		sum := sha256.Sum256(text)
+		f.Firewall = hex.EncodeToString(sum[:8])
+	}
+	return f
 }
 
 // descriptor of a replica, with its images as they were resolved.
@@ -153,7 +172,7 @@ func (d *design) rules(components []string) (rules []vmi.PlacementRule) {
 
 // goal of a record that is at this design.
 func (d *design) goal(rec record) deploy.Goal {
-	g := deploy.Goal{Revision: d.number, BestEffort: rec.BestEffort, Deleting: rec.Deleting}
+	g := deploy.Goal{Revision: d.number, BestEffort: rec.BestEffort, Deleting: rec.Deleting, Undo: rec.Update != nil}
 	for _, n := range d.manifest.Networks {
 		if !n.Public {
 			w := vmi.NetworkWish{IPv6: n.IPv6, MTU: n.MTU}
@@ -162,7 +181,7 @@ func (d *design) goal(rec record) deploy.Goal {
 		}
 	}
 	for _, c := range d.manifest.Components {
-		dc := deploy.Component{Name: c.Name, Group: d.groups[c.Name], Desired: rec.Desired[c.Name], Spec: d.Specs[c.Name]}
+		dc := deploy.Component{Name: c.Name, Group: d.groups[c.Name], Desired: rec.Desired[c.Name], Spec: d.Specs[c.Name], Fit: d.fit(rec, &c)}
 		for _, p := range c.Ports {
 			if !d.manifest.Reachable(&c) {
 				break
@@ -172,6 +191,7 @@ func (d *design) goal(rec record) deploy.Goal {
 		if c.LoadBalancer != nil {
 			dc.Drain = time.Duration(c.LoadBalancer.Drain)
 		}
+		dc.Watch, dc.Patience = d.watch(&c)
 		if u := c.Startup; u != nil {
 			dc.StartDelay, dc.StopDelay, dc.WaitForGuest = time.Duration(u.StartDelay), time.Duration(u.StopDelay), u.WaitingForGuest
 		}
@@ -208,28 +228,44 @@ func (m *Manager) call(ctx context.Context, rec record, d *design, a deploy.Acti
 		if c == nil {
 			return r, fault.New(fault.Internal, "service %s: revision %d of its manifest has no component %s", rec.key(), d.number, l.Component)
 		}
-		by := manifest.Owner{Customer: rec.Customer, GroupID: rec.ID, FQNPrefix: vee.FQN(m.cfg.Site, rec.Customer, rec.Name, l.Component, l.Number),
-			Domain: rec.Name + "." + m.cfg.Site + ".internal"}
-		desc := d.descriptor(c, l.Number, by)
-		if len(desc.NICs) == 0 && len(c.Ports) > 0 {
-			desc.NICs = []vee.NIC{{Public: true}} // it could not be reached without one
-		}
-		public := map[string]bool{}
-		for i := range desc.NICs {
-			if n := &desc.NICs[i]; n.Public {
-				public[n.Network] = true
-				n.Network = m.cfg.Network
-			}
-		}
-		for i := range desc.Firewall {
-			if f := &desc.Firewall[i]; public[f.PeerNetwork] && f.PeerNetwork != "" {
-				f.PeerNetwork = m.cfg.Network
-			}
-		}
-		r.VEEs = append(r.VEEs, vmi.InitializeVEE{Descriptor: desc, Count: 1})
+		r.VEEs = append(r.VEEs, vmi.InitializeVEE{Descriptor: m.descriptor(rec, d, c, l), Count: 1})
 	}
 	r.Rules = d.rules(componentsOf(a.Slots))
 	return r, nil
+}
+
+// descriptor of a slot's VEE, with the site's network where the manifest has a public one.
+func (m *Manager) descriptor(rec record, d *design, c *manifest.Component, l deploy.Slot) vee.Descriptor {
+	desc := d.descriptor(c, l.Number, manifest.Owner{Customer: rec.Customer, GroupID: rec.ID,
+		FQNPrefix: vee.FQN(m.cfg.Site, rec.Customer, rec.Name, l.Component, l.Number), Domain: rec.Name + "." + m.cfg.Site + ".internal"})
+	if l.Fit.VCPUs > 0 {
+		desc.VCPUs = l.Fit.VCPUs
+		if desc.VCPUsMax != 0 {
+			desc.VCPUsMax = max(desc.VCPUsMax, desc.VCPUs)
+		}
+	}
+	if l.Fit.Memory > 0 {
+		desc.Memory = l.Fit.Memory
+		if desc.MemoryMax != 0 {
+			desc.MemoryMax = max(desc.MemoryMax, desc.Memory)
+		}
+	}
+	if len(desc.NICs) == 0 && len(c.Ports) > 0 {
+		desc.NICs = []vee.NIC{{Public: true}} // it could not be reached without one
+	}
+	public := map[string]bool{}
+	for i := range desc.NICs {
+		if n := &desc.NICs[i]; n.Public {
+			public[n.Network] = true
+			n.Network = m.cfg.Network
+		}
+	}
+	for i := range desc.Firewall {
+		if f := &desc.Firewall[i]; public[f.PeerNetwork] && f.PeerNetwork != "" {
+			f.PeerNetwork = m.cfg.Network
+		}
+	}
+	return desc
 }
 
 // show is the service as its provider sees it.
@@ -242,6 +278,7 @@ func (m *Manager) show(rec record, version uint64, d *design, vees map[vee.ID]vm
 	if s.Phase == "" {
 		s.Phase = smi.Deploying
 	}
+	s.Undone = rec.Undone
 	if rec.Deleting {
 		s.Phase = smi.Deleting
 	}

@@ -41,6 +41,7 @@ type fakeVMI struct {
 	deaf     int            // registrations that are still to fail
 	// monitored takes the watches of monitoring events, if a test wants them.
 	monitored chan chan<- vmi.MonitoringEvent
+	rigid     bool     // no VEE changes while it runs
 	broken    []string // what must never happen and did
 }
 
@@ -172,17 +173,29 @@ func (f *fakeVMI) SubmitVEEs(_ context.Context, ids []vee.ID) ([]vmi.Outcome, er
 
 func (f *fakeVMI) UpdateVEEs(_ context.Context, us []vmi.VEEUpdate) (list []vmi.Outcome, err error) {
 	ids := make([]vee.ID, len(us))
-	told := map[vee.ID]map[string]string{}
+	told := map[vee.ID]vmi.VEEUpdate{}
 	for i, u := range us {
-		ids[i], told[u.ID] = u.ID, u.Context
+		ids[i], told[u.ID] = u.ID, u
 	}
-	return f.update(ids, func(v *vmi.VEE) error {
-		if v.Submitted && !maps.Equal(v.Descriptor.Context, told[v.ID]) {
-			return errors.New("was submitted")
+	outcomes, err := f.update(ids, func(v *vmi.VEE) error {
+		u, d := told[v.ID], &v.Descriptor
+		if u.Context != nil {
+			if v.Submitted && !maps.Equal(d.Context, u.Context) {
+				return errors.New("was submitted")
+			}
+			d.Context = u.Context
 		}
-		v.Descriptor.Context = told[v.ID]
+		if u.Memory != nil {
+			d.Memory, d.VCPUs, d.Firewall = *u.Memory, *u.VCPUs, *u.Firewall
+		}
 		return nil
 	})
+	for i := range outcomes {
+		if u := us[i]; f.rigid && u.Memory != nil && outcomes[i].OK {
+			outcomes[i].Detail = vmi.AtNextBoot + ": its host cannot"
+		}
+	}
+	return outcomes, err
 }
 
 func (f *fakeVMI) UpdateState(_ context.Context, r vmi.UpdateState) ([]vmi.Outcome, error) {
@@ -477,7 +490,7 @@ func (b *bench) acme() context.Context { return as(b.t.Context(), identity.Provi
 // reach waits until the service is as ok wants it.
 func (b *bench) reach(name, what string, ok func(smi.Service) bool) smi.Service {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.acme(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(b.acme(), 2*time.Minute) // of a machine that does other things too
 	defer cancel()
 	changes, err := b.m.Watch(ctx, "", name)
 	if err != nil {

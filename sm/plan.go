@@ -94,6 +94,11 @@ func (m *Manager) next(ctx context.Context, p *proposal, d smi.Deploy) error {
 		}
 		p.rec.Desired[c.Name] = n
 	}
+	p.rec.Undone = ""
+	if p.exists && p.old.State.Settled {
+		p.rec.Update = &updating{From: p.old.Revision}
+	}
+	p.rec.keepSizes(p.design)
 	p.rec.Revision++
 	p.design.number = p.rec.Revision
 	p.rec.BestEffort, p.rec.DeployKey = d.BestEffort, d.IdempotencyKey
@@ -144,7 +149,7 @@ func (m *Manager) fit(ctx context.Context, p *proposal) (fitting, error) {
 		switch {
 		case l.Call > p.rec.State.Calls:
 			f.create = append(f.create, l)
-		case l.Spec != p.design.Specs[l.Component]:
+		case l.Spec != p.design.Specs[l.Component]: // and so replaced
 			outdated[l.Component] = true
 		}
 	}
@@ -288,6 +293,9 @@ func (p *proposal) componentSteps(c deploy.Component, f fitting) (steps []smi.Pl
 		case l.Component != c.Name:
 		case l.Spec != c.Spec:
 			outdated = append(outdated, l)
+		case kept < c.Desired && l.Fit != c.Fit:
+			kept++
+			step("change", l, "", "its size or firewall, while it runs if it can be")
 		case kept < c.Desired:
 			kept++
 			step("keep", l, "", "unchanged")

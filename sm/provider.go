@@ -8,6 +8,7 @@ import (
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
+	"github.com/reservoir-cloud/reservoir/internal/store"
 	"github.com/reservoir-cloud/reservoir/smi"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vmi"
@@ -76,7 +77,11 @@ func (m *Manager) Deploy(ctx context.Context, d smi.Deploy) (smi.Service, error)
 		if err := m.affordable(ctx, p); err != nil {
 			return smi.Service{}, err
 		}
-		version, err := m.commit(ctx, p)
+		terms, err := m.admit(ctx, p, d)
+		if err != nil {
+			return smi.Service{}, err
+		}
+		version, err := m.commit(ctx, p, terms)
 		if fault.Has(err, fault.Conflict) || fault.Has(err, fault.Exists) || fault.Has(err, fault.NotFound) {
 			continue // somebody else was faster: decide anew
 		}
@@ -125,13 +130,13 @@ func noRoom(service string, missing []vmi.Placement) error {
 		Try("see what is free: reservoir host list -o wide; or let it wait for room: reservoir service deploy --best-effort")
 }
 
-// commit writes the manifest and the record together.
-func (m *Manager) commit(ctx context.Context, p *proposal) (uint64, error) {
-	manifest := m.revisions.OpCreate(revisionKey(p.rec.ID, p.rec.Revision), p.design.revision)
+// commit writes the manifest and the record together, and the terms that it is deployed under.
+func (m *Manager) commit(ctx context.Context, p *proposal, terms []store.Op) (uint64, error) {
+	terms = append(terms, m.revisions.OpCreate(revisionKey(p.rec.ID, p.rec.Revision), p.design.revision))
 	if p.exists {
-		return m.cfg.Store.Txn(ctx, manifest, m.records.OpUpdate(p.rec.key(), p.rec, p.version))
+		return m.cfg.Store.Txn(ctx, append(terms, m.records.OpUpdate(p.rec.key(), p.rec, p.version))...)
 	}
-	return m.cfg.Store.Txn(ctx, manifest, m.records.OpCreate(p.rec.key(), p.rec))
+	return m.cfg.Store.Txn(ctx, append(terms, m.records.OpCreate(p.rec.key(), p.rec))...)
 }
 
 func (m *Manager) announce(p *proposal) {
@@ -174,6 +179,9 @@ func (m *Manager) Scale(ctx context.Context, customer, name, component string, r
 			return smi.Service{}, err
 		}
 	}
+	if err := m.affordScale(ctx, rec, d, component, replicas-rec.Desired[component]); err != nil {
+		return smi.Service{}, err
+	}
 	was, id := 0, rec.ID
 	rec, version, err := m.records.Modify(ctx, rec.key(), func(r *record) error {
 		switch {
@@ -184,6 +192,7 @@ func (m *Manager) Scale(ctx context.Context, customer, name, component string, r
 		}
 		if was = r.Desired[component]; was != replicas {
 			r.Desired[component] = replicas
+			r.resized(component, scaled{At: m.cfg.Now(), Kind: "scale", To: replicas, Why: fmt.Sprintf("from %d to %d: by hand", was, replicas)})
 			r.newGoal(m.cfg.Now())
 		}
 		return nil

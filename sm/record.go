@@ -24,6 +24,42 @@ type record struct {
 	Created    time.Time      `json:"created"`
 	Changed    time.Time      `json:"changed"` // of goal or phase
 	State      deploy.State   `json:"state"`
+
+	// Update that may be undone; nil: none is under way. Undone is why the last one was.
+	Update *updating `json:"update,omitempty"`
+	Undone string    `json:"undone,omitempty"`
+
+	// Of components that change their size by rules.
+	Sizes  map[string]size   `json:"sizes,omitempty"`  // of each replica, where it is not the manifest's
+	Scaled map[string]scaled `json:"scaled,omitempty"` // when their size changed last
+	Paused map[string]bool   `json:"paused,omitempty"` // rules that do not decide
+}
+
+// size of each replica of a component.
+type size struct {
+	VCPUs  int       `json:"vcpus,omitempty"`  // 0: the manifest's
+	Memory vee.Bytes `json:"memory,omitempty"` // bytes; 0: the manifest's
+}
+
+// scaled is a change of a component's size. A rule's cool-down goes on after a restart.
+type scaled struct {
+	At   time.Time `json:"at"`
+	Kind string    `json:"kind"`
+	Rule string    `json:"rule,omitempty"` // empty: a person
+	To   int       `json:"to"`             // replicas
+	size
+	Why string `json:"why"`
+}
+
+// resized notes a change of a component's size.
+func (r *record) resized(component string, s scaled) {
+	m := map[string]scaled{component: s} // the maps of a record may be shared
+	for k, v := range r.Scaled {
+		if k != component {
+			m[k] = v
+		}
+	}
+	r.Scaled = m
 }
 
 func (r record) key() string { return recordKey(r.Customer, r.Name) }

@@ -18,6 +18,8 @@ import (
 
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/internal/store"
+	"github.com/reservoir-cloud/reservoir/monitor"
+	"github.com/reservoir-cloud/reservoir/sm/trade"
 	"github.com/reservoir-cloud/reservoir/smi"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vmi"
@@ -44,8 +46,13 @@ type Config struct {
 	VMI    vmi.Service
 	Images Resolver
 	Events EventLog
+	// Monitor answers the queries of KPIs; nil: nothing is measured, and no rule that reads a
+	// KPI decides.
+	Monitor monitor.Repository
 	// Network of the site, which a public network of a manifest stands for.
 	Network string
+	// Trade admits what is to be paid for; nil: everything is.
+	Trade Trade
 	// AccountingInterval is how often the VMI tells what VEEs have used; 0: 5 min.
 	AccountingInterval time.Duration
 	Now                func() time.Time
@@ -56,14 +63,15 @@ type Config struct {
 // Manager of the services of one site. It implements smi.Manager.
 type Manager struct {
 	cfg       Config
-	records   store.Collection[record]   // CUSTOMER/NAME
-	revisions store.Collection[revision] // ID/REVISION
-	usages    store.Collection[usage]    // CUSTOMER/ID/VEE
+	records   store.Collection[record]        // CUSTOMER/NAME
+	revisions store.Collection[revision]      // ID/REVISION
+	usages    store.Collection[trade.Account] // CUSTOMER/ID/VEE
 
 	mu      sync.Mutex
 	world   world
 	workers map[string]*worker // by the record's key
 	views   *views
+	stepped map[string]uint64 // versions of the records at the last Step, by key
 
 	measurements measurements
 }
@@ -79,9 +87,10 @@ func New(cfg Config) *Manager {
 		cfg:       cfg,
 		records:   store.NewCollection[record](cfg.Store, "service"),
 		revisions: store.NewCollection[revision](cfg.Store, "manifest"),
-		usages:    store.NewCollection[usage](cfg.Store, "usage"),
+		usages:    trade.Accounts(cfg.Store),
 		world:     newWorld(),
 		workers:   map[string]*worker{},
+		stepped:   map[string]uint64{},
 		views:     newViews(),
 
 		measurements: newMeasurements(),

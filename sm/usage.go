@@ -12,6 +12,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/internal/store"
+	"github.com/reservoir-cloud/reservoir/sm/trade"
 	"github.com/reservoir-cloud/reservoir/smi"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vmi"
@@ -27,17 +28,6 @@ const usageInterval = 5 * time.Minute
 
 // keepUsage of a VEE that is gone.
 const keepUsage = 400 * 24 * time.Hour
-
-// usage is the account of one VEE.
-type usage struct {
-	Customer  string         `json:"customer"`
-	Service   string         `json:"service"`
-	ServiceID string         `json:"serviceID"`
-	VEE       vee.ID         `json:"vee"`
-	Name      string         `json:"name"` // of the VEE, component and replica
-	Ended     bool           `json:"ended,omitempty"`
-	Intervals account.Series `json:"intervals,omitempty"`
-}
 
 // usageKey can be told from a message alone.
 func usageKey(customer, service string, id vee.ID) string {
@@ -88,8 +78,8 @@ func (w *worker) account(ctx context.Context, rec record, vees map[vee.ID]vmi.VE
 const maxRegistered = 1000
 
 // openAccount of a VEE, or find the one that there is.
-func (m *Manager) openAccount(ctx context.Context, rec record, v vmi.VEE) (usage, error) {
-	u := usage{Customer: rec.Customer, Service: rec.Name, ServiceID: rec.ID, VEE: v.ID, Name: v.Descriptor.Name}
+func (m *Manager) openAccount(ctx context.Context, rec record, v vmi.VEE) (trade.Account, error) {
+	u := trade.Account{Customer: rec.Customer, Service: rec.Name, ServiceID: rec.ID, VEE: v.ID, Name: v.Descriptor.Name}
 	key := usageKey(rec.Customer, rec.ID, v.ID)
 	_, err := m.usages.Create(ctx, key, u)
 	if fault.Has(err, fault.Exists) {
@@ -119,7 +109,7 @@ func (m *Manager) ReceiveAccountingInformation(ctx context.Context, messages []v
 // addUsage of at most store.MaxOps messages, all or none.
 func (m *Manager) addUsage(ctx context.Context, messages []vmi.AccountingMessage) error {
 	type row struct {
-		usage
+		trade.Account
 		version uint64
 	}
 	rows := map[string]row{}
@@ -132,14 +122,13 @@ func (m *Manager) addUsage(ctx context.Context, messages []vmi.AccountingMessage
 		r, read := rows[key]
 		if !read {
 			var err error
-			if r.usage, r.version, err = m.usages.Get(ctx, key); fault.Has(err, fault.NotFound) {
+			if r.Account, r.version, err = m.usages.Get(ctx, key); fault.Has(err, fault.NotFound) {
 				continue
 			} else if err != nil {
 				return err
 			}
 		}
-		var ok bool
-		if r.Intervals, ok = r.Intervals.Add(i); !ok {
+		if !r.Add(i) {
 			m.cfg.Log.Warn("what a VEE has used does not go with what is known", "vee", msg.VEE, "from", msg.FromMS, "to", msg.ToMS)
 		}
 		r.Ended = r.Ended || msg.Final
@@ -147,7 +136,7 @@ func (m *Manager) addUsage(ctx context.Context, messages []vmi.AccountingMessage
 	}
 	var ops []store.Op
 	for key, r := range rows {
-		ops = append(ops, m.usages.OpUpdate(key, r.usage, r.version))
+		ops = append(ops, m.usages.OpUpdate(key, r.Account, r.version))
 	}
 	if len(ops) == 0 {
 		return nil
@@ -197,7 +186,7 @@ func (m *Manager) forgetUsage(ctx context.Context) {
 		before := m.cfg.Now().Add(-keepUsage).UnixMilli()
 		for _, u := range list {
 			n := len(u.Value.Intervals)
-			if !u.Value.Ended || n > 0 && u.Value.Intervals[n-1].ToMS > before {
+			if !u.Value.Ended || n > 0 && u.Value.Intervals[n-1].ToMS > before || n > 0 && !u.Value.Settled() && u.Value.Intervals[n-1].ToMS > before-keepUsage.Milliseconds() {
 				continue
 			}
 			if err := m.usages.Delete(ctx, u.Key, u.Version); err != nil && !fault.Has(err, fault.NotFound) && !fault.Has(err, fault.Conflict) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/store"
 	"github.com/reservoir-cloud/reservoir/manifest"
 	"github.com/reservoir-cloud/reservoir/sm/deploy"
+	"github.com/reservoir-cloud/reservoir/sm/rules"
 	"github.com/reservoir-cloud/reservoir/smi"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vmi"
@@ -41,6 +43,10 @@ type worker struct {
 	design     *design                    // of the current revision
 	accounted  map[vee.ID]bool            // VEEs whose usage this process has registered for
 	unheard    int                        // attempts at that which failed
+	scaler     *scaler
+	judged     judgement
+	failed     int       // turns, one after the other
+	wake       time.Time // where the manager is stepped: the next turn without news
 }
 
 type trouble struct {
@@ -50,7 +56,7 @@ type trouble struct {
 }
 
 func newWorker(m *Manager, key string) *worker {
-	w := &worker{m: m, key: key, news: make(chan struct{}, 1), troubles: map[string]trouble{}, accounted: map[vee.ID]bool{}}
+	w := &worker{m: m, key: key, news: make(chan struct{}, 1), troubles: map[string]trouble{}, accounted: map[vee.ID]bool{}, scaler: newScaler(m, key)}
 	w.group.Store("")
 	return w
 }
@@ -64,9 +70,13 @@ func (w *worker) poke() {
 }
 
 func (w *worker) run(ctx context.Context) {
+	ctx, end := context.WithCancel(ctx)
+	var scaling sync.WaitGroup
+	scaling.Go(func() { w.scaler.run(ctx) })
+	defer scaling.Wait()
+	defer end()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	failed := 0
 	for {
 		select {
 		case <-ctx.Done():
@@ -74,22 +84,32 @@ func (w *worker) run(ctx context.Context) {
 		case <-w.news:
 		case <-timer.C:
 		}
-		wake, err := w.converge(ctx)
-		switch {
-		case errors.Is(err, errGone):
-			if w.m.retire(w) {
-				return
-			}
-		case err != nil && ctx.Err() == nil:
-			w.m.cfg.Log.Warn("service: cannot go on, will try again", "service", w.key, "error", err)
-			timer.Reset(backoff(failed))
-			failed++
-			continue
-		case !wake.IsZero():
+		wake, gone := w.turn(ctx)
+		if gone && w.m.retire(w) {
+			return
+		}
+		if !wake.IsZero() {
 			timer.Reset(max(0, wake.Sub(w.m.cfg.Now())))
 		}
-		failed = 0
 	}
+}
+
+// turn does what there is to do, and says when there will be more without any news; the zero
+// time: never. gone: the service is.
+func (w *worker) turn(ctx context.Context) (wake time.Time, gone bool) {
+	wake, err := w.converge(ctx)
+	switch {
+	case errors.Is(err, errGone):
+		gone = true
+	case err != nil && ctx.Err() == nil:
+		w.m.cfg.Log.Warn("service: cannot go on, will try again", "service", w.key, "error", err)
+		wake = w.m.cfg.Now().Add(backoff(w.failed))
+		w.failed++
+		return wake, false
+	}
+	w.failed = 0
+	w.scaler.poke()
+	return wake, gone
 }
 
 func backoff(attempts int) time.Duration {
@@ -116,7 +136,12 @@ func (w *worker) converge(ctx context.Context) (wake time.Time, err error) {
 		if !synced {
 			return time.Time{}, nil // the watch will say when
 		}
-		step := deploy.Next(w.design.goal(rec), rec.State, w.worldOf(vees))
+		world := w.worldOf(vees)
+		look := w.judge(ctx, rec, &world)
+		step := deploy.Next(w.design.goal(rec), rec.State, world)
+		if !look.IsZero() && (step.Wake.IsZero() || look.Before(step.Wake)) {
+			step.Wake = look
+		}
 		before := rec
 		rec, version, err = w.recordStep(ctx, rec, version, step.State)
 		if fault.Has(err, fault.Conflict) || fault.Has(err, fault.NotFound) {
@@ -168,7 +193,7 @@ func (w *worker) prepare(ctx context.Context, rec record) error {
 		if rec.Deleting && fault.Has(err, fault.Malformed) {
 			// Written by a version that understood more or minded less. To take the
 			// service down nothing of it is needed.
-			d, err = &design{number: rec.Revision, manifest: &manifest.Service{}}, nil
+			d, err = &design{number: rec.Revision, manifest: &manifest.Service{}, elastic: &rules.Set{}}, nil
 		}
 		if err != nil {
 			return err
@@ -267,6 +292,7 @@ func (w *worker) forgetRevisions(ctx context.Context, rec record, version uint64
 		return nil
 	}
 	var ops []store.Op
+	rec.Update = nil
 	for ; rec.Oldest < rec.Revision && len(ops) < store.MaxOps-1; rec.Oldest++ {
 		ops = append(ops, w.m.revisions.OpDelete(revisionKey(rec.ID, rec.Oldest), 0))
 	}
@@ -330,6 +356,10 @@ func (w *worker) do(ctx context.Context, rec record, version uint64, a deploy.Ac
 			delete(w.networks, a.Network.Name)
 		}
 		w.result(rec, []string{deploy.Networks}, "network "+a.Network.Name, err)
+	case deploy.Adjust:
+		return w.adjust(ctx, rec, a)
+	case deploy.Undo:
+		return w.undo(ctx, rec, version, a.Why)
 	case deploy.Finish:
 		return w.finish(ctx, rec, version)
 	}

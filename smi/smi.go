@@ -26,6 +26,8 @@ type Deploy struct {
 	Replace bool `json:"replace,omitempty"`
 	// BestEffort waits for room where there is not enough; else that is an error.
 	BestEffort bool `json:"bestEffort,omitempty"`
+	// Offer that the service runs under from then on; it has been accepted by that.
+	Offer string `json:"offer,omitempty"`
 	// IdempotencyKey is kept with the service, so that the newest deployment is known again
 	// even if the site stopped before it could note its answer. Over HTTP it is the header
 	// Idempotency-Key.
@@ -57,6 +59,7 @@ type Service struct {
 	URLs        []URL       `json:"urls,omitempty"`
 	Created     time.Time   `json:"created"`
 	Changed     time.Time   `json:"changed"`
+	Undone      string      `json:"undone,omitempty"`      // why the update before was
 	NotInEffect []string    `json:"notInEffect,omitempty"` // what the manifest asks for and this version does not do yet
 }
 

@@ -395,6 +395,29 @@ func (n *Network) Inside(segment string, f func(device string) error) error {
 	return errors.Join(held.do(func() error { return f(device) }), held.close())
 }
 
+// Traffic of a VEE, as its guest sees it.
+type Traffic struct{ Received, Sent vee.Bytes }
+
+// Traffic of a VEE's first NICs together since they were plugged in here.
+func (n *Network) Traffic(id vee.ID, nics int) (t Traffic, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return t, fault.New(fault.Unavailable, "the networks of host %s are closed", n.cfg.Host)
+	}
+	for i := range nics {
+		d, err := n.links.h.LinkByName(plan.TapName(id, i))
+		if err != nil {
+			return t, fmt.Errorf("traffic of NIC %d of VEE %s: %w", i, id, err)
+		}
+		if s := d.Attrs().Statistics; s != nil { // what the TAP takes, the guest has sent
+			t.Received += vee.Bytes(s.TxBytes)
+			t.Sent += vee.Bytes(s.RxBytes)
+		}
+	}
+	return t, nil
+}
+
 // ensurePublic makes the bridge of public networks, if it is not there, and brings it up.
 func (l *links) ensurePublic() (netlink.Link, error) {
 	if _, err := os.Stat("/proc/sys/net/bridge"); err != nil { // a firewall would be there and do nothing

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/reservoir-cloud/reservoir/van/plan"
+	"github.com/reservoir-cloud/reservoir/vee"
 )
 
 // This file is the constant part of the rule set: its chains and rules look everything that
@@ -344,7 +345,7 @@ func (s *sets) packetChains(underlay netip.Addr) []chain {
 
 	// host: what guests of public networks may ask of it.
 	host := append([]exprs{known,
-		slices.Concat(udp(portDst, 53), accept), slices.Concat(tcpTo(53), accept),
+		slices.Concat(udp(portDst, 53), accept), slices.Concat(tcpTo(53), accept), slices.Concat(tcpTo(vee.MonitoringPort), accept),
 		slices.Concat(udp(portDst, 67), accept), slices.Concat(udp(portDst, 547), accept),
 	}, neighbours...)
 	host = append(host, drop)
@@ -352,7 +353,7 @@ func (s *sets) packetChains(underlay netip.Addr) []chain {
 	// What is not tracked is of a network that has no walls here.
 	passing := slices.Concat(connection(expr.CtStateBitUNTRACKED|expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept)
 	returned := verdict(expr.VerdictReturn, "")
-	names := []exprs{slices.Concat(udp(portDst, 53), returned), slices.Concat(tcpTo(53), returned)}
+	services := []exprs{slices.Concat(udp(portDst, 53), returned), slices.Concat(tcpTo(53), returned), slices.Concat(tcpTo(vee.MonitoringPort), returned)}
 	input, forward := s.tunnelGuard(underlay), slices.Concat([]exprs{passing}, neighbours, tooBig)
 	untracked := slices.Concat(connection(expr.CtStateBitUNTRACKED), accept)
 	// What the host answers itself passes every wall.
@@ -384,8 +385,9 @@ func (s *sets) packetChains(underlay netip.Addr) []chain {
 	}
 	return []chain{
 		sub(packets, "host", host...),
-		// Of other hosts, a guest that moved here may still ask one for names.
-		sub(packets, "hosts", append(slices.Clone(names), drop)...),
+		// Of other hosts, a guest that moved here may still ask one for names, and push to its
+		// proxy.
+		sub(packets, "hosts", append(services, drop)...),
 		base(packets, "prerouting", nftables.ChainHookPrerouting, beforeDefragmentation, prerouting...),
 		base(packets, "outgoing", nftables.ChainHookOutput, beforeDefragmentation,
 			slices.Concat(udp(portDst, plan.VXLANPort), exprs{&expr.Notrack{}})),

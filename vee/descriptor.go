@@ -1,5 +1,10 @@
 package vee
 
+import (
+	"fmt"
+	"strings"
+)
+
 // Descriptor is everything a VEE Manager needs to know of a VEE to place and run it
 // (seed 5, table 2.2). The VEEM knows no service and no component: what it has to carry of
 // them is opaque (FQNPrefix, GroupID, Customer, Tags).
@@ -30,11 +35,21 @@ type Descriptor struct {
 	Context map[string]string `json:"context,omitempty"`
 	// Ports that the guest answers on when it is ready; informative to the VEEM.
 	Ports []int `json:"ports,omitempty"`
+	// Metrics is where its guest tells measurements; zero: nowhere.
+	Metrics Metrics `json:"metrics,omitzero"`
 	// Naming is how the VEEs of its group find it.
 	Naming Naming `json:"naming,omitzero"`
 	// Firewall of every NIC, tried in order. What no rule of a direction that has rules
 	// speaks of is denied; a direction without rules is open.
 	Firewall []FirewallRule `json:"firewall,omitempty"`
+}
+
+// Metrics is an HTTP endpoint in the guest that answers in Prometheus's text format, and how
+// often it is asked.
+type Metrics struct {
+	Port    int    `json:"port"`
+	Path    string `json:"path"` // "/metrics"
+	EveryMS int64  `json:"everyMs"`
 }
 
 // Naming of a VEE in the DNS of its networks. The names are relative to Domain.
@@ -58,6 +73,36 @@ type FirewallRule struct {
 	// PeerNetwork: every address of that network of the group.
 	PeerNetwork string `json:"peerNetwork,omitempty"`
 	PeerPrefix  string `json:"peerPrefix,omitempty"` // CIDR
+}
+
+// Where programs in guests push their measurements: a port of the host's, in every network,
+// which is the one of OTLP over HTTP, and a name for the host in the group's domain.
+const (
+	MonitoringPort = 4318
+	MonitoringName = "monitoring-channel"
+)
+
+// MonitoringChannel is the URL that the guest's programs push their measurements to: in a
+// private network the gateway's, which is the same wherever the VEE is; else the one of
+// whoever answers the guest for MonitoringName. Empty where it has neither.
+func (d Descriptor) MonitoringChannel() string {
+	host := ""
+	if d.Naming.Domain != "" {
+		host = MonitoringName + "." + d.Naming.Domain
+	}
+	for _, n := range d.NICs {
+		if !n.Public && len(n.DNS) > 0 {
+			host = n.DNS[0]
+			break
+		}
+	}
+	switch {
+	case host == "":
+		return ""
+	case strings.Contains(host, ":"): // IPv6
+		host = "[" + host + "]"
+	}
+	return fmt.Sprintf("http://%s:%d", host, MonitoringPort)
 }
 
 // CPUShare bounds what the vCPUs may take of their host. Zero values: no bound.

@@ -130,3 +130,18 @@ func FuzzParseBytes(f *testing.F) {
 		}
 	})
 }
+
+func TestMonitoringChannel(t *testing.T) {
+	public := NIC{Public: true, DNS: []string{"10.80.0.11"}}
+	named := Naming{Domain: "shop.alpha.internal"}
+	for want, d := range map[string]Descriptor{
+		"":                      {NICs: []NIC{public}},
+		"http://10.9.0.1:4318":  {NICs: []NIC{public, {DNS: []string{"10.9.0.1", "fd00:9::1"}}}, Naming: named},
+		"http://[fd00::1]:4318": {NICs: []NIC{{DNS: []string{"fd00::1"}}}},
+		"http://monitoring-channel.shop.alpha.internal:4318": {NICs: []NIC{public, {}}, Naming: named},
+	} {
+		if got := d.MonitoringChannel(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}

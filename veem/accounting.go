@@ -238,11 +238,12 @@ func endAccounts(t *tx, r record) {
 // accountant has a courier for each listener, so that none waits for another.
 type accountant struct {
 	attached map[string]vmi.AccountingListener // by name; not changed after Run has begun
+	stepped  map[string]*courier               // by listener, where the manager is stepped
 	news     chan struct{}                     // of size one
 }
 
 func newAccountant() accountant {
-	return accountant{attached: map[string]vmi.AccountingListener{}, news: make(chan struct{}, 1)}
+	return accountant{attached: map[string]vmi.AccountingListener{}, stepped: map[string]*courier{}, news: make(chan struct{}, 1)}
 }
 
 func (a *accountant) poke() {
@@ -258,19 +259,15 @@ func (m *Manager) account(ctx context.Context) {
 	defer wg.Wait()
 	couriers := map[string]*courier{}
 	for {
-		wanted := map[string]bool{}
-		m.ledger.read(func(s *state) {
-			for _, g := range s.accounts.rows {
-				wanted[g.Listener] = true
-			}
-		})
+		wanted := m.listeners()
 		for name := range wanted {
 			if c := couriers[name]; c != nil {
 				c.poke()
 				continue
 			}
 			own, dismiss := context.WithCancel(ctx)
-			c := &courier{m: m, listener: name, news: make(chan struct{}, 1), dismiss: dismiss, tried: map[string]int64{}, confirmed: map[string]uint64{}}
+			c := newCourier(m, name)
+			c.dismiss = dismiss
 			couriers[name] = c
 			wg.Go(func() { c.run(own) })
 		}
@@ -291,6 +288,17 @@ func (m *Manager) account(ctx context.Context) {
 	}
 }
 
+// listeners that somebody is registered for.
+func (m *Manager) listeners() map[string]bool {
+	wanted := map[string]bool{}
+	m.ledger.read(func(s *state) {
+		for _, g := range s.accounts.rows {
+			wanted[g.Listener] = true
+		}
+	})
+	return wanted
+}
+
 // courier brings one listener its messages.
 type courier struct {
 	m        *Manager
@@ -300,6 +308,10 @@ type courier struct {
 
 	tried     map[string]int64  // by key: the tick at which Pending was last sent, when that failed
 	confirmed map[string]uint64 // by key: Seq of the message that was confirmed; written with the next one
+}
+
+func newCourier(m *Manager, listener string) *courier {
+	return &courier{m: m, listener: listener, news: make(chan struct{}, 1), tried: map[string]int64{}, confirmed: map[string]uint64{}}
 }
 
 func (c *courier) poke() {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"sync"
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
@@ -244,13 +243,11 @@ func (m *Manager) apply(caller identity.Caller, t *tx, id vee.ID, a vee.Action) 
 
 // awaitAll waits until each VEE has reached its state or failed, and corrects outs.
 func (m *Manager) awaitAll(ctx context.Context, outs []vmi.Outcome, seqs []uint64) {
-	var wg sync.WaitGroup
-	for i := range outs {
+	m.each(len(outs), func(i int) {
 		if outs[i].OK {
-			wg.Go(func() { outs[i] = m.await(ctx, outs[i].ID, seqs[i]) })
+			outs[i] = m.await(ctx, outs[i].ID, seqs[i])
 		}
-	}
-	wg.Wait()
+	})
 }
 
 // await the end of the action that led to assignment seq of a VEE.
@@ -270,6 +267,8 @@ func (m *Manager) await(ctx context.Context, id vee.ID, seq uint64) vmi.Outcome 
 			return outcome(id, string(r.State), nil)
 		case r.Seq > seq && r.Target != vee.Destroyed:
 			return outcome(id, "", fault.New(fault.Conflict, "VEE %s: another action has overtaken this one", id))
+		case m.cfg.Stepped:
+			return outcome(id, "", fault.New(fault.Timeout, "VEE %s: it is not waited for where the manager is stepped", id))
 		}
 		select {
 		case <-w.signal:

@@ -34,7 +34,8 @@ type ledger struct {
 	log     *slog.Logger
 	changed func([]change) // after each write, in order; must not block
 
-	queue chan *request
+	queue chan *request // nil when stepped: whoever calls do writes
+	turn  sync.Mutex    // who writes, when stepped
 	done  chan struct{} // closed when run has ended
 	stale bool          // memory may not be what the store has; the goroutine's own
 
@@ -68,9 +69,11 @@ type request struct {
 	done chan error
 }
 
-func newLedger(s Records, gen uint64, now func() time.Time, log *slog.Logger, changed func([]change)) *ledger {
-	l := &ledger{store: s, gen: gen, now: now, log: log, changed: changed,
-		queue: make(chan *request), done: make(chan struct{})}
+func newLedger(s Records, gen uint64, now func() time.Time, log *slog.Logger, changed func([]change), stepped bool) *ledger {
+	l := &ledger{store: s, gen: gen, now: now, log: log, changed: changed, done: make(chan struct{})}
+	if !stepped {
+		l.queue = make(chan *request)
+	}
 	l.vees.kind, l.hosts.kind, l.points.kind, l.receipts.kind = kindVEE, kindHost, kindPoint, kindReceipt
 	l.accounts.kind, l.quotas.kind, l.networks.kind, l.runs.kind = kindAccount, kindQuota, kindNetwork, kindRun
 	l.segments = newSegments()
@@ -114,6 +117,9 @@ func (l *ledger) host(name string) (h hostRecord, ok bool) {
 // has changed and is returned as it is. f may run more than once.
 func (l *ledger) do(ctx context.Context, f func(*tx) error) error {
 	r := &request{f: f, done: make(chan error, 1)}
+	if l.queue == nil {
+		return l.doNow(ctx, r)
+	}
 	select {
 	case l.queue <- r:
 	case <-l.done:
@@ -127,6 +133,17 @@ func (l *ledger) do(ctx context.Context, f func(*tx) error) error {
 	case <-ctx.Done():
 		return fmt.Errorf("wait for the record of truth: %w", ctx.Err())
 	}
+}
+
+// doNow does a change in the goroutine of its caller.
+func (l *ledger) doNow(ctx context.Context, r *request) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("wait for the record of truth: %w", err)
+	}
+	l.turn.Lock()
+	defer l.turn.Unlock()
+	l.commit(context.WithoutCancel(ctx), []*request{r})
+	return <-r.done
 }
 
 func errStopped() error {

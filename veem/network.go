@@ -8,7 +8,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
@@ -407,21 +406,17 @@ func (m *Manager) NetworkPlan(ctx context.Context, groupID, name string) ([]vhi.
 	}
 	at := m.whereabouts(view.ID)
 	plans := make([]vhi.NetworkPlan, len(at))
-	var wg sync.WaitGroup
-	for i, host := range at {
-		wg.Go(func() {
-			c, err := m.client(host)
-			if err == nil {
-				ctx, cancel := context.WithTimeout(ctx, m.cfg.Timing.Call)
-				defer cancel()
-				plans[i], err = c.NetworkPlan(ctx, view.ID)
-			}
-			plans[i].Host = host
-			if err != nil {
-				plans[i].Error = fault.From(err).Message
-			}
-		})
-	}
-	wg.Wait()
+	m.each(len(at), func(i int) {
+		c, err := m.client(at[i])
+		if err == nil {
+			ctx, cancel := context.WithTimeout(ctx, m.cfg.Timing.Call)
+			defer cancel()
+			plans[i], err = c.NetworkPlan(ctx, view.ID)
+		}
+		plans[i].Host = at[i]
+		if err != nil {
+			plans[i].Error = fault.From(err).Message
+		}
+	})
 	return plans, nil
 }

@@ -109,7 +109,7 @@ func TestQueue(t *testing.T) {
 			running[j]--
 			mu.Unlock()
 			return result{failed: j.name == "fails" && n < 4, lane: "b"}
-		}, 10*time.Second)
+		}, 10*time.Second, time.Now, false)
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan struct{})
 		go func() { q.run(ctx); close(done) }()

@@ -33,6 +33,9 @@ const (
 type queue struct {
 	do    func(context.Context, job) result
 	retry time.Duration
+	now   func() time.Time
+	// stepped: jobs run when step is called, and nowhere else.
+	stepped bool
 
 	mu       sync.Mutex
 	ctx      context.Context // of run; nil before
@@ -49,7 +52,11 @@ type lane struct {
 	workers int
 }
 
-type timer struct{ t *time.Timer }
+type timer struct {
+	t    *time.Timer // nil when stepped
+	at   time.Time
+	lane string
+}
 
 // result of a job: whether it failed, and when to run it again at the latest.
 type result struct {
@@ -63,8 +70,8 @@ const laneWidth = 16
 // longest pause, in multiples of the first.
 const longest = 64
 
-func newQueue(do func(context.Context, job) result, retry time.Duration) *queue {
-	return &queue{do: do, retry: retry, lanes: map[string]*lane{}, waiting: map[job]bool{}, running: map[job]string{},
+func newQueue(do func(context.Context, job) result, retry time.Duration, now func() time.Time, stepped bool) *queue {
+	return &queue{do: do, retry: retry, now: now, stepped: stepped, lanes: map[string]*lane{}, waiting: map[job]bool{}, running: map[job]string{},
 		timers: map[job]*timer{}, failures: map[job]int{}}
 }
 
@@ -79,7 +86,7 @@ func (q *queue) run(ctx context.Context) {
 	<-ctx.Done()
 	q.mu.Lock()
 	for _, t := range q.timers {
-		t.t.Stop()
+		t.stop()
 	}
 	q.mu.Unlock()
 	q.wg.Wait()
@@ -94,7 +101,7 @@ func (q *queue) add(j job, laneName string) {
 
 func (q *queue) addLocked(j job, laneName string) {
 	if t := q.timers[j]; t != nil {
-		t.t.Stop()
+		t.stop()
 		delete(q.timers, j)
 	}
 	if _, now := q.running[j]; now {
@@ -116,7 +123,7 @@ func (q *queue) addLocked(j job, laneName string) {
 
 // staff gives a lane the workers that it needs. mu is held.
 func (q *queue) staff(name string, l *lane) {
-	for q.ctx != nil && q.ctx.Err() == nil && l.workers < min(laneWidth, len(l.jobs)) {
+	for !q.stepped && q.ctx != nil && q.ctx.Err() == nil && l.workers < min(laneWidth, len(l.jobs)) {
 		l.workers++
 		q.wg.Go(func() { q.work(name, l) })
 	}
@@ -129,19 +136,24 @@ func (q *queue) work(name string, l *lane) {
 	for len(l.jobs) > 0 && q.ctx.Err() == nil {
 		j := l.jobs[0]
 		l.jobs = l.jobs[1:]
-		delete(q.waiting, j)
-		q.running[j] = ""
-		q.mu.Unlock()
-		r := q.do(q.ctx, j)
-		q.mu.Lock()
-		again := q.running[j]
-		delete(q.running, j)
-		q.settle(j, r, again)
+		q.one(j)
 	}
 	l.workers--
 	if l.workers == 0 && len(l.jobs) == 0 {
 		delete(q.lanes, name)
 	}
+}
+
+// one job that was waiting. mu is held, but not while it runs.
+func (q *queue) one(j job) {
+	delete(q.waiting, j)
+	q.running[j] = ""
+	q.mu.Unlock()
+	r := q.do(q.ctx, j)
+	q.mu.Lock()
+	again := q.running[j]
+	delete(q.running, j)
+	q.settle(j, r, again)
 }
 
 // settle what comes after a job. mu is held.
@@ -159,7 +171,11 @@ func (q *queue) settle(j job, r result, again string) {
 	case again != "":
 		q.addLocked(j, again)
 	case pause > 0 || r.failed:
-		t := &timer{}
+		t := &timer{at: q.now().Add(pause), lane: r.lane}
+		q.timers[j] = t
+		if q.stepped {
+			return
+		}
 		t.t = time.AfterFunc(pause, func() {
 			q.mu.Lock()
 			defer q.mu.Unlock()
@@ -167,6 +183,11 @@ func (q *queue) settle(j job, r result, again string) {
 				q.addLocked(j, r.lane)
 			}
 		})
-		q.timers[j] = t
+	}
+}
+
+func (t *timer) stop() {
+	if t.t != nil {
+		t.t.Stop()
 	}
 }

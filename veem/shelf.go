@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/vee"
@@ -49,9 +51,10 @@ func (s *shelf[T]) load(row Row) error {
 	return nil
 }
 
-// ops adds what the drafts would write.
+// ops adds what the drafts would write, in the order of their keys.
 func (s *shelf[T]) ops(ops []Op) []Op {
-	for key, d := range s.drafts {
+	for _, key := range slices.Sorted(maps.Keys(s.drafts)) {
+		d := s.drafts[key]
 		if o := (Op{Kind: s.kind, Key: key, Value: d.raw, Version: s.versions[key]}); o.Value != nil || o.Version != 0 {
 			ops = append(ops, o) // else: made and removed in one go
 		}

@@ -30,36 +30,48 @@ func (m *Manager) UpdateVEEs(ctx context.Context, us []vmi.VEEUpdate) ([]vmi.Out
 		return nil, err
 	}
 	outs := make([]vmi.Outcome, len(us))
-	var wg sync.WaitGroup
-	for i, u := range us {
-		wg.Go(func() {
-			var before, now record
-			var host hostRecord
-			err := m.ledger.do(ctx, func(t *tx) (err error) {
-				if r, exists := t.vee(u.ID); exists {
-					before = r
-				}
-				if now, err = m.update(caller, t, u); err == nil && now.Host != "" {
-					host = *t.hosts.get(now.Host)
-				}
-				return err
-			})
-			switch {
-			case err != nil:
-				outs[i] = outcome(u.ID, "", err)
-			case now.State != vee.Active && now.State != vee.Paused:
-				outs[i] = outcome(u.ID, "applied at next boot", nil)
-			case sameHardware(before.Descriptor, now.Descriptor):
-				outs[i] = outcome(u.ID, "applied live", nil)
-			case !slices.ContainsFunc(liveChanges, host.can):
-				outs[i] = outcome(u.ID, "applied at next boot: the hypervisor of host "+host.Name+" changes nothing of a guest that runs", nil)
-			default:
-				outs[i] = m.awaitFit(ctx, now)
+	m.each(len(us), func(i int) {
+		u := us[i]
+		var before, now record
+		var host hostRecord
+		err := m.ledger.do(ctx, func(t *tx) (err error) {
+			if r, exists := t.vee(u.ID); exists {
+				before = r
 			}
+			if now, err = m.update(caller, t, u); err == nil && now.Host != "" {
+				host = *t.hosts.get(now.Host)
+			}
+			return err
 		})
+		switch {
+		case err != nil:
+			outs[i] = outcome(u.ID, "", err)
+		case now.State != vee.Active && now.State != vee.Paused:
+			outs[i] = outcome(u.ID, vmi.AtNextBoot, nil)
+		case sameHardware(before.Descriptor, now.Descriptor):
+			outs[i] = outcome(u.ID, "applied live", nil)
+		case !slices.ContainsFunc(liveChanges, host.can):
+			outs[i] = outcome(u.ID, vmi.AtNextBoot+": the hypervisor of host "+host.Name+" changes nothing of a guest that runs", nil)
+		default:
+			outs[i] = m.awaitFit(ctx, now)
+		}
+	})
+	return outs, nil
+}
+
+// each calls do with 0 to n-1, all at the same time unless the manager is stepped.
+func (m *Manager) each(n int, do func(int)) {
+	if m.cfg.Stepped {
+		for i := range n {
+			do(i)
+		}
+		return
+	}
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { do(i) })
 	}
 	wg.Wait()
-	return outs, nil
 }
 
 // liveChanges are the operations of a driver that changes guests while they run. One that
@@ -94,6 +106,9 @@ func (m *Manager) update(caller identity.Caller, t *tx, u vmi.VEEUpdate) (record
 		return r, err
 	}
 	if err := checkLabels("", &r.Descriptor); err != nil {
+		return r, err
+	}
+	if err := checkFirewall("", &r.Descriptor); err != nil {
 		return r, err
 	}
 	had, has := vmi.HoldingsOf(before), vmi.HoldingsOf(r.Descriptor)
@@ -137,6 +152,9 @@ func changed(d vee.Descriptor, u vmi.VEEUpdate) (vee.Descriptor, error) {
 	if u.Tags != nil {
 		d.Tags = slices.Clone(*u.Tags)
 	}
+	if u.Firewall != nil {
+		d.Firewall = slices.Clone(*u.Firewall)
+	}
 	if u.Context != nil {
 		d.Context = maps.Clone(u.Context)
 	}
@@ -170,15 +188,18 @@ func (m *Manager) awaitFit(ctx context.Context, r record) vmi.Outcome {
 		p := m.hosts.view(r.Host, r.ID).report
 		switch {
 		case !ok || now.Target == vee.Destroyed || now.State != vee.Active && now.State != vee.Paused:
-			return outcome(r.ID, "applied at next boot", nil)
+			return outcome(r.ID, vmi.AtNextBoot, nil)
 		case p == nil || p.Seq < r.Seq:
 		case !p.Fitted && p.Error != "":
 			why = p.Error // and it tries again
 		case !p.Fitted:
 		case len(p.NextBoot) > 0:
-			return outcome(r.ID, "applied at next boot: "+strings.Join(p.NextBoot, "; "), nil)
+			return outcome(r.ID, vmi.AtNextBoot+": "+strings.Join(p.NextBoot, "; "), nil)
 		default:
 			return outcome(r.ID, "applied live", nil)
+		}
+		if m.cfg.Stepped { // nothing happens while this waits
+			return outcome(r.ID, "will be applied: "+why, nil)
 		}
 		select {
 		case <-w.signal:

@@ -23,7 +23,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -136,6 +138,9 @@ type Config struct {
 	Log         *slog.Logger
 	Now         func() time.Time // nil: time.Now
 	Random      io.Reader        // nil: crypto/rand
+	// Stepped: the manager is not Run; it works while Step is called, and what waits for
+	// hosts elsewhere does not wait. It is for simulations.
+	Stepped bool
 }
 
 // Manager is a site's VEE Manager. It implements vmi.Service and the renewals of
@@ -184,14 +189,14 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 		cfg.Random = rand.Reader
 	}
 	m := &Manager{cfg: cfg, gen: cfg.Store.Generation(), start: cfg.Now(), asked: make(chan struct{})}
-	m.queue = newQueue(m.reconcile, cfg.Timing.Retry)
+	m.queue = newQueue(m.reconcile, cfg.Timing.Retry, cfg.Now, cfg.Stepped)
 	m.hosts.known = map[string]*hostView{}
 	m.hub.watchers, m.hub.closed = map[*watcher]struct{}{}, make(chan struct{})
 	m.access.set = map[string]string{}
 	m.events.readers = map[*eventReader]struct{}{}
 	m.accountant = newAccountant()
 	m.reconfiguring.planned = m.start
-	m.ledger = newLedger(cfg.Store, m.gen, cfg.Now, cfg.Log, m.changed)
+	m.ledger = newLedger(cfg.Store, m.gen, cfg.Now, cfg.Log, m.changed, cfg.Stepped)
 	if err := m.ledger.load(ctx); err != nil {
 		return nil, fmt.Errorf("read the VEE Manager's records: %w", err)
 	}
@@ -219,20 +224,15 @@ func (m *Manager) askAll(ctx context.Context) {
 	defer cancel()
 	defer close(m.asked)
 	var names []string
-	m.ledger.read(func(s *state) {
-		for name := range s.hosts.rows {
-			names = append(names, name)
-		}
-	})
-	var wg sync.WaitGroup
-	for _, name := range names {
-		wg.Go(func() { m.ask(ctx, name) })
-	}
-	wg.Wait()
+	m.ledger.read(func(s *state) { names = slices.Sorted(maps.Keys(s.hosts.rows)) })
+	m.each(len(names), func(i int) { m.ask(ctx, names[i]) })
 }
 
 // ready waits until the hosts have been asked.
 func (m *Manager) ready(ctx context.Context) error {
+	if m.cfg.Stepped {
+		m.begin(ctx)
+	}
 	select {
 	case <-m.asked:
 		return nil

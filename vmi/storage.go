@@ -10,6 +10,10 @@ import (
 	"github.com/reservoir-cloud/reservoir/vee"
 )
 
+// AtNextBoot begins the detail of an outcome of UpdateVEEs that the guest, where it runs,
+// has not got: more follows it where that is not because it does not run.
+const AtNextBoot = "applied at next boot"
+
 // VEEUpdate names the fields of one VEE's descriptor that change; nil ones stay.
 type VEEUpdate struct {
 	ID      vee.ID        `json:"id"`
@@ -18,6 +22,8 @@ type VEEUpdate struct {
 	VCPUs   *int          `json:"vcpus,omitempty"`
 	CPU     *vee.CPUShare `json:"cpu,omitempty"`
 	Tags    *[]string     `json:"tags,omitempty"`
+	// Firewall replaces all rules, at once and also of a guest that runs.
+	Firewall *[]vee.FirewallRule `json:"firewall,omitempty"`
 	// Disks that grow: name to virtual size, bytes.
 	Disks map[string]vee.Bytes `json:"disks,omitempty"`
 	// Context replaces all of the descriptor's. Only of a VEE that was not submitted yet:

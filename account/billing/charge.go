@@ -14,6 +14,8 @@ type Account struct {
 	VEE       vee.ID         `json:"vee"`
 	Name      string         `json:"name"` // component and replica
 	Intervals account.Series `json:"intervals"`
+	// Lists that hold for it by contract, instead of the tariff's own (Tariff.Under).
+	Lists []PriceList `json:"lists,omitempty"`
 }
 
 // Charge for what one VEE used of one meter at one price.
@@ -39,6 +41,9 @@ func (t Tariff) Rate(a Account, fromMS, toMS int64) ([]Charge, error) {
 			return nil, fmt.Errorf("usage of VEE %s from %d to %d ms: overlaps what came before, or is less than nothing", a.VEE, i.FromMS, i.ToMS)
 		}
 	}
+	if a.Lists != nil {
+		t.Lists = a.Lists
+	}
 	first, _ := t.span(0)
 	var all []Charge
 	for _, i := range a.Intervals {
@@ -56,7 +61,7 @@ func (t Tariff) Rate(a Account, fromMS, toMS int64) ([]Charge, error) {
 			c := Charge{Service: a.Service, VEE: a.VEE, Name: a.Name, Meter: m, List: list.Name, Price: price}
 			for _, i := range a.Intervals {
 				i = i.Within(max(fromMS, begin), min(toMS, end))
-				raw := m.of(i.Used)
+				raw := m.Of(i.Used)
 				if raw == 0 {
 					continue
 				}

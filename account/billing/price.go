@@ -6,6 +6,7 @@ package billing
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"time"
 
@@ -40,8 +41,8 @@ func (m Meter) Unit() string {
 	return "GiB-Hours"
 }
 
-// of reads the meter: whole ms, or MiB·ms.
-func (m Meter) of(u account.Usage) int64 {
+// Of reads the meter: whole ms, or MiB·ms.
+func (m Meter) Of(u account.Usage) int64 {
 	switch m {
 	case VEEs:
 		return u.ActiveMS + u.PausedMS
@@ -77,9 +78,11 @@ type Tariff struct {
 	Lists    []PriceList `json:"lists"`
 }
 
+var currency = regexp.MustCompile(`^[A-Z]{3}$`)
+
 // Check says what no bill can be made by.
 func (t Tariff) Check() error {
-	if len(t.Currency) != 3 || t.Places < 0 || t.Places > 9 || len(t.Lists) == 0 {
+	if !currency.MatchString(t.Currency) || t.Places < 0 || t.Places > 9 || len(t.Lists) == 0 {
 		return fmt.Errorf("tariff in %q with %d decimal places and %d price lists: want an ISO 4217 currency, 0 to 9 places and one list at least", t.Currency, t.Places, len(t.Lists))
 	}
 	for i, l := range t.Lists {
@@ -93,6 +96,48 @@ func (t Tariff) Check() error {
 		}
 	}
 	return nil
+}
+
+// Term is a time in which a contract sets the prices.
+type Term struct {
+	From, Until time.Time // zero Until: until the end of time
+	List        PriceList // its own From does not matter
+}
+
+// Under contracts, of which at most one is in force at a time, in their order: the price
+// lists that hold, the tariff's own where there is no contract.
+func (t Tariff) Under(terms []Term) []PriceList {
+	lists := slices.Clone(t.Lists)
+	for _, c := range terms {
+		var out []PriceList
+		after := -1 // the tariff's list that holds when the contract is over
+		for i, l := range lists {
+			switch {
+			case l.From.Before(c.From):
+				out = append(out, l)
+				after = i
+			case !c.Until.IsZero() && !l.From.After(c.Until):
+				after = i
+			}
+		}
+		fixed := c.List
+		fixed.From = c.From
+		out = append(out, fixed)
+		if !c.Until.IsZero() {
+			if after >= 0 {
+				back := lists[after]
+				back.From = c.Until
+				out = append(out, back)
+			}
+			for _, l := range lists {
+				if l.From.After(c.Until) {
+					out = append(out, l)
+				}
+			}
+		}
+		lists = out
+	}
+	return lists
 }
 
 // span in which the list at i is in force, ms.

@@ -31,13 +31,13 @@ const redial = 300 * time.Millisecond
 const tellTimeout = 10 * time.Second
 
 // serve keeps the line until ctx is done. changed is called when readiness, idleness or
-// presence changed.
-func (c *channel) serve(ctx context.Context, dial func(context.Context) (net.Conn, error), changed func()) {
+// presence changed, said with each Status.
+func (c *channel) serve(ctx context.Context, dial func(context.Context) (net.Conn, error), changed func(), said func(guest.Status)) {
 	defer c.reset(changed)
 	for ctx.Err() == nil {
 		if conn, err := dial(ctx); err == nil {
 			stop := context.AfterFunc(ctx, func() { conn.Close() })
-			c.read(conn, changed)
+			c.read(conn, changed, said)
 			stop()
 			conn.Close()
 		}
@@ -59,7 +59,7 @@ func (c *channel) reset(changed func()) {
 	}
 }
 
-func (c *channel) read(conn net.Conn, changed func()) {
+func (c *channel) read(conn net.Conn, changed func(), said func(guest.Status)) {
 	c.mu.Lock()
 	c.conn, c.pending = conn, map[string]chan guest.Reply{}
 	c.mu.Unlock()
@@ -86,6 +86,9 @@ func (c *channel) read(conn net.Conn, changed func()) {
 		}
 		if c.take(m) {
 			changed()
+		}
+		if s, is := m.(*guest.Status); is {
+			said(*s)
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
+	"github.com/reservoir-cloud/reservoir/vhi/guest"
 )
 
 // tracked is one VEE: what is assigned, what is observed, and the loop that brings the
@@ -105,6 +106,17 @@ func (v *tracked) gone() bool {
 	return v.want.Power == vhi.Absent && v.seen.Condition == hypervisor.Absent
 }
 
+// running: its vCPUs are this host's, see Tracker.Running.
+func (v *tracked) running() (vee.Descriptor, bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch v.seen.Condition {
+	case hypervisor.Running, hypervisor.Paused, hypervisor.Halted:
+		return v.want.Descriptor, v.want.Power != "" && v.want.Power != vhi.Absent && !v.part.Undecided()
+	}
+	return vee.Descriptor{}, false
+}
+
 // call is a goroutine that is there or not.
 type call struct {
 	cancel context.CancelFunc
@@ -142,7 +154,7 @@ func (v *tracked) loop(ctx context.Context) {
 		}
 		if o.Condition == hypervisor.Running || o.Condition == hypervisor.Paused {
 			if err == nil {
-				line.open(ctx, func(ctx context.Context) { v.line.serve(ctx, v.dialGuest, v.t.cfg.Changed) })
+				line.open(ctx, func(ctx context.Context) { v.line.serve(ctx, v.dialGuest, v.t.cfg.Changed, v.said) })
 			}
 		} else {
 			line.hangUp()
@@ -420,6 +432,12 @@ func (v *tracked) setProgress(p vee.Progress) {
 	v.mu.Unlock()
 	if tell {
 		v.t.cfg.Changed()
+	}
+}
+
+func (v *tracked) said(s guest.Status) {
+	if v.t.cfg.Said != nil {
+		v.t.cfg.Said(v.assigned().VEE, s)
 	}
 }
 

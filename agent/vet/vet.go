@@ -58,6 +58,8 @@ type Config struct {
 	// Peer is the client of another host's agent; it does not connect.
 	Peer func(host, address string) peer.Host
 	Log  *slog.Logger
+	// Said is told each word of a guest on how it is; it must not block. nil: nobody listens.
+	Said func(id vee.ID, s guest.Status)
 }
 
 // keepTombstone is how long the assignment of a VEE that is gone goes on refusing late
@@ -244,6 +246,36 @@ func (t *Tracker) Here() []vee.ID {
 		}
 	}
 	return ids
+}
+
+// Running is a VEE whose guest has vCPUs that are this host's to let run: not one that waits
+// for its memory, nor one that was given away.
+type Running struct {
+	VEE        vee.ID
+	Descriptor vee.Descriptor
+}
+
+// Running VEEs, paused ones too.
+func (t *Tracker) Running() []Running {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var list []Running
+	for id, v := range t.vees {
+		if d, ok := v.running(); ok {
+			list = append(list, Running{id, d})
+		}
+	}
+	return list
+}
+
+// Runs reports whether Running has a VEE.
+func (t *Tracker) Runs(id vee.ID) bool {
+	v := t.find(id)
+	if v == nil {
+		return false
+	}
+	_, ok := v.running()
+	return ok
 }
 
 // NICs of a VEE that is here, as the VEE Manager filled them.

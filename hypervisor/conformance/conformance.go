@@ -63,6 +63,7 @@ func run(t *testing.T, f Factory, results *Results) {
 		"migration cut":          migrationCut,
 		"migration forgotten":    migrationForgotten,
 		"migration taken back":   migrationTakenBack,
+		"metering":               meters,
 		"newer description":      newerDescription,
 		"power off":              powerOff,
 		"several guests at once": severalGuests,

@@ -4,14 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
-
-	"go.etcd.io/etcd/api/v3/mvccpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 )
@@ -42,14 +37,14 @@ func (c Collection[T]) Get(ctx context.Context, key string) (T, uint64, error) {
 	var zero T
 	octx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
-	r, err := c.s.client.Get(octx, c.path(key))
+	r, there, err := c.s.records.get(octx, c.path(key))
 	if err != nil {
 		return zero, 0, explain(octx, err, "read %s %q", c.name, key)
 	}
-	if len(r.Kvs) == 0 {
+	if !there {
 		return zero, 0, c.notFound(key)
 	}
-	o, err := c.decode(r.Kvs[0])
+	o, err := c.decode(r)
 	return o.Value, o.Version, err
 }
 
@@ -57,12 +52,12 @@ func (c Collection[T]) Get(ctx context.Context, key string) (T, uint64, error) {
 // they were at one moment.
 func (c Collection[T]) List(ctx context.Context, prefix string) ([]Object[T], error) {
 	var list []Object[T]
-	kvs, _, err := c.scan(ctx, prefix)
+	rows, _, err := c.scan(ctx, prefix)
 	if err != nil {
 		return nil, err
 	}
-	for _, kv := range kvs {
-		o, err := c.decode(kv)
+	for _, r := range rows {
+		o, err := c.decode(r)
 		if err != nil {
 			return nil, err
 		}
@@ -153,44 +148,14 @@ func (c Collection[T]) PutAll(ctx context.Context, values map[string]T) error {
 func (c Collection[T]) DeleteRange(ctx context.Context, from, to string) error {
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
-	_, err := c.s.client.Delete(ctx, c.path(from), clientv3.WithRange(c.path(to)))
+	err := c.s.records.deleteRange(ctx, c.path(from), c.path(to))
 	return explain(ctx, err, "delete each %s from %q to before %q", c.name, from, to)
 }
 
-// page is how many objects one read brings: a bound on memory, not on the result.
-const page = 500
-
-// scan reads everything under prefix as of one revision, which it returns.
-func (c Collection[T]) scan(ctx context.Context, prefix string) ([]*mvccpb.KeyValue, int64, error) {
-	for {
-		kvs, rev, err := c.scanOnce(ctx, prefix)
-		if errors.Is(err, rpctypes.ErrCompacted) {
-			continue // compaction overtook a long list: the next one starts from now
-		}
-		return kvs, rev, err
-	}
-}
-
-func (c Collection[T]) scanOnce(ctx context.Context, prefix string) (kvs []*mvccpb.KeyValue, rev int64, err error) {
-	from, end := c.path(prefix), clientv3.GetPrefixRangeEnd(c.path(prefix))
-	for {
-		octx, cancel := context.WithTimeout(ctx, opTimeout)
-		r, err := c.s.client.Get(octx, from, clientv3.WithRange(end), clientv3.WithLimit(page), clientv3.WithRev(rev))
-		if err != nil {
-			err = explain(octx, err, "list each %s under %q", c.name, prefix)
-			cancel()
-			return nil, 0, err
-		}
-		cancel()
-		if rev == 0 {
-			rev = r.Header.Revision
-		}
-		kvs = append(kvs, r.Kvs...)
-		if !r.More {
-			return kvs, rev, nil
-		}
-		from = string(r.Kvs[len(r.Kvs)-1].Key) + "\x00"
-	}
+// scan reads everything under prefix as of one version, which it returns.
+func (c Collection[T]) scan(ctx context.Context, prefix string) ([]row, uint64, error) {
+	rows, version, err := c.s.records.list(ctx, c.path(prefix))
+	return rows, version, explain(ctx, err, "list each %s under %q", c.name, prefix)
 }
 
 func (c Collection[T]) root() string           { return c.s.prefix + c.name + "/" }
@@ -205,9 +170,9 @@ func (c Collection[T]) unencodable(key string, err error) error {
 	return fault.New(fault.Internal, "encode %s: %w", c.what(key), err)
 }
 
-func (c Collection[T]) decode(kv *mvccpb.KeyValue) (Object[T], error) {
-	o := Object[T]{Key: string(kv.Key[len(c.root()):]), Version: uint64(kv.ModRevision)}
-	if err := json.Unmarshal(kv.Value, &o.Value); err != nil {
+func (c Collection[T]) decode(r row) (Object[T], error) {
+	o := Object[T]{Key: r.key[len(c.root()):], Version: r.version}
+	if err := json.Unmarshal(r.value, &o.Value); err != nil {
 		return o, fault.New(fault.Internal, "decode %s as stored: %w", c.what(o.Key), err)
 	}
 	return o, nil

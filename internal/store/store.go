@@ -54,12 +54,13 @@ const opTimeout = 10 * time.Second
 // Store is an open record. Its methods and those of its collections may be called
 // concurrently.
 type Store struct {
-	client     *clientv3.Client
-	members    []string // addresses for maintenance; the embedded one needs none
+	records    records
+	client     *clientv3.Client // nil in memory
+	members    []string         // addresses for maintenance; the embedded one needs none
 	prefix     string
 	log        *slog.Logger
 	generation uint64
-	embedded   *embedded // nil with Endpoints
+	embedded   *embedded // nil with Endpoints, and in memory
 
 	// ctx ends the watches at Close, which waits for them.
 	ctx     context.Context
@@ -84,6 +85,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		s.cancel()
 		return nil, err
 	}
+	s.records = inEtcd{s.client, s.log}
 	if err := s.migrate(ctx, cfg.Migrations); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -108,6 +110,7 @@ func (s *Store) connect(ctx context.Context, cfg Config) (err error) {
 		Logger:               zap.New(logCore{log: cfg.Logger}),
 	})
 	if err == nil {
+		s.records = inEtcd{s.client, s.log}
 		if err = s.Barrier(ctx); err != nil {
 			err = errors.Join(err, s.client.Close())
 		}
@@ -123,7 +126,10 @@ func (s *Store) connect(ctx context.Context, cfg Config) (err error) {
 func (s *Store) Close() error {
 	s.cancel()
 	s.watches.Wait()
-	if s.embedded != nil {
+	switch {
+	case s.client == nil:
+		return nil
+	case s.embedded != nil:
 		return s.embedded.close()
 	}
 	if err := s.client.Close(); err != nil && !errors.Is(err, context.Canceled) {
@@ -138,7 +144,7 @@ func (s *Store) Close() error {
 func (s *Store) Barrier(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
-	_, err := s.client.Get(ctx, s.prefix+metaName+"/"+metaKey, clientv3.WithKeysOnly())
+	_, _, err := s.records.get(ctx, s.prefix+metaName+"/"+metaKey)
 	return explain(ctx, err, "confirm that the site's record of truth is current")
 }
 

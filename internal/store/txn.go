@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"strings"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 )
 
@@ -74,56 +72,28 @@ func (o Op) with(v any) Op {
 // version that every object it wrote has now. The error is that of the first op whose
 // guard did not hold.
 func (s *Store) Txn(ctx context.Context, ops ...Op) (uint64, error) {
-	var guards []clientv3.Cmp
-	var then, otherwise []clientv3.Op
 	var whats []string
 	for _, o := range ops {
 		if o.err != nil {
 			return 0, o.err
 		}
-		guards = append(guards, o.guards()...)
-		switch o.verb {
-		case create, update, put:
-			then = append(then, clientv3.OpPut(o.key, string(o.value)))
-		case remove:
-			then = append(then, clientv3.OpDelete(o.key))
-		}
-		otherwise = append(otherwise, clientv3.OpGet(o.key, clientv3.WithKeysOnly()))
 		whats = append(whats, o.what)
 	}
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
-	r, err := s.client.Txn(ctx).If(guards...).Then(then...).Else(otherwise...).Commit()
+	version, found, err := s.records.write(ctx, ops)
 	if err != nil {
 		return 0, explain(ctx, err, "write %s", strings.Join(whats, ", "))
 	}
-	if r.Succeeded {
-		return uint64(r.Header.Revision), nil
+	if found == nil {
+		return version, nil
 	}
 	for i, o := range ops {
-		var version uint64
-		if kvs := r.Responses[i].GetResponseRange().Kvs; len(kvs) > 0 {
-			version = uint64(kvs[0].ModRevision)
-		}
-		if err := o.refusal(version); err != nil {
+		if err := o.refusal(found[i]); err != nil {
 			return 0, err
 		}
 	}
 	return 0, fault.New(fault.Internal, "write %s: refused, and no guard says why", strings.Join(whats, ", "))
-}
-
-// guards are the conditions under which o may happen.
-func (o Op) guards() []clientv3.Cmp {
-	version := clientv3.ModRevision(o.key)
-	switch {
-	case o.verb == put:
-		return nil
-	case o.verb == remove && o.guard == 0:
-		return []clientv3.Cmp{clientv3.Compare(version, ">", 0)}
-	case o.verb == update && o.guard == 0:
-		return []clientv3.Cmp{clientv3.Compare(version, "<", 0)} // no object has version 0
-	}
-	return []clientv3.Cmp{clientv3.Compare(version, "=", int64(o.guard))}
 }
 
 // refusal says why o could not happen to an object with this version, 0 if there is none;

@@ -3,9 +3,6 @@ package store
 import (
 	"context"
 	"time"
-
-	"go.etcd.io/etcd/api/v3/mvccpb"
-	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // ChangeKind is what happened to an object.
@@ -34,7 +31,7 @@ type Change[T any] struct {
 func (c Collection[T]) Watch(ctx context.Context, prefix string) <-chan Change[T] {
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(c.s.ctx, cancel)
-	w := &watch[T]{c: c, prefix: prefix, out: make(chan Change[T]), known: map[string]int64{}}
+	w := &watch[T]{c: c, prefix: prefix, out: make(chan Change[T]), known: map[string]uint64{}}
 	c.s.watches.Go(func() {
 		defer cancel()
 		defer stop()
@@ -60,13 +57,13 @@ type watch[T any] struct {
 	c      Collection[T]
 	prefix string
 	out    chan Change[T]
-	known  map[string]int64 // versions of the objects that the reader knows, by full key
+	known  map[string]uint64 // versions of the objects that the reader knows, by full key
 }
 
 // run lists, then follows, and again whenever following cannot go on.
 func (w *watch[T]) run(ctx context.Context) {
 	for synced := false; ctx.Err() == nil; {
-		rev, err := w.list(ctx)
+		version, err := w.list(ctx)
 		if err != nil {
 			w.c.s.log.Warn("watch: cannot list, will try again", "collection", w.c.name, "error", err)
 			pause(ctx, retryAfter)
@@ -76,65 +73,54 @@ func (w *watch[T]) run(ctx context.Context) {
 			return
 		}
 		synced = true
-		w.follow(ctx, rev+1)
+		w.c.s.records.follow(ctx, w.c.path(w.prefix), version, w.tell(ctx))
 	}
 }
 
 // list brings the reader from what it knows to what is there now.
-func (w *watch[T]) list(ctx context.Context) (rev int64, err error) {
-	kvs, rev, err := w.c.scan(ctx, w.prefix)
+func (w *watch[T]) list(ctx context.Context) (version uint64, err error) {
+	rows, version, err := w.c.scan(ctx, w.prefix)
 	if err != nil {
 		return 0, err
 	}
-	there := make(map[string]bool, len(kvs))
-	for _, kv := range kvs {
-		there[string(kv.Key)] = true
+	there := make(map[string]bool, len(rows))
+	for _, r := range rows {
+		there[r.key] = true
 	}
 	for key := range w.known {
 		if !there[key] {
 			w.deleted(ctx, key)
 		}
 	}
-	for _, kv := range kvs {
-		w.changed(ctx, kv)
+	for _, r := range rows {
+		w.changed(ctx, r)
 	}
-	return rev, ctx.Err()
+	return version, ctx.Err()
 }
 
-// follow sends the changes from rev on until ctx ends or they are no longer to be had.
-func (w *watch[T]) follow(ctx context.Context, rev int64) {
-	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
-	defer cancel()
-	responses := w.c.s.client.Watch(ctx, w.c.path(w.prefix), clientv3.WithPrefix(), clientv3.WithRev(rev))
-	for r := range responses {
-		if err := r.Err(); err != nil {
-			if ctx.Err() == nil {
-				w.c.s.log.Info("watch: interrupted, listing anew", "collection", w.c.name, "error", err)
-			}
-			break
-		}
-		for _, e := range r.Events {
-			if e.Type == mvccpb.Event_DELETE {
-				w.deleted(ctx, string(e.Kv.Key))
-			} else {
-				w.changed(ctx, e.Kv)
-			}
+// tell the reader of a change that has happened.
+func (w *watch[T]) tell(ctx context.Context) func(row) {
+	return func(r row) {
+		if r.value == nil {
+			w.deleted(ctx, r.key)
+		} else {
+			w.changed(ctx, r)
 		}
 	}
 }
 
-func (w *watch[T]) changed(ctx context.Context, kv *mvccpb.KeyValue) {
-	if w.known[string(kv.Key)] >= kv.ModRevision {
+func (w *watch[T]) changed(ctx context.Context, r row) {
+	if w.known[r.key] >= r.version {
 		return
 	}
-	o, err := w.c.decode(kv)
+	o, err := w.c.decode(r)
 	if err != nil {
 		// Nobody can act on it, and List tells who asks.
 		w.c.s.log.Error("watch: object left out", "error", err)
 		return
 	}
 	if w.send(ctx, Change[T]{Kind: Changed, Key: o.Key, Value: o.Value, Version: o.Version}) {
-		w.known[string(kv.Key)] = kv.ModRevision
+		w.known[r.key] = r.version
 	}
 }
 

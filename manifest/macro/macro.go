@@ -23,7 +23,7 @@ type Scope struct {
 	VEE       vee.ID
 	Domain    string // of its names, "shop.alpha.internal"
 	Number    int    // of the replica, from 1
-	// Channel is where its programs publish measurements.
+	// Channel is the URL that its programs push measurements to.
 	Channel string
 	NICs    []NIC
 	// Others are the NICs of the replica by which each component is reached.

@@ -17,7 +17,7 @@ func scope() Scope {
 	front := nic("front", "", "10.80.0.7/16", "")
 	front.Gateway, front.DNS = "10.80.0.1", []string{"10.80.0.2", "10.80.0.3"}
 	return Scope{
-		ServiceID: "alpha.s-abc", VEE: "alpha.k3v9q2m7xd", Domain: "shop.alpha.internal", Number: 2, Channel: "/dev/channel",
+		ServiceID: "alpha.s-abc", VEE: "alpha.k3v9q2m7xd", Domain: "shop.alpha.internal", Number: 2, Channel: "http://10.9.0.1:4318",
 		NICs:   []NIC{front, nic("back", "east", "10.9.0.2/20", "fd00::2/64"), nic("back", "west", "10.9.0.3/20", ""), nic("six", "", "", "fd00:6::2/64")},
 		Others: map[string][]NIC{"db": {nic("back", "store", "10.9.0.9/20", "")}, "new": {nic("back", "", "", "")}},
 	}
@@ -40,7 +40,7 @@ func TestExpand(t *testing.T) {
 		"node@id(100)":                       "node102",
 		"@id(-2)":                            "0",
 		"@ServiceId @VmId at @Domain":        "alpha.s-abc alpha.k3v9q2m7xd at shop.alpha.internal",
-		"@MonitoringChannel":                 "/dev/channel",
+		"@MonitoringChannel":                 "http://10.9.0.1:4318",
 		"tcp://@IP(back):1,tcp://@IP(front)": "tcp://10.9.0.2:1,tcp://10.80.0.7",
 		"me@example.org @Ip(front) @":        "me@example.org @Ip(front) @",
 		"@Domain.":                           "shop.alpha.internal.",

@@ -17,6 +17,9 @@ func (p *planner) create() {
 	calls := map[int]int{} // start group to call, in this step
 	for _, c := range p.goal.Components {
 		missing := c.Desired - p.count(c.current)
+		if p.count(func(l Slot) bool { return c.outdated(l) && !l.Ready.IsZero() }) > 0 {
+			missing = min(missing, c.Desired+surge-p.count(c.stays)) // one by one
+		}
 		if limit, slowly := p.s.Limit[c.Name]; slowly {
 			missing = min(missing, max(limit, c.Desired)-p.count(func(l Slot) bool { return l.Component == c.Name }))
 		}
@@ -28,7 +31,7 @@ func (p *planner) create() {
 				calls[c.Group] = call
 			}
 			p.s.Slots = append(p.s.Slots, Slot{
-				Component: c.Name, Number: p.freeNumber(c.Name), Revision: p.goal.Revision, Spec: c.Spec, Call: call, Model: p.model(c),
+				Component: c.Name, Number: p.freeNumber(c.Name), Revision: p.goal.Revision, Spec: c.Spec, Fit: c.Fit, Made: p.w.Now, Call: call, Model: p.model(c),
 			})
 		}
 	}
@@ -75,7 +78,7 @@ func (p *planner) settle() {
 // model of the call that makes a replica of c. Replacements reserve in any case: whether
 // there is room beside what they replace decides how to go on.
 func (p *planner) model(c Component) vmi.Model {
-	old := p.count(func(l Slot) bool { return l.Component == c.Name && l.Spec != c.Spec })
+	old := p.count(func(l Slot) bool { return l.Component == c.Name && !c.current(l) })
 	if p.goal.BestEffort && old == 0 {
 		return vmi.BestEffort
 	}

@@ -23,6 +23,9 @@ import (
 // Patience with a guest that was told to shut down, before its VEE is destroyed as it is.
 const Patience = 45 * time.Second
 
+// UpdatePatience with a new replica that takes the place of an outdated one.
+const UpdatePatience = 15 * time.Minute
+
 // Drain is how long a replica that leaves keeps its connections, unless its component says
 // otherwise, and drainPoll how often access points are looked at that one waits for.
 const (
@@ -37,6 +40,8 @@ type Goal struct {
 	Revision   int       // of the manifest; new slots carry it
 	BestEffort bool      // start what there is room for, instead of all or nothing
 	Deleting   bool
+	// Undo: there is an earlier revision to go back to when an update fails.
+	Undo bool
 }
 
 // Component of a service, as far as its deployment is concerned.
@@ -45,12 +50,23 @@ type Component struct {
 	Group        int    // start group; lower ones start first and stop last
 	Desired      int    // replicas
 	Spec         string // what its VEEs are made of; replicas with another one are replaced
+	Fit          Fit    // what is changed of replicas that run, where it can be
 	Ports        []Port // that the site balances over its replicas
 	StartDelay   time.Duration
 	StopDelay    time.Duration
 	WaitForGuest bool // the next group starts when every replica has been ready
-	// Drain bounds the wait for a leaving replica's connections to end; 0: Drain.
+	// Drain bounds the wait for a leaving replica's connections and work to end; 0: Drain.
 	Drain time.Duration
+	// Watch a new replica for so long before the next outdated one goes; Patience with one
+	// that is not ready yet, 0: UpdatePatience.
+	Watch, Patience time.Duration
+}
+
+// Fit is what of a replica can be changed while it runs.
+type Fit struct {
+	VCPUs    int       `json:"vcpus,omitempty"`
+	Memory   vee.Bytes `json:"memory,omitempty"`   // bytes
+	Firewall string    `json:"firewall,omitempty"` // fingerprint of its rules
 }
 
 // Port of an access point.
@@ -82,12 +98,17 @@ type Slot struct {
 	Number    int       `json:"number"` // from 1; free for reuse when the VEE is destroyed
 	Revision  int       `json:"revision"`
 	Spec      string    `json:"spec"`
+	Fit       Fit       `json:"fit,omitzero"`
+	Resized   bool      `json:"resized,omitempty"` // was it while it ran
+	Misfit    Fit       `json:"misfit,omitzero"`   // that its VEE cannot take while it runs
+	Made      time.Time `json:"made,omitzero"`
 	Call      int       `json:"call"`              // the InitializeVEEs call that makes its VEE
 	Model     vmi.Model `json:"model"`             // of that call
 	VEE       vee.ID    `json:"vee,omitempty"`     // empty until that call is answered
 	Started   time.Time `json:"started,omitzero"`  // first seen ACTIVE
 	Ready     time.Time `json:"ready,omitzero"`    // first seen ready
 	Retiring  time.Time `json:"retiring,omitzero"` // on its way out since
+	Idles     bool      `json:"idles,omitempty"`   // its guest has said once that it is idle: it says when it is not
 }
 
 // Name of the replica and of its VEE.
@@ -99,9 +120,12 @@ type World struct {
 	AccessPoints map[string]vmi.AccessPoint // of the group, by name
 	Networks     map[string]vmi.Network     // of the group, by name
 	// Troubles that stand: what failed is left alone until then. Keys are components, Stop,
-	// Access, or Networks.
+	// Access, Networks, or Fitting.
 	Troubles map[string]Trouble
-	Now      time.Time
+	// Objections to the new replicas of a component, by it: KPIs that are not as promised
+	// since they are there.
+	Objections map[string]string
+	Now        time.Time
 }
 
 // Keys of troubles that are not with the making or starting of a component's replicas.
@@ -109,6 +133,7 @@ const (
 	Stop     = "/stop"
 	Access   = "/access"
 	Networks = "/networks"
+	Fitting  = "/fit"
 )
 
 // Trouble is a failed action.
@@ -131,6 +156,8 @@ const (
 	DeleteAccessPoint Kind = "delete access point"
 	PutNetwork        Kind = "put network"
 	DeleteNetwork     Kind = "delete network"
+	Adjust            Kind = "adjust" // Slots, with the Fit that they get
+	Undo              Kind = "undo"   // the revision, because of Why
 	Finish            Kind = "finish" // nothing is left: make sure of it and drop the record
 )
 
@@ -140,6 +167,7 @@ type Action struct {
 	Call    int
 	Slots   []Slot
 	VEEs    []vee.ID
+	Why     string
 	Network vmi.Network     // Name, Wish
 	Access  vmi.AccessPoint // Name, Tag, Port, Scheme, Algorithm, Health, Draining
 }
@@ -167,6 +195,7 @@ type planner struct {
 	s     State
 	out   Step
 	known map[vee.ID]bool // in a slot
+	lost  []Slot          // in this step
 }
 
 // Next says what to do. The maps and slices of its arguments are not changed.
@@ -174,9 +203,11 @@ func Next(g Goal, s State, w World) Step {
 	p := &planner{goal: g, w: w, s: s.clone(), known: map[vee.ID]bool{}}
 	p.out.Waiting = map[string]string{}
 	p.observe()
-	if g.Deleting {
+	switch {
+	case g.Deleting:
 		p.delete()
-	} else {
+	case p.undo(): // what comes next is the goal of before
+	default:
 		p.replace()
 		p.removeForeign()
 		p.create()
@@ -184,6 +215,7 @@ func Next(g Goal, s State, w World) Step {
 		if p.networks() {
 			p.settle()
 		}
+		p.adjust()
 		p.start()
 	}
 	p.leave()
@@ -264,6 +296,7 @@ func (p *planner) observe() {
 		if l.VEE != "" && (!there || v.State == vee.Destroyed) {
 			if l.Retiring.IsZero() && !p.goal.Deleting {
 				p.event(true, "ReplicaLost", "%s (VEE %s) is gone and will be replaced", l.Name(), l.VEE)
+				p.lost = append(p.lost, l)
 			}
 			continue
 		}
@@ -277,6 +310,10 @@ func (p *planner) observe() {
 		if l.VEE != "" {
 			p.known[l.VEE] = true
 		}
+		if l.Resized && len(v.NextBoot) > 0 {
+			l.Misfit = l.Fit
+		}
+		l.Idles = l.Idles || v.GuestIdle
 		keep = append(keep, l)
 	}
 	p.s.Slots = keep
@@ -290,13 +327,11 @@ func Ready(v vmi.VEE) bool {
 
 // current reports whether l is one of those that c wants now.
 func (c Component) current(l Slot) bool {
-	return c.stays(l) && l.Spec == c.Spec
+	return c.stays(l) && l.Spec == c.Spec && (l.Misfit == Fit{} || l.Misfit != c.Fit)
 }
 
 // outdated reports whether l will have to be replaced.
-func (c Component) outdated(l Slot) bool {
-	return c.stays(l) && l.Spec != c.Spec
-}
+func (c Component) outdated(l Slot) bool { return c.stays(l) && !c.current(l) }
 
 // stays reports whether l is one of c's that is not on its way out.
 func (c Component) stays(l Slot) bool { return l.Component == c.Name && l.Retiring.IsZero() }

@@ -54,7 +54,7 @@ func (b *bench) random(r *rapid.T) {
 		}
 		return rapid.SampledFrom(names).Draw(r, "vee")
 	}
-	what := rapid.SampledFrom([]string{"ready", "ready", "ready", "destroyed", "idle", "unknown", "scale", "respec", "drop", "add", "room", "lose", "after", "forget", "none"}).Draw(r, "event")
+	what := rapid.SampledFrom([]string{"ready", "ready", "ready", "destroyed", "idle", "unknown", "scale", "respec", "drop", "add", "room", "lose", "after", "forget", "refit", "rigid", "undo", "failure", "none"}).Draw(r, "event")
 	switch what {
 	case "ready", "destroyed", "idle", "unknown":
 		if name := live(); name != "" && (what != "ready" || b.named(name).Submitted) {
@@ -64,6 +64,14 @@ func (b *bench) random(r *rapid.T) {
 		b.run(fmt.Sprintf("component web %d", rapid.IntRange(0, 4).Draw(r, "size")))
 	case "respec":
 		b.run("component db 1 spec=" + rapid.SampledFrom([]string{"a", "b"}).Draw(r, "spec"))
+	case "refit":
+		b.run(fmt.Sprintf("component web %d vcpus=%d firewall=%s", b.component("web").Desired, rapid.IntRange(1, 2).Draw(r, "vcpus"), rapid.SampledFrom([]string{"x", "y"}).Draw(r, "firewall")))
+	case "rigid", "undo":
+		b.run(what)
+	case "failure":
+		if name := live(); name != "" {
+			b.run("failure " + name)
+		}
 	case "drop":
 		b.run("drop extra")
 	case "add":

@@ -9,9 +9,13 @@ import (
 	"github.com/reservoir-cloud/reservoir/vmi"
 )
 
-// replace retires replicas that are too many, and outdated ones once their successors are
-// at work; where there is no room for both, one outdated replica makes room for the next
-// successor.
+// surge is how many replicas a component may have beyond those that it wants, while outdated
+// ones are replaced.
+const surge = 1
+
+// replace retires replicas that are too many, and outdated ones, one by one, once their
+// successors have proven themselves; where there is no room for both, one outdated replica
+// makes room for the next successor.
 func (p *planner) replace() {
 	for _, c := range p.goal.Components {
 		p.retire(p.count(c.current)-c.Desired, c.current)
@@ -25,8 +29,8 @@ func (p *planner) replace() {
 			if live == current {
 				delete(p.s.Limit, c.Name)
 			}
-		case p.complete(c):
-			p.retire(old, c.outdated)
+		case p.proven(c)+old > c.Desired:
+			p.retire(p.proven(c)+old-c.Desired, c.outdated)
 		case slowly && current < c.Desired && live >= max(limit, c.Desired) && p.idleBut(c):
 			p.event(true, "ReplacingOneByOne", "%s: there is no room for old and new replicas together; one is removed to make room", c.Name)
 			p.retire(1, c.outdated)
@@ -34,12 +38,27 @@ func (p *planner) replace() {
 	}
 }
 
+// proven are c's new replicas that have been at work for as long as they are watched.
+func (p *planner) proven(c Component) int {
+	return p.count(func(l Slot) bool {
+		if !c.current(l) || !p.works(l) {
+			return false
+		}
+		until := l.Ready.Add(c.Watch)
+		if until.After(p.w.Now) {
+			p.wake(until)
+			return false
+		}
+		return true
+	})
+}
+
 // idleBut reports whether nothing is under way for c: its new replicas are at work and
 // none is leaving.
 func (p *planner) idleBut(c Component) bool {
 	return !slices.ContainsFunc(p.s.Slots, func(l Slot) bool {
 		return l.Component == c.Name && (!l.Retiring.IsZero() || c.current(l) && !p.works(l))
-	})
+	}) && p.proven(c) == p.count(c.current)
 }
 
 // removeForeign retires the replicas of components that the manifest has no more, once the
@@ -87,7 +106,8 @@ func (p *planner) retire(n int, match func(Slot) bool) {
 	}
 }
 
-// leave shuts retiring replicas down when their connections have ended, and destroys them
+// leave shuts retiring replicas down when their work and their connections have ended, as far
+// as they and their access points can tell, and destroys them
 // when they have stopped, will not, or never did any work.
 func (p *planner) leave() {
 	if p.held(Stop) {
@@ -104,6 +124,8 @@ func (p *planner) leave() {
 		late := drained.Add(Patience)
 		switch {
 		case v.Target == vee.Destroyed: // on its way
+		case runs && v.Target == vee.Active && p.w.Now.Before(drained) && l.Idles && !v.GuestIdle:
+			p.wake(drained)
 		case runs && v.Target == vee.Active && p.w.Now.Before(drained) && p.serves(l):
 			p.wake(drained)
 			p.wake(p.w.Now.Add(drainPoll))

@@ -22,17 +22,19 @@ var update = flag.Bool("update", false, "rewrite the transcripts in testdata")
 // bench is a world in which everything that is asked for happens at once, as far as there
 // is room, and in which the script is what goes wrong.
 type bench struct {
-	t     *testing.T
-	out   bytes.Buffer
-	goal  Goal
-	state State
-	w     World
-	room  int
-	made  int
-	calls map[int][]vee.ID // answered ones, by idempotency key
-	nonet bool             // no network can be made
-	lose  int              // answers of so many calls do not arrive
-	mute  bool             // nothing is printed
+	t      *testing.T
+	out    bytes.Buffer
+	goal   Goal
+	state  State
+	w      World
+	room   int
+	made   int
+	calls  map[int][]vee.ID // answered ones, by idempotency key
+	nonet  bool             // no network can be made
+	rigid  bool             // no VEE can be resized while it runs
+	undone func(*bench)     // the goal that an Undo goes back to
+	lose   int              // answers of so many calls do not arrive
+	mute   bool             // nothing is printed
 }
 
 func newBench(t *testing.T) *bench {
@@ -113,6 +115,18 @@ func (b *bench) do(a Action) (gone bool) {
 		}
 		b.w.Networks[a.Network.Name] = a.Network
 		delete(b.w.Troubles, Networks)
+	case Adjust:
+		b.printf("adjust %s to %d vCPUs, firewall %q", list, a.Slots[0].Fit.VCPUs, a.Slots[0].Fit.Firewall)
+		if b.rigid && a.Slots[0].Resized {
+			b.printf("  not while they run")
+			b.state = b.state.Adjusted(nil, a.Slots)
+		} else {
+			b.state = b.state.Adjusted(a.Slots, nil)
+		}
+	case Undo:
+		b.printf("undo: %s", a.Why)
+		b.goal.Undo = false
+		b.undone(b)
 	case DeleteNetwork:
 		b.printf("delete network %s", a.Network.Name)
 		delete(b.w.Networks, a.Network.Name)
@@ -270,6 +284,14 @@ func (b *bench) run(line string) {
 				c.StopDelay = span(value)
 			case "drain":
 				c.Drain = span(value)
+			case "watch":
+				c.Watch = span(value)
+			case "patience":
+				c.Patience = span(value)
+			case "vcpus":
+				c.Fit.VCPUs = number(value)
+			case "firewall":
+				c.Fit.Firewall = value
 			case "port":
 				c.Ports = []Port{{Number: number(value), Scheme: "http"}}
 			default:
@@ -277,6 +299,15 @@ func (b *bench) run(line string) {
 			}
 		}
 		b.state.Settled = false
+	case "rigid":
+		b.rigid = true
+	case "undo": // from now on an update may be undone, which leads back to what is wanted now
+		goal := b.goal
+		goal.Components = slices.Clone(goal.Components)
+		b.goal.Undo = true
+		b.undone = func(b *bench) { b.goal = goal }
+	case "object": // COMPONENT WORDS: to its new replicas
+		b.w.Objections = map[string]string{f[1]: strings.Join(f[2:], " ")}
 	case "drop":
 		b.goal.Components = slices.DeleteFunc(b.goal.Components, func(c Component) bool { return c.Name == f[1] })
 		b.state.Settled = false
@@ -310,6 +341,12 @@ func (b *bench) run(line string) {
 		})
 	case "idle":
 		change(func(v *vmi.VEE) { v.GuestIdle = true })
+	case "busy":
+		change(func(v *vmi.VEE) { v.GuestIdle = false })
+	case "failure": // of a guest to set itself up
+		change(func(v *vmi.VEE) { v.GuestFailure = "apt-get install: no such package" })
+	case "nextboot":
+		change(func(v *vmi.VEE) { v.NextBoot = []string{"2 vCPUs"} })
 	case "stopped":
 		change(func(v *vmi.VEE) {
 			v.State, v.Target, v.GuestReady, v.Phase = vee.Defined, vee.Defined, false, vee.PhaseStopped

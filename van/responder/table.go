@@ -52,6 +52,9 @@ func NewTable(s plan.Segment, host string, servers []netip.Addr) *Table {
 	for _, p := range s.Ports {
 		t.add(p)
 	}
+	if channel := dns.CanonicalName(vee.MonitoringName + "." + t.zone); t.zone != "" && len(t.names[channel]) == 0 {
+		t.names[channel] = t.servers
+	}
 	return t
 }
 

@@ -1,0 +1,342 @@
+// Package promapi is the query part of Prometheus's HTTP API, version 1: a server of it
+// over a monitor.Repository, so that Grafana and other stock clients can ask a site, and a
+// client, which asks a site or any other server that speaks it (Prometheus, Mimir,
+// VictoriaMetrics). Instant and range queries, by GET.
+package promapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/monitor"
+)
+
+// Prefix below which a site serves it; what a stock client is told as the URL of the server
+// is the site's address and this.
+const Prefix = "/prometheus"
+
+const (
+	queryPath = "/api/v1/query"
+	rangePath = "/api/v1/query_range"
+)
+
+// Errors as the API names them.
+const (
+	badData     = "bad_data"
+	execution   = "execution"
+	timeout     = "timeout"
+	unavailable = "unavailable"
+	internal    = "internal"
+)
+
+// answer of the API.
+type answer struct {
+	Status    string `json:"status"` // "success" or "error"
+	Data      *data  `json:"data,omitempty"`
+	ErrorType string `json:"errorType,omitempty"`
+	Error     string `json:"error,omitempty"`
+}
+
+type data struct {
+	ResultType string          `json:"resultType"` // "vector", "matrix", "scalar" or "string"
+	Result     json.RawMessage `json:"result"`
+}
+
+type result struct {
+	Metric map[string]string `json:"metric"`
+	Value  *point            `json:"value,omitempty"`  // of a vector
+	Values []point           `json:"values,omitempty"` // of a matrix
+}
+
+// point is [seconds since 1970, "value"].
+type point monitor.Point
+
+// MarshalJSON implements json.Marshaler.
+func (p point) MarshalJSON() ([]byte, error) {
+	value := strconv.FormatFloat(p.Value, 'g', -1, 64)
+	switch {
+	case math.IsInf(p.Value, 1):
+		value = "+Inf"
+	case math.IsInf(p.Value, -1):
+		value = "-Inf"
+	}
+	return fmt.Appendf(nil, "[%.3f,%q]", float64(p.At.UnixMilli())/1000, value), nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (p *point) UnmarshalJSON(b []byte) error {
+	var at float64
+	var value string
+	if err := json.Unmarshal(b, &[]any{&at, &value}); err != nil {
+		return err
+	}
+	if math.Abs(at) > 1e11 {
+		return fmt.Errorf("a point at %v seconds", at)
+	}
+	v, err := strconv.ParseFloat(value, 64)
+	if err != nil && !errors.Is(err, strconv.ErrRange) {
+		return err
+	}
+	p.At, p.Value = time.UnixMilli(int64(math.Round(at*1000))), v
+	return nil
+}
+
+// Handler serves repository below Prefix. Scope says what the caller of a request may read.
+func Handler(repository monitor.Repository, scope func(context.Context) (monitor.Scope, error), now func() time.Time) http.Handler {
+	mux := http.NewServeMux()
+	serve := func(path string, ask func(ctx context.Context, q monitor.Querier, p url.Values) ([]monitor.Series, error)) {
+		mux.HandleFunc("GET "+Prefix+path, func(w http.ResponseWriter, r *http.Request) {
+			s, err := scope(r.Context())
+			var found []monitor.Series
+			if err == nil {
+				found, err = ask(r.Context(), repository.Querier(s), r.URL.Query())
+			}
+			write(w, found, path == rangePath, err)
+		})
+	}
+	serve(queryPath, func(ctx context.Context, q monitor.Querier, p url.Values) ([]monitor.Series, error) {
+		at, err := instant(p.Get("time"), now())
+		if err != nil {
+			return nil, err
+		}
+		return q.Query(ctx, p.Get("query"), at)
+	})
+	serve(rangePath, func(ctx context.Context, q monitor.Querier, p url.Values) ([]monitor.Series, error) {
+		from, err := instant(p.Get("start"), now())
+		if err != nil {
+			return nil, err
+		}
+		to, err := instant(p.Get("end"), now())
+		if err != nil {
+			return nil, err
+		}
+		step, err := duration(p.Get("step"))
+		if err != nil {
+			return nil, err
+		}
+		return q.QueryRange(ctx, p.Get("query"), from, to, step)
+	})
+	return mux
+}
+
+// instant is seconds since 1970 or RFC 3339; empty: now.
+func instant(text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return now, nil
+	}
+	if s, err := strconv.ParseFloat(text, 64); err == nil && math.Abs(s) < 1e11 {
+		return time.UnixMilli(int64(math.Round(s * 1000))), nil
+	}
+	if t, err := time.Parse(time.RFC3339Nano, text); err == nil {
+		return t, nil
+	}
+	return time.Time{}, fault.New(fault.Malformed, "time %q: want seconds since 1970 or RFC 3339", text)
+}
+
+// duration is seconds or as Go and, for these units, Prometheus write it.
+func duration(text string) (time.Duration, error) {
+	if s, err := strconv.ParseFloat(text, 64); err == nil && s > 0 && s < 1e9 {
+		return time.Duration(s * float64(time.Second)), nil
+	}
+	if d, err := time.ParseDuration(text); err == nil {
+		return d, nil
+	}
+	return 0, fault.New(fault.Malformed, "step %q: want seconds, or a duration such as 30s", text)
+}
+
+func write(w http.ResponseWriter, found []monitor.Series, matrix bool, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	var a answer
+	if err == nil {
+		a, err = encode(found, matrix)
+	}
+	status := http.StatusOK
+	if err != nil {
+		a, status = failure(err)
+		w.WriteHeader(status)
+	}
+	_ = json.NewEncoder(w).Encode(a) // a client that is gone is no fault of ours
+}
+
+func encode(found []monitor.Series, matrix bool) (answer, error) {
+	kind := "vector"
+	results := make([]result, len(found))
+	for i, s := range found {
+		results[i].Metric = s.Labels
+		if s.Labels == nil {
+			results[i].Metric = map[string]string{}
+		}
+		if !matrix {
+			p := point(s.Points[0])
+			results[i].Value = &p
+			continue
+		}
+		kind = "matrix"
+		for _, p := range s.Points {
+			results[i].Values = append(results[i].Values, point(p))
+		}
+	}
+	if matrix {
+		kind = "matrix"
+	}
+	var body any = results
+	if !matrix && len(found) == 1 && found[0].Labels == nil {
+		kind, body = "scalar", results[0].Value
+	}
+	raw, err := json.Marshal(body)
+	return answer{Status: "success", Data: &data{kind, raw}}, err
+}
+
+func failure(err error) (answer, int) {
+	f := fault.From(err)
+	kind, status := internal, http.StatusInternalServerError
+	switch f.Code {
+	case fault.Malformed:
+		kind, status = badData, http.StatusBadRequest
+	case fault.TooLarge:
+		kind, status = execution, http.StatusUnprocessableEntity
+	case fault.Timeout:
+		kind, status = timeout, http.StatusServiceUnavailable
+	case fault.Unavailable:
+		kind, status = unavailable, http.StatusServiceUnavailable
+	case fault.Denied, fault.Unauthenticated:
+		kind, status = badData, f.Status()
+	}
+	return answer{Status: "error", ErrorType: kind, Error: f.Message}, status
+}
+
+// Client is a monitor.Querier that asks a server.
+type Client struct {
+	Base  string // of the server: what the API's own paths are added to
+	HTTP  *http.Client
+	Token string // bearer; empty: none
+}
+
+var _ monitor.Querier = Client{}
+
+// maxAnswer bounds what is read of an answer, in bytes.
+const maxAnswer = 64 << 20
+
+// Query implements monitor.Querier.
+func (c Client) Query(ctx context.Context, expr string, at time.Time) ([]monitor.Series, error) {
+	return c.ask(ctx, queryPath, url.Values{"query": {expr}, "time": {seconds(at)}})
+}
+
+// QueryRange implements monitor.Querier.
+func (c Client) QueryRange(ctx context.Context, expr string, from, to time.Time, step time.Duration) ([]monitor.Series, error) {
+	return c.ask(ctx, rangePath, url.Values{"query": {expr}, "start": {seconds(from)}, "end": {seconds(to)}, "step": {strconv.FormatFloat(step.Seconds(), 'f', -1, 64)}})
+}
+
+func seconds(t time.Time) string {
+	return strconv.FormatFloat(float64(t.UnixMilli())/1000, 'f', 3, 64)
+}
+
+func (c Client) ask(ctx context.Context, path string, q url.Values) ([]monitor.Series, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(c.Base, "/")+path+"?"+q.Encode(), nil)
+	if err != nil {
+		return nil, fault.New(fault.Malformed, "ask %s for measurements: %w", c.Base, err)
+	}
+	if c.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.Token)
+	}
+	resp, err := c.HTTP.Do(req)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, fault.New(fault.Timeout, "ask %s for measurements: %w", c.Base, context.Cause(ctx))
+		}
+		return nil, fault.New(fault.Unavailable, "ask %s for measurements: %w", c.Base, err).Try("is it up? curl %s/-/healthy", c.Base)
+	}
+	defer resp.Body.Close()
+	var a answer
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	switch {
+	case err != nil:
+		return nil, fault.New(fault.Unavailable, "read the measurements of %s: %w", c.Base, err)
+	case len(b) > maxAnswer:
+		return nil, fault.New(fault.TooLarge, "%s answers with more than %d bytes", c.Base, maxAnswer).Try("ask for fewer series or a shorter range")
+	}
+	if err := json.Unmarshal(b, &a); err != nil || a.Status == "" {
+		return nil, foreign(resp, b)
+	}
+	if a.Status != "success" || a.Data == nil {
+		return nil, refusal(a)
+	}
+	found, err := a.Data.series()
+	if err != nil {
+		return nil, fault.New(fault.Unavailable, "the answer of %s makes no sense: %w", c.Base, err)
+	}
+	return found, nil
+}
+
+// foreign answer: not the API's own, such as a site's that does not know the caller.
+func foreign(resp *http.Response, body []byte) error {
+	code := fault.Unavailable
+	switch resp.StatusCode {
+	case http.StatusUnauthorized:
+		code = fault.Unauthenticated
+	case http.StatusForbidden:
+		code = fault.Denied
+	}
+	var problem struct {
+		Detail string `json:"detail"`
+	}
+	if json.Unmarshal(body, &problem) == nil && problem.Detail != "" {
+		return fault.New(code, "%s", problem.Detail)
+	}
+	return fault.New(code, "ask for measurements: the server answers %s", resp.Status)
+}
+
+func refusal(a answer) error {
+	code := fault.Internal
+	switch a.ErrorType {
+	case badData:
+		code = fault.Malformed
+	case execution:
+		code = fault.TooLarge
+	case timeout:
+		code = fault.Timeout
+	case unavailable:
+		code = fault.Unavailable
+	}
+	return fault.New(code, "%s", a.Error)
+}
+
+func (d *data) series() ([]monitor.Series, error) {
+	switch d.ResultType {
+	case "scalar":
+		var p point
+		err := json.Unmarshal(d.Result, &p)
+		return []monitor.Series{{Points: []monitor.Point{monitor.Point(p)}}}, err
+	case "vector", "matrix":
+	default:
+		return nil, fmt.Errorf("its result is a %q", d.ResultType)
+	}
+	var results []result
+	if err := json.Unmarshal(d.Result, &results); err != nil {
+		return nil, err
+	}
+	out := make([]monitor.Series, len(results))
+	for i, r := range results {
+		out[i].Labels = r.Metric
+		if r.Value != nil {
+			out[i].Points = []monitor.Point{monitor.Point(*r.Value)}
+		}
+		for _, p := range r.Values {
+			out[i].Points = append(out[i].Points, monitor.Point(p))
+		}
+		if len(out[i].Points) == 0 {
+			return nil, fmt.Errorf("series %v has no points", r.Metric)
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,469 @@
+package monitor
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/internal/fault"
+)
+
+// Timings and bounds of a Source.
+const (
+	flushEvery   = time.Second      // what was measured waits no longer
+	aliveEvery   = 5 * time.Second  // a report goes out, for the orders in its answer
+	tellEvery    = time.Minute      // all probes are told though none has changed
+	retryMost    = 15 * time.Second // between two attempts at a report
+	collectMost  = 10 * time.Second // a collection may take
+	maxCollects  = 16               // at once
+	maxReport    = 5000             // measurements in one report
+	maxBytes     = 2 << 20          // about, and what one measurement more has
+	maxBuffered  = 100_000          // values that wait for a site that is away; then the oldest go
+	maxProbes    = 10_000
+	reportWithin = 30 * time.Second
+)
+
+// SourceConfig of a Source.
+type SourceConfig struct {
+	Uplink      Uplink
+	Incarnation string // drawn at each start
+	Limits      Limits // of its regulator
+	// Load of this machine, runnable tasks for each CPU; nil: not looked at.
+	Load func() float64
+	Now  func() time.Time
+	Log  *slog.Logger
+}
+
+// Source is a data source: it owns probes, runs them, and reports what they measure.
+// Nothing that a person has set is kept here: the answer to the first report brings it.
+type Source struct {
+	cfg  SourceConfig
+	wake chan struct{} // of size one: something may be due earlier than thought
+
+	mu        sync.Mutex
+	probes    map[Ref]*loaded
+	orders    string // version of those in effect
+	ordered   map[Ref]Settings
+	bySite    Regulation
+	bySelf    Regulation
+	regulator Regulator
+	looked    time.Time // by the regulator
+	collected int       // values since
+	buffer    []Reported
+	buffered  int // values in buffer
+	lost      map[Reason]int
+	changed   bool // of the probes, since they were told
+}
+
+// loaded is a probe of a source.
+type loaded struct {
+	status  Status // what it is, and counts
+	core    ran
+	collect Collect
+	due     time.Time
+	busy    bool
+	pending map[fieldKey]Value // that was pushed and waits until due
+	at      time.Time          // of pending
+}
+
+// NewSource without probes.
+func NewSource(cfg SourceConfig) *Source {
+	return &Source{cfg: cfg, wake: make(chan struct{}, 1), probes: map[Ref]*loaded{}, ordered: map[Ref]Settings{},
+		lost: map[Reason]int{}, regulator: Regulator{Limits: cfg.Limits}, looked: cfg.Now()}
+}
+
+// Add loads a probe, also while the source runs; one of the same Ref is replaced. Collect
+// may be nil for a probe that lives on events alone. It is called by one goroutine at a
+// time, with a context that ends when it takes too long.
+func (s *Source) Add(p Probe, collect Collect) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, there := s.probes[p.Ref]; !there && len(s.probes) >= maxProbes {
+		s.cfg.Log.Warn("a source has too many probes", "probe", p.Ref.String(), "most", maxProbes)
+		return
+	}
+	l := &loaded{status: Status{Probe: p}, collect: collect, due: s.cfg.Now()}
+	s.set(l)
+	s.probes[p.Ref] = l
+	s.changed = true
+	s.signal()
+}
+
+// Remove unloads a probe.
+func (s *Source) Remove(r Ref) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, there := s.probes[r]; there {
+		delete(s.probes, r)
+		s.changed = true
+	}
+}
+
+// Event hands a probe values that were measured elsewhere, such as by a guest. They are
+// passed over while the probe is off or not there.
+func (s *Source) Event(r Ref, at time.Time, values ...Value) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.probes[r]
+	if l == nil || !l.core.settings.On {
+		return
+	}
+	if s.every(l) == 0 {
+		s.take(l, at, values)
+	} else {
+		if l.pending == nil {
+			l.pending = map[fieldKey]Value{}
+		}
+		for _, v := range values {
+			if _, there := l.pending[v.key()]; !there || !at.Before(l.at) {
+				l.pending[v.key()] = v
+			}
+		}
+		if at.After(l.at) {
+			l.at = at
+		}
+	}
+	s.signal()
+}
+
+// Refuse counts n values that were passed over before they came here; the site is told.
+func (s *Source) Refuse(why Reason, n int) {
+	if n <= 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lost[why] += n
+}
+
+// Probes that there are, by Ref.
+func (s *Source) Probes() []Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]Status, 0, len(s.probes))
+	for _, l := range s.probes {
+		all = append(all, l.status)
+	}
+	slices.SortFunc(all, func(a, b Status) int { return cmp.Or(cmp.Compare(a.VEE, b.VEE), cmp.Compare(a.Name, b.Name)) })
+	return all
+}
+
+// Run collects and reports until ctx ends; once it does, what is buffered is lost.
+func (s *Source) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { s.report(ctx) })
+	slots := make(chan struct{}, maxCollects)
+	for ctx.Err() == nil {
+		ready, next := s.due()
+		for _, l := range ready {
+			select {
+			case slots <- struct{}{}:
+			case <-ctx.Done():
+				return nil
+			}
+			wg.Go(func() {
+				defer func() { <-slots }()
+				s.run(ctx, l)
+			})
+		}
+		s.sleep(ctx, next)
+	}
+	return nil
+}
+
+// signal that something may be due.
+func (s *Source) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *Source) sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(max(d, 0))
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-s.wake:
+	case <-ctx.Done():
+	}
+}
+
+// every is a probe's interval after regulation.
+func (s *Source) every(l *loaded) time.Duration {
+	return time.Duration(float64(l.core.settings.Every()) * s.bySite.harder(s.bySelf).Of(l.status.Kind))
+}
+
+// set a probe to what is ordered, or what it came with, and as far as it is regulated.
+func (s *Source) set(l *loaded) {
+	want, ordered := s.ordered[l.status.Ref]
+	if !ordered {
+		want = l.status.Settings
+	}
+	if l.core.settings != want {
+		l.core = ran{settings: want} // what was sent under other settings says nothing
+		l.due = s.cfg.Now()
+		if !want.On {
+			l.pending, l.status.LastError = nil, ""
+		}
+	}
+	before := l.status
+	l.status.Now, l.status.Slowed = want, ""
+	if every := s.every(l); want.On && every != want.Every() {
+		r := s.bySite.harder(s.bySelf)
+		l.status.Now.EveryMS, l.status.Slowed = every.Milliseconds(), r.Why
+	}
+	s.changed = s.changed || before.Now != l.status.Now || before.Slowed != l.status.Slowed
+}
+
+// due probes, and how long until the next one is. Those that are due are marked busy.
+func (s *Source) due() (ready []*loaded, next time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.cfg.Now()
+	s.regulate(now)
+	next = time.Minute
+	for _, l := range s.probes {
+		every := s.every(l)
+		if l.busy || !l.core.settings.On || every == 0 {
+			continue
+		}
+		if l.collect == nil && len(l.pending) == 0 {
+			continue // the next push wakes
+		}
+		if wait := l.due.Sub(now); wait > every { // the clock was set back
+			l.due = now.Add(every)
+		} else if wait <= 0 {
+			l.due = after(l.due, now, every)
+			if l.collect == nil {
+				s.flushPending(l)
+				continue
+			}
+			l.busy = true
+			ready = append(ready, l)
+		}
+		next = min(next, l.due.Sub(now))
+	}
+	return ready, next
+}
+
+// flushPending takes what was pushed.
+func (s *Source) flushPending(l *loaded) {
+	values := make([]Value, 0, len(l.pending))
+	for _, v := range l.pending {
+		values = append(values, v)
+	}
+	slices.SortFunc(values, func(a, b Value) int { return cmp.Or(cmp.Compare(a.Field, b.Field), cmp.Compare(a.Labels, b.Labels)) })
+	s.take(l, l.at, values)
+	l.pending = nil
+}
+
+// regulate by what was collected since the last look, ten seconds ago or more.
+func (s *Source) regulate(now time.Time) {
+	elapsed := now.Sub(s.looked)
+	if elapsed >= 0 && elapsed < 10*time.Second {
+		return
+	}
+	seen := Seen{Values: s.collected, Elapsed: elapsed}
+	if s.cfg.Load != nil {
+		seen.Load = s.cfg.Load()
+	}
+	s.looked, s.collected = now, 0
+	if r := s.regulator.Step(seen); r != s.bySelf {
+		s.regulated(&s.bySelf, r, "this host")
+	}
+}
+
+// regulated: a regulation has changed.
+func (s *Source) regulated(which *Regulation, to Regulation, by string) {
+	s.cfg.Log.Warn("probes are regulated", "by", by, "intervals times", to.Of(VEEKind), "because", to.Why)
+	*which = to
+	for _, l := range s.probes {
+		s.set(l)
+	}
+}
+
+// run a collection.
+func (s *Source) run(ctx context.Context, l *loaded) {
+	ctx, cancel := context.WithTimeout(ctx, collectMost)
+	defer cancel()
+	values, err := l.collect(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.busy = false
+	told := l.status.LastError
+	l.status.LastError = ""
+	if err != nil {
+		l.status.LastError = err.Error()
+	}
+	s.changed = s.changed || told != l.status.LastError
+	if s.probes[l.status.Ref] == l && l.core.settings.On {
+		s.take(l, s.cfg.Now(), values)
+	}
+	s.signal()
+}
+
+// take values of a probe into the buffer, those that its strategy sends.
+func (s *Source) take(l *loaded, at time.Time, values []Value) {
+	finite := slices.DeleteFunc(slices.Clone(values), func(v Value) bool { return math.IsNaN(v.Value) || math.IsInf(v.Value, 0) })
+	if n := len(values) - len(finite); n > 0 {
+		s.lost[NotFinite] += n
+	}
+	sent := l.core.filter(at, finite)
+	l.status.Collected += uint64(len(values))
+	l.status.Sent += uint64(len(sent))
+	l.status.LastMS = s.cfg.Now().UnixMilli()
+	s.collected += len(values)
+	if len(sent) == 0 {
+		return
+	}
+	s.buffer = append(s.buffer, Reported{VEE: l.status.VEE, Kind: l.status.Kind, AtMS: at.UnixMilli(), Values: sent})
+	s.buffered += len(sent)
+	drop := 0
+	for s.buffered > maxBuffered {
+		n := len(s.buffer[drop].Values)
+		s.buffered -= n
+		s.lost[Lost] += n
+		drop++
+	}
+	s.buffer = slices.Delete(s.buffer, 0, drop)
+}
+
+// report until ctx ends: each second what there is, and after a while that there is nothing.
+func (s *Source) report(ctx context.Context) {
+	var told, sent time.Time
+	wait := flushEvery
+	for {
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return
+		}
+		now := s.cfg.Now()
+		r, tell, more := s.next(now.Sub(told) >= tellEvery || now.Before(told))
+		if len(r.Measurements) == 0 && !tell && now.Sub(sent) < aliveEvery && !now.Before(sent) {
+			wait = flushEvery
+			continue
+		}
+		within, cancel := context.WithTimeout(ctx, reportWithin)
+		orders, err := s.cfg.Uplink.Report(within, r)
+		cancel()
+		if fault.Has(err, fault.Malformed) || fault.Has(err, fault.TooLarge) {
+			// It would be refused again and again, and what comes after it would wait.
+			s.cfg.Log.Warn("the site refuses measurements: they are dropped", "measurements", len(r.Measurements), "err", err)
+			s.drop(r, tell)
+			wait = flushEvery
+			continue
+		}
+		if err != nil {
+			waiting := s.back(r, tell)
+			s.cfg.Log.Debug("measurements wait: the site does not take them", "values", waiting, "err", err)
+			wait = min(2*wait, retryMost)
+			continue
+		}
+		sent = now
+		if tell {
+			told = now
+		}
+		s.heed(orders)
+		if wait = flushEvery; more {
+			wait = 0
+		}
+	}
+}
+
+// next report, with all probes when they have changed or tell says so.
+func (s *Source) next(tell bool) (r Report, told, more bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, size := 0, 0
+	for n < min(len(s.buffer), maxReport) && size < maxBytes {
+		for _, v := range s.buffer[n].Values {
+			size += len(v.Field) + len(v.Labels) + 50
+		}
+		n++
+	}
+	r = Report{Incarnation: s.cfg.Incarnation, Orders: s.orders, Measurements: slices.Clone(s.buffer[:n]), Lost: s.lost}
+	for _, m := range r.Measurements {
+		s.buffered -= len(m.Values)
+	}
+	s.buffer = slices.Delete(s.buffer, 0, n)
+	s.lost = map[Reason]int{}
+	if tell || s.changed {
+		told, s.changed = true, false
+		r.Probes = make([]Status, 0, len(s.probes))
+		for _, l := range s.probes {
+			r.Probes = append(r.Probes, l.status)
+		}
+	}
+	return r, told, len(s.buffer) > 0
+}
+
+// drop a report that will never be taken; its values are counted as lost.
+func (s *Source) drop(r Report, told bool) {
+	for _, m := range r.Measurements {
+		s.Refuse(Lost, len(m.Values))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changed = s.changed || told
+	for why, n := range r.Lost {
+		s.lost[why] += n
+	}
+}
+
+// back puts a report that did not arrive into the buffer again, before what came since; it
+// returns how many values wait.
+func (s *Source) back(r Report, told bool) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changed = s.changed || told
+	for why, n := range r.Lost {
+		s.lost[why] += n
+	}
+	from := len(r.Measurements)
+	for ; from > 0; from-- {
+		n := len(r.Measurements[from-1].Values)
+		if s.buffered+n > maxBuffered {
+			break
+		}
+		s.buffered += n
+	}
+	for _, m := range r.Measurements[:from] {
+		s.lost[Lost] += len(m.Values)
+	}
+	s.buffer = slices.Concat(r.Measurements[from:], s.buffer)
+	return s.buffered
+}
+
+// heed the orders that came back.
+func (s *Source) heed(o Orders) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changed = s.changed || o.Tell
+	if !o.Same && o.Version != s.orders {
+		s.orders, s.ordered = o.Version, map[Ref]Settings{}
+		for _, x := range o.Orders {
+			if err := x.Settings.check(); err != nil {
+				s.cfg.Log.Warn("an order for a probe is refused", "probe", x.Ref.String(), "err", err)
+				continue
+			}
+			s.ordered[x.Ref] = x.Settings
+		}
+		for _, l := range s.probes {
+			s.set(l)
+		}
+		s.signal()
+	}
+	if o.Regulation != s.bySite {
+		s.regulated(&s.bySite, o.Regulation, "the site")
+		s.signal()
+	}
+}

@@ -1,0 +1,261 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/value"
+	"github.com/prometheus/prometheus/storage"
+
+	"github.com/reservoir-cloud/reservoir/monitor"
+)
+
+const (
+	maxOfSubject = 2000             // series of one subject
+	maxLabels    = 16               // that a program has given its value
+	maxLabel     = 256              // bytes of one of these
+	idle         = time.Hour        // a subject that sent nothing for so long is looked up anew
+	sweepEvery   = 10 * time.Minute // for these
+	burst        = 10               // seconds of its rate that a service may send at once
+)
+
+// subject that has sent something lately: its series, in the order of their first sample,
+// which is that in which the next ones are likely to come.
+type subject struct {
+	of     service
+	base   labels.Labels
+	series []series
+	index  map[key]int
+	last   time.Time
+}
+
+type series struct {
+	key
+	ref    storage.SeriesRef
+	labels labels.Labels // shares its memory with the database's
+}
+
+// key of a series of a subject.
+type key struct{ field, labels string }
+
+// bucket of a service: samples that it may send now.
+type bucket struct {
+	left float64
+	at   time.Time
+}
+
+// Append implements monitor.Sink. When it returns an error some of the measurements may
+// have been stored; append them again.
+func (s *Store) Append(ctx context.Context, ms []monitor.Measurement) (monitor.Receipt, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.cfg.Now()
+	s.sweep(now)
+	var r monitor.Receipt
+	app := s.db.AppenderV2(ctx)
+	for i := range ms {
+		if err := s.append(app, now, &ms[i], &r); err != nil {
+			return monitor.Receipt{}, errors.Join(err, app.Rollback())
+		}
+	}
+	if err := app.Commit(); err != nil {
+		return monitor.Receipt{}, fmt.Errorf("store %d measurements: %w", len(ms), err)
+	}
+	s.total.Add(r)
+	return r, nil
+}
+
+func (s *Store) append(app storage.AppenderV2, now time.Time, m *monitor.Measurement, r *monitor.Receipt) error {
+	n := len(m.Values)
+	if m.At.After(now.Add(s.cfg.Ahead)) {
+		r.Refuse(monitor.Future, n)
+		return nil
+	}
+	sub := s.subject(m.Subject, now)
+	if sub.of != (service{}) && !s.may(sub.of, n, now) {
+		r.Refuse(monitor.TooMany, n)
+		return nil
+	}
+	at := m.At.UnixMilli()
+	for i := range m.Values {
+		v := &m.Values[i]
+		if math.IsNaN(v.Value) || math.IsInf(v.Value, 0) {
+			r.Refuse(monitor.NotFinite, 1)
+			continue
+		}
+		x, why := s.find(sub, m.Kind, v, i)
+		if why != "" {
+			r.Refuse(why, 1)
+			continue
+		}
+		ref, err := app.Append(x.ref, x.labels, 0, at, v.Value, nil, nil, storage.AOptions{})
+		switch {
+		case err == nil:
+			x.ref = ref
+			r.Stored++
+		case errors.Is(err, errTooWide):
+			r.Refuse(monitor.TooWide, 1)
+		case errors.Is(err, storage.ErrDuplicateSampleForTimestamp):
+			r.Refuse(monitor.Duplicate, 1)
+		case errors.Is(err, storage.ErrOutOfBounds), errors.Is(err, storage.ErrTooOldSample), errors.Is(err, storage.ErrOutOfOrderSample):
+			r.Refuse(monitor.Late, 1)
+		default:
+			return fmt.Errorf("store %s of %s: %w", v.Field, m.Subject.FQN(), err)
+		}
+	}
+	return nil
+}
+
+// subject of that name, from its first sample or after an hour without one.
+func (s *Store) subject(of monitor.Subject, now time.Time) *subject {
+	sub := s.subjects[of]
+	if sub == nil {
+		sub = &subject{of: service{of.Customer, of.Service}, base: labels.FromMap(of.Labels()), index: map[key]int{}}
+		s.subjects[of] = sub
+	}
+	sub.last = now
+	return sub
+}
+
+// find the series of a value, which is likely the i-th; or say why there can be none.
+func (s *Store) find(sub *subject, kind monitor.Kind, v *monitor.Value, i int) (*series, monitor.Reason) {
+	if i < len(sub.series) {
+		if x := &sub.series[i]; x.field == v.Field && x.key.labels == v.Labels {
+			return x, ""
+		}
+	}
+	if i, ok := sub.index[key{v.Field, v.Labels}]; ok {
+		return &sub.series[i], ""
+	}
+	if !monitor.ValidField(kind, v.Field) {
+		return nil, monitor.BadName
+	}
+	if len(sub.series) >= maxOfSubject {
+		return nil, monitor.TooWide
+	}
+	l, ok := s.labels(sub.base, v)
+	if !ok {
+		return nil, monitor.BadName
+	}
+	field, known := s.fields[v.Field]
+	if !known {
+		field = strings.Clone(v.Field)
+		s.fields[field] = field
+	}
+	k := key{field, strings.Clone(v.Labels)}
+	sub.index[k] = len(sub.series)
+	sub.series = append(sub.series, series{key: k, labels: l})
+	return &sub.series[len(sub.series)-1], ""
+}
+
+// labels of a series: the subject's, the field as the name, and those that a program has
+// given it, which may not pretend to be the subject's.
+func (s *Store) labels(base labels.Labels, v *monitor.Value) (labels.Labels, bool) {
+	b := labels.NewBuilder(base)
+	if v.Labels != "" {
+		own, err := s.parser.ParseMetric("{" + v.Labels + "}")
+		if err != nil || own.Len() > maxLabels {
+			return labels.EmptyLabels(), false
+		}
+		ok := true
+		own.Range(func(l labels.Label) {
+			ok = ok && len(l.Name) <= maxLabel && len(l.Value) <= maxLabel && !strings.HasPrefix(l.Name, "__")
+			if _, taken := subjectLabels[l.Name]; taken {
+				l.Name = "exported_" + l.Name
+			}
+			b.Set(l.Name, l.Value)
+		})
+		if !ok {
+			return labels.EmptyLabels(), false
+		}
+	}
+	b.Set(labels.MetricName, v.Field)
+	return b.Labels(), true
+}
+
+var subjectLabels = map[string]struct{}{
+	monitor.LabelSite: {}, monitor.LabelHost: {}, monitor.LabelCustomer: {}, monitor.LabelService: {},
+	monitor.LabelComponent: {}, monitor.LabelReplica: {}, monitor.LabelVEE: {},
+}
+
+// may a service send n samples now?
+func (s *Store) may(of service, n int, now time.Time) bool {
+	b := s.rates[of]
+	if b == nil {
+		b = &bucket{left: burst * s.cfg.ServiceRate, at: now}
+		s.rates[of] = b
+	}
+	if d := now.Sub(b.at); d > 0 {
+		b.left = min(b.left+d.Seconds()*s.cfg.ServiceRate, burst*s.cfg.ServiceRate)
+	}
+	b.at = now
+	if b.left < float64(n) {
+		return false
+	}
+	b.left -= float64(n)
+	return true
+}
+
+// sweep forgets subjects and services that have not sent for a while. Their series are the
+// database's.
+func (s *Store) sweep(now time.Time) {
+	if d := now.Sub(s.swept); d >= 0 && d < sweepEvery {
+		return
+	}
+	s.swept = now
+	for of, sub := range s.subjects {
+		if now.Sub(sub.last) > idle {
+			delete(s.subjects, of)
+		}
+	}
+	for of, b := range s.rates {
+		if now.Sub(b.at) > idle {
+			delete(s.rates, of)
+		}
+	}
+	clear(s.fields) // names that no subject has any more; the others are shared anew
+}
+
+// End all series of a subject that is gone: queries of a later time do not see them, though
+// their last samples are recent.
+func (s *Store) End(ctx context.Context, of monitor.Subject, at time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sub := s.subjects[of]
+	if sub == nil {
+		return nil
+	}
+	delete(s.subjects, of)
+	app := s.db.AppenderV2(ctx)
+	for _, x := range sub.series {
+		// A sample of that very time, or a later one, stays the last one.
+		_, err := app.Append(x.ref, x.labels, 0, at.UnixMilli(), math.Float64frombits(value.StaleNaN), nil, nil, storage.AOptions{RejectOutOfOrder: true})
+		if err != nil && !errors.Is(err, storage.ErrDuplicateSampleForTimestamp) && !errors.Is(err, storage.ErrOutOfOrderSample) && !errors.Is(err, errTooWide) {
+			return errors.Join(fmt.Errorf("end the series of %s: %w", of.FQN(), err), app.Rollback())
+		}
+	}
+	if err := app.Commit(); err != nil {
+		return fmt.Errorf("end the series of %s: %w", of.FQN(), err)
+	}
+	return nil
+}
+
+// Stats of a store.
+type Stats struct {
+	Series int             // in memory
+	Total  monitor.Receipt // since it was opened
+}
+
+// Stats now.
+func (s *Store) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := Stats{Series: s.census.series()}
+	st.Total.Add(s.total)
+	return st
+}
