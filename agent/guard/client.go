@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ErrRefused is why a guard did not do what it was asked; it wraps its words.
@@ -77,4 +80,18 @@ func (c Client) call(ctx context.Context, r Request) (s State, err error) {
 		return s, fmt.Errorf("%w: %s", ErrRefused, s.Error)
 	}
 	return s, nil
+}
+
+// End the process, if it is still the one that was held: for an agent whose guard is gone.
+func (x Guest) End() error {
+	fd, err := unix.PidfdOpen(x.PID, 0)
+	if err != nil {
+		return nil // it has ended
+	}
+	h := held{x, os.NewFile(uintptr(fd), "pidfd")}
+	defer h.pidfd.Close()
+	if start, err := StartTime(x.PID); err != nil || start != x.Start {
+		return nil
+	}
+	return h.kill()
 }
