@@ -22,6 +22,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/reservoir-cloud/reservoir/agent/lease"
 	"github.com/reservoir-cloud/reservoir/agent/lrt"
 	"github.com/reservoir-cloud/reservoir/agent/measure"
 	"github.com/reservoir-cloud/reservoir/agent/vet"
@@ -32,6 +33,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/monitor/wire"
+	"github.com/reservoir-cloud/reservoir/ownership"
 	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
@@ -76,8 +78,13 @@ func (c *Config) check() error {
 	if c.HAScale == 0 {
 		c.HAScale = 1
 	}
+	if err := c.timings().Check(); err != nil {
+		return fault.New(fault.Malformed, "%w", err).Try("reservoir host --ha-scale 1")
+	}
 	return nil
 }
+
+func (c *Config) timings() ownership.Timings { return ownership.DefaultTimings().Scale(c.HAScale) }
 
 // agent is a running one.
 type agent struct {
@@ -94,10 +101,11 @@ type agent struct {
 	generation  atomic.Uint64
 	renewer     renewer
 	measuring   atomic.Pointer[measure.Measurer] // nil until the agent is open
+	leases      *lease.Keeper                    // nil: its guests are simulated
 	off         chan struct{}                    // has a word in it when the agent is to end for good
 
 	peersMu sync.Mutex
-	peers   map[string]peer.Host // by name and address
+	peers   map[string]*httpapi.Client // by name and address
 }
 
 // Run joins if need be, and then serves until ctx is done. Guests go on.
@@ -114,7 +122,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	a := &agent{cfg: cfg, keys: keys, incarnation: rand.Text()[:12], peers: map[string]peer.Host{}, off: make(chan struct{}, 1)}
+	a := &agent{cfg: cfg, keys: keys, incarnation: rand.Text()[:12], peers: map[string]*httpapi.Client{}, off: make(chan struct{}, 1)}
 	seen, err := readGeneration(cfg.Dir)
 	if err != nil {
 		return err
@@ -124,7 +132,12 @@ func Run(ctx context.Context, cfg Config) error {
 }
 
 func (a *agent) run(ctx context.Context) error {
-	driver, err := openDriver(ctx, a.cfg)
+	if a.cfg.Driver != "sim" {
+		if err := a.openLeases(); err != nil {
+			return err
+		}
+	}
+	driver, err := openDriver(ctx, a.cfg, a.guardGuest)
 	if err != nil {
 		return err
 	}
@@ -147,7 +160,7 @@ func (a *agent) run(ctx context.Context) error {
 		DialContext: (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
 	}}}
 	manager := vhi.NewManagerClient(toSite)
-	a.renewer = renewer{site: manager, report: a.report, heed: a.heed, scale: a.cfg.HAScale, log: a.cfg.Log, changed: make(chan struct{}, 1)}
+	a.renewer = renewer{site: manager, report: a.renewal, heed: a.heed, scale: a.cfg.HAScale, log: a.cfg.Log, changed: make(chan struct{}, 1)}
 
 	images, err := image.OpenCache(filepath.Join(a.cfg.Dir, "images"), image.Remote{Base: toSite.Base, HTTP: toSite.HTTP}, image.CacheOptions{
 		InUse: func() []string { return a.tracker.InUse() }, KeepFree: keepFree,
@@ -173,8 +186,11 @@ func (a *agent) run(ctx context.Context) error {
 			a.cfg.Log.Warn("close the networks of this host", "err", err)
 		}
 	}()
-	a.tracker, err = vet.Open(ctx, vet.Config{Dir: a.cfg.Dir, Driver: driver, Images: images, Plugs: a.networks, NameServers: nameServers(a.cfg), Changed: a.changed, Said: a.said, Peer: a.peer, Log: a.cfg.Log})
+	a.tracker, err = vet.Open(ctx, vet.Config{Dir: a.cfg.Dir, Driver: driver, Images: images, Plugs: a.networks, NameServers: nameServers(a.cfg), Changed: a.changed, Said: a.said, Peer: a.peer, Leases: a.rights(), Log: a.cfg.Log})
 	if err != nil {
+		return err
+	}
+	if err := a.guardAdopted(ctx); err != nil {
 		return err
 	}
 	source := a.measures(wire.NewClient(toSite))
@@ -189,6 +205,7 @@ func (a *agent) run(ctx context.Context) error {
 	api := httpapi.NewServer("Reservoir VHI of host "+a.cfg.Name, a.cfg.Version, a.cfg.Log)
 	vhi.RegisterHost(api, a)
 	peer.Register(api, a.tracker)
+	peer.RegisterWitness(api, a)
 	auth := &identity.Authenticator{Site: a.keys.Site()}
 	server := &httpapi.Listener{Handler: api.Handler(auth.Caller), TLS: a.keys.ServerTLS(), Log: a.cfg.Log}
 
@@ -210,6 +227,7 @@ func (a *agent) run(ctx context.Context) error {
 		},
 		func(ctx context.Context) error { a.collect(ctx, images); return nil },
 		func(ctx context.Context) error { a.networks.mend(ctx); return nil },
+		func(ctx context.Context) error { a.keepLeases(ctx); return nil },
 		a.awaitOff,
 	} {
 		wg.Add(1)
@@ -291,7 +309,9 @@ func (a *agent) Tell(ctx context.Context, id vee.ID, c guest.Command) (guest.Rep
 
 // peer is the client of another host of the site: of the one with that name, and nobody
 // else who answers at its address.
-func (a *agent) peer(host, address string) peer.Host {
+func (a *agent) peer(host, address string) peer.Host { return peer.NewClient(a.toPeer(host, address)) }
+
+func (a *agent) toPeer(host, address string) *httpapi.Client {
 	a.peersMu.Lock()
 	defer a.peersMu.Unlock()
 	if c := a.peers[host+" "+address]; c != nil {
@@ -304,7 +324,7 @@ func (a *agent) peer(host, address string) peer.Host {
 	} else {
 		t.TLSClientConfig = a.keys.ClientTLS(id)
 	}
-	c := peer.NewClient(&httpapi.Client{Base: "https://" + address, HTTP: &http.Client{Transport: t}})
+	c := &httpapi.Client{Base: "https://" + address, HTTP: &http.Client{Transport: t}}
 	a.peers[host+" "+address] = c
 	return c
 }
@@ -317,21 +337,37 @@ func (a *agent) report() vhi.HostReport {
 	return vhi.HostReport{
 		Host: a.cfg.Name, Incarnation: a.incarnation, Seq: a.seq.Add(1), Address: a.cfg.Advertise, Version: a.cfg.Version,
 		Capacity: a.capacity, DiskFree: free, Drivers: []vhi.DriverInfo{a.info}, CPUs: a.cpus, Price: a.cfg.Price,
-		VEEs: a.tracker.Reports(), Generation: a.generation.Load(), Segments: a.networks.versions(), Underlay: a.cfg.Underlay,
+		VEEs: a.tracker.Reports(), Generation: a.generation.Load(), Segments: a.networks.versions(), Underlay: a.cfg.Underlay, Lease: a.leaseStatus(),
 	}
 }
 
-// heed remembers the newest generation: assignments of an older one come from a control
-// plane that was restored past.
-func (a *agent) heed(r vhi.RenewalReply) {
-	if r.Generation <= a.generation.Load() {
-		return
+// renewal is the report, and what the host asks the site to vouch for.
+func (a *agent) renewal(ctx context.Context) vhi.Renewal {
+	r := vhi.Renewal{Report: a.report()}
+	if a.leases != nil {
+		r.Lease = a.leases.Renewal(ctx)
 	}
-	if err := writeGeneration(a.cfg.Dir, r.Generation); err != nil {
-		a.cfg.Log.Error("keep the site's generation", "err", err)
-		return
+	return r
+}
+
+// heed remembers the newest generation, since assignments of an older one come from a
+// control plane that was restored past, and takes what the site vouches for.
+func (a *agent) heed(ctx context.Context, r vhi.RenewalReply) (again bool) {
+	if r.Generation > a.generation.Load() {
+		if err := writeGeneration(a.cfg.Dir, r.Generation); err != nil {
+			a.cfg.Log.Error("keep the site's generation", "err", err)
+			return false
+		}
+		a.generation.Store(r.Generation)
 	}
-	a.generation.Store(r.Generation)
+	if a.leases == nil || r.Lease == nil {
+		return false
+	}
+	again, err := a.leases.Heed(ctx, *r.Lease)
+	if err != nil {
+		a.cfg.Log.Error("this host's lease is not renewed", "err", err)
+	}
+	return again
 }
 
 // lockDir keeps a second agent off the directory.

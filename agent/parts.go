@@ -14,19 +14,21 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/van"
 	"github.com/reservoir-cloud/reservoir/van/responder"
+	"github.com/reservoir-cloud/reservoir/vee"
 )
 
 // accelerator remembers until the machine boots again which accelerator works, for every
 // agent on it.
 const accelerator = "/run/reservoir/accelerator.json"
 
-func openDriver(ctx context.Context, cfg Config) (hypervisor.Driver, error) {
+// openDriver of a host. guard is told of each process that is to run a guest.
+func openDriver(ctx context.Context, cfg Config, guard func(ctx context.Context, id vee.ID, pid int) error) (hypervisor.Driver, error) {
 	switch cfg.Driver {
 	case "qemu", "":
 		if err := os.MkdirAll(filepath.Dir(accelerator), 0o755); err != nil {
 			return nil, fmt.Errorf("remember the accelerator: %w", err)
 		}
-		return qemu.New(ctx, qemu.Config{Dir: filepath.Join(cfg.Dir, "qemu"), ProbeCache: accelerator, Log: cfg.Log})
+		return qemu.New(ctx, qemu.Config{Dir: filepath.Join(cfg.Dir, "qemu"), ProbeCache: accelerator, Guard: guard, Log: cfg.Log})
 	case "sim":
 		return sim.New(sim.Config{Dir: filepath.Join(cfg.Dir, "sim")})
 	}

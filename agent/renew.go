@@ -19,10 +19,11 @@ const (
 // goes with the next.
 type renewer struct {
 	site   vhi.Manager
-	report func() vhi.HostReport
-	heed   func(vhi.RenewalReply)
-	scale  float64
-	log    *slog.Logger
+	report func(ctx context.Context) vhi.Renewal
+	// heed the answer; true: renew again at once.
+	heed  func(ctx context.Context, r vhi.RenewalReply) bool
+	scale float64
+	log   *slog.Logger
 
 	changed chan struct{} // of size one
 }
@@ -39,7 +40,7 @@ func (r *renewer) scaled(d time.Duration) time.Duration { return time.Duration(f
 
 func (r *renewer) run(ctx context.Context) {
 	every := r.scaled(renewEvery)
-	nonce, lost := "", false
+	lost := false
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -51,15 +52,14 @@ func (r *renewer) run(ctx context.Context) {
 		}
 		began := time.Now()
 		c, cancel := context.WithTimeout(ctx, r.scaled(renewTimeout))
-		reply, err := r.site.Renew(c, vhi.Renewal{Report: r.report(), Nonce: nonce})
+		reply, err := r.site.Renew(c, r.report(ctx))
 		cancel()
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			nonce = ""
 			if !lost {
-				r.log.Warn("the site does not answer; guests go on", "err", err)
+				r.log.Warn("the site does not answer", "err", err)
 			}
 			lost = true
 			timer.Reset(every / 5)
@@ -68,8 +68,9 @@ func (r *renewer) run(ctx context.Context) {
 			r.log.Info("the site answers again")
 			lost = false
 		}
-		nonce = reply.Nonce
-		r.heed(reply)
+		if r.heed(ctx, reply) {
+			r.poke()
+		}
 		r.rest(ctx, min(4*time.Since(began), every/5))
 		timer.Reset(every)
 	}

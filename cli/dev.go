@@ -65,6 +65,7 @@ everything away again; with --detach, "reservoir dev down" does.`,
 		}
 		scale := []string{"--ha-scale", strconv.FormatFloat(haScale, 'g', -1, 64)}
 		c.SiteArgs, c.HostArgs = append([]string{"--placement", placement}, scale...), scale
+		c.GuardArgs = scale
 		if detach {
 			return a.detachDev(cmd, c)
 		}

@@ -13,7 +13,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/reservoir-cloud/reservoir/agent"
+	"github.com/reservoir-cloud/reservoir/agent/guard"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/ownership"
 	"github.com/reservoir-cloud/reservoir/site"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
@@ -126,6 +128,37 @@ one-time token (on the site: reservoir host invite) and needs none when it start
 		c.Log = a.log()
 		return agent.Run(cmd.Context(), c)
 	})
+}
+
+// guardCmd is the killer beside a host's agent.
+func (a *app) guardCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "guard", Short: "Run beside a host's agent, and end its guests when it may not vouch for them",
+		Long: `Be the guard of this host: a process beside the agent, with the same directory, that ends
+the guests of VEEs that may be restarted elsewhere when nobody has vouched for the host for
+too long. Without it the host runs no such VEE. It is started before the agent and stays when
+that is restarted (docs/operations.md).`,
+		Example: `  reservoir guard --dir /var/lib/reservoir
+  reservoir guard --dir /var/lib/reservoir --watchdog /dev/watchdog`}
+	var dir, watchdog string
+	var scale float64
+	fl := cmd.Flags()
+	fl.StringVar(&dir, "dir", "", "`DIRECTORY` of the host's agent")
+	fl.StringVar(&watchdog, "watchdog", "", "`DEVICE` that resets this machine when the guard does not run any more (none)")
+	fl.Float64Var(&scale, "ha-scale", 1, "scale every timing by this; as the site's")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		t := ownership.DefaultTimings().Scale(scale)
+		if err := t.Check(); err != nil {
+			return fault.New(fault.Malformed, "%w", err).Try("reservoir guard --ha-scale 1")
+		}
+		if dir == "" {
+			return fault.New(fault.Malformed, "a guard needs the directory of the host's agent").Try("reservoir guard --dir /var/lib/reservoir")
+		}
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return fileFault(err)
+		}
+		return guard.Run(cmd.Context(), guard.Config{Dir: dir, Lease: t.Lease, Watchdog: watchdog, WatchdogTime: t.Watchdog - t.Lease, Log: a.log()})
+	}
+	return cmd
 }
 
 // onProcess lets a noun be a process when it is called with flags and no verb.

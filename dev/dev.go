@@ -41,6 +41,7 @@ type Config struct {
 	Subnet     int    // site i is 10.(Subnet+i).0.0/16; 80
 	SiteArgs   []string
 	HostArgs   []string
+	GuardArgs  []string
 }
 
 // Client is how a federation that comes up speaks to its sites. The caller brings it, so
@@ -129,6 +130,9 @@ func (l layout) serve(ctx context.Context, client Client, say func(string, ...an
 		wg, ctx := &hosts, ctx
 		if n.host == "" {
 			wg, ctx = &sites, siteCtx
+		}
+		if n.guard != nil {
+			wg.Go(func() { l.supervise(ctx, n.guardian(), say) })
 		}
 		wg.Go(func() {
 			if n.libvirtd == "" {
@@ -376,6 +380,10 @@ func Status(c Config) ([]Process, error) {
 	l := c.layout()
 	for _, n := range l.nodes {
 		r := readRecord(l.pid(n))
+		guard := record{}
+		if n.guard != nil {
+			guard = readRecord(l.pid(n.guardian()))
+		}
 		p := Process{Name: n.name(), Kind: "host", Pid: r.Pid, Alive: r.alive(), Netns: n.netns, Address: n.address, Restarts: r.Restarts, Started: r.Started, Log: l.log(n)}
 		if n.host == "" {
 			p.Kind = "site"
@@ -385,6 +393,7 @@ func Status(c Config) ([]Process, error) {
 			case x.netns != n.netns:
 			case x.pid == r.Pid:
 				p.RSS = x.rss
+			case x.pid == guard.Pid:
 			default:
 				p.Guests++
 				p.GuestRSS += x.rss

@@ -48,12 +48,20 @@ type node struct {
 
 	libvirtd string // state of the libvirtd beside a host's agent; empty: there is none
 	program  string // that runs; empty: reservoir
+
+	guard []string // arguments of the guard beside a host's agent; nil: there is none
 }
 
 // daemon is the libvirtd beside a host's agent, as a process of its own.
 func (n node) daemon() node {
 	args := libvirtd.Args(n.libvirtd)
 	n.host, n.program, n.args, n.libvirtd = n.host+"-libvirtd", args[0], args[1:], ""
+	return n
+}
+
+// guardian is the guard beside a host's agent, as a process of its own.
+func (n node) guardian() node {
+	n.host, n.args, n.guard = n.host+"-guard", n.guard, nil
 	return n
 }
 
@@ -95,6 +103,9 @@ func (c Config) layout() layout {
 				"--bridge", Bridge, "--driver", driver,
 				"--memory", strconv.FormatInt(int64(c.Memory/vee.MiB), 10) + "MiB", "--disk", strconv.FormatInt(int64(c.Disk/vee.MiB), 10) + "MiB"}
 			h.args = append(h.args, c.HostArgs...)
+			if c.Hypervisor != "sim" {
+				h.guard = append([]string{"guard", "--dir", h.dir}, c.GuardArgs...)
+			}
 			l.nodes = append(l.nodes, h)
 		}
 	}

@@ -12,7 +12,7 @@ type view struct {
 	seen  bool
 	fresh Time     // receipt of the last fresh renewal
 	since Time     // begin of the unbroken time of being current
-	holds []Report // the newest of each VEE
+	holds []Holding // the newest of each VEE
 }
 
 // Control is the leader of a site's control plane. All of it is memory: a new leader begins
@@ -137,13 +137,13 @@ func (c Control) steady(p Protocol, now Time, sets []WitnessSet) bool {
 }
 
 // report of a VEE; the zero one if the host has not named it.
-func (v view) report(id vee.ID) Report {
+func (v view) report(id vee.ID) Holding {
 	for _, r := range v.holds {
 		if r.VEE == id {
 			return r
 		}
 	}
-	return Report{}
+	return Holding{}
 }
 
 // sealed: the host's durable word that it does not hold a VEE and refuses all below e.
@@ -166,7 +166,7 @@ func (c Control) renew(p Protocol, now Time, r Renew) (Control, []Action) {
 	// What is on a disk stays true, or is followed by a newer epoch: late renewals count.
 	for _, h := range r.Holds {
 		if v.report(h.VEE).Epoch.Compare(h.Epoch) <= 0 {
-			v.holds = append(slices.DeleteFunc(slices.Clone(v.holds), func(o Report) bool { return o.VEE == h.VEE }), h)
+			v.holds = append(slices.DeleteFunc(slices.Clone(v.holds), func(o Holding) bool { return o.VEE == h.VEE }), h)
 		}
 	}
 	views := make([]view, 0, len(c.views)+1)

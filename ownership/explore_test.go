@@ -72,7 +72,7 @@ func (e *encoder) verdicts(vs []Verdict) {
 	}
 }
 
-func (e *encoder) reports(rs []Report) {
+func (e *encoder) reports(rs []Holding) {
 	e.num(len(rs))
 	for _, r := range rs {
 		e.epoch(r.Epoch)

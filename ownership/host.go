@@ -225,11 +225,11 @@ func (s *hostStep) renew() Renew {
 		Witnesses: s.Disk.Witnesses.Config, Members: s.Disk.Members}
 	for _, k := range s.Disk.Holds {
 		k = s.Hold(k.VEE)
-		r.Holds = append(r.Holds, Report{VEE: k.VEE, Epoch: k.Epoch, State: k.State, To: k.To, Running: s.Running(k.VEE)})
+		r.Holds = append(r.Holds, Holding{VEE: k.VEE, Epoch: k.Epoch, State: k.State, To: k.To, Running: s.Running(k.VEE)})
 	}
 	for _, k := range s.seals {
 		if len(s.Disk.Holds) == 0 {
-			r.Holds = append(r.Holds, Report{VEE: k.VEE, Epoch: k.Epoch, State: k.State})
+			r.Holds = append(r.Holds, Holding{VEE: k.VEE, Epoch: k.Epoch, State: k.State})
 		}
 	}
 	return r

@@ -40,11 +40,11 @@ type Renew struct {
 	Echo      Nonce    `json:"echo"` // of the last answer received
 	Witnesses uint64   `json:"witnesses"`
 	Members   []string `json:"members,omitempty"` // hosts that it knows by its own membership
-	Holds     []Report `json:"holds,omitempty"`
+	Holds     []Holding `json:"holds,omitempty"`
 }
 
-// Report of one VEE in a Renew.
-type Report struct {
+// Holding is what a Renew says of one VEE.
+type Holding struct {
 	VEE     vee.ID    `json:"vee"`
 	Epoch   vee.Epoch `json:"epoch"`
 	State   HoldState `json:"state"`

@@ -356,7 +356,7 @@ func (m *model) refreshSteady(w *world, l int8) {
 		if strings.HasPrefix(mem.Host, "steady") {
 			r := Renew{Host: mem.Host, Witnesses: 1, Echo: Nonce{Generation: c.Generation, Leader: c.Leader, Issued: w.now}}
 			if rec := log.Record(theVEE); rec.Host != "" {
-				r.Holds = []Report{{VEE: theVEE, Epoch: rec.Next, State: Free}}
+				r.Holds = []Holding{{VEE: theVEE, Epoch: rec.Next, State: Free}}
 			}
 			m.control(w, l, r, "")
 		}

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/reservoir-cloud/reservoir/image"
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
@@ -29,7 +31,17 @@ func (s *site) openVEEM(ctx context.Context) (*veem.Manager, error) {
 		Images: sizes{s}, Balancer: s.balancer, Recorder: recorder{s},
 		Networks: map[string]veem.Network{flat: network(c)}, VANs: c.VANs,
 		Listener: s.listener(), Rebalancing: c.Rebalance, Timing: scaled(c.HAScale), Log: c.Log,
+		Ownership: c.ownership(), Boottime: boottime,
 	})
+}
+
+// boottime is CLOCK_BOOTTIME: it goes on while the machine sleeps and knows no wall clock.
+func boottime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		panic("CLOCK_BOOTTIME: " + err.Error()) // every Linux since 2.6.39 has it
+	}
+	return time.Duration(t.Nano())
 }
 
 // flat is the name of the one network that a site has in this version.

@@ -26,6 +26,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/internal/receipt"
 	"github.com/reservoir-cloud/reservoir/internal/store"
+	"github.com/reservoir-cloud/reservoir/ownership"
 	"github.com/reservoir-cloud/reservoir/site/admin"
 	"github.com/reservoir-cloud/reservoir/sm"
 	"github.com/reservoir-cloud/reservoir/sm/trade"
@@ -133,8 +134,13 @@ func (c *Config) check() error {
 	if c.HAScale == 0 {
 		c.HAScale = 1
 	}
+	if err := c.ownership().Check(); err != nil {
+		return fault.New(fault.Malformed, "%w", err).Try("reservoir site --ha-scale 1")
+	}
 	return c.checkMonitoring()
 }
+
+func (c *Config) ownership() ownership.Timings { return ownership.DefaultTimings().Scale(c.HAScale) }
 
 type site struct {
 	cfg         Config

@@ -25,6 +25,15 @@ func (r *record) reserve(host string) {
 	r.State, r.Phase = vee.Defined, vee.PhaseStopped
 }
 
+// begin to run at its place, from where it may be restarted elsewhere if it wants that and
+// the host can let go of it.
+func (r *record) beginAt(h *hostRecord) {
+	if !r.Assigned && h != nil && h.Guarded && r.wantsLease() {
+		r.Lease = &lease{}
+	}
+	r.begin()
+}
+
 // begin to run at its place.
 func (r *record) begin() {
 	if !r.Assigned {
@@ -124,7 +133,7 @@ func (m *Manager) activate(t *tx, r record) error {
 			}
 		}
 	}
-	r.begin()
+	r.beginAt(t.hosts.get(r.Host))
 	t.putVEE(r)
 	return nil
 }

@@ -139,6 +139,9 @@ func decideReported(r record, p vhi.Report, settled bool) decision {
 		// The host was fenced by a command that is not in the record; it is still the one
 		// that should have it.
 		r.Epoch.Term = p.Epoch.Term + 1
+		if r.Lease != nil { // nor one that a give-away has proposed
+			r.Epoch.Term = max(r.Epoch.Term, r.Lease.Next.Term+1)
+		}
 		r.Seq++
 		return decision{rec: r}
 	case c == 0 && p.Seq > r.Seq:
@@ -160,6 +163,7 @@ func decideReported(r record, p vhi.Report, settled bool) decision {
 	atRest := p.Phase == vee.PhaseStopped || p.Power != vhi.Stopped && p.Power != vhi.Unprepared // no start under way
 	if r.State == r.Target && atRest {
 		r.Settled = true
+		r.Lease = r.Lease.running()
 		r.Holds = r.Holds && r.State != vee.Defined && r.State != vee.Suspended
 	}
 	if settled {

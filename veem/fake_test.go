@@ -82,8 +82,12 @@ func (s *memRecords) Write(_ context.Context, ops []Op) (uint64, error) {
 	return s.rev, after
 }
 
-func (s *memRecords) Barrier(context.Context) error { return nil }
-func (s *memRecords) Generation() uint64            { return s.gen }
+func (s *memRecords) Version(_ context.Context, kind, key string) (uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rows[kind+"/"+key].Version, nil
+}
+func (s *memRecords) Generation() uint64 { return s.gen }
 
 // fakeGuest is one VEE on a fakeHost. What is assigned is durable.
 type fakeGuest struct {

@@ -329,10 +329,6 @@ func (m *Manager) Renew(ctx context.Context, r vhi.Renewal) (vhi.RenewalReply, e
 	if c := identity.From(ctx); !c.Is(identity.HostRole) || c.Host != name {
 		return vhi.RenewalReply{}, fault.New(fault.Denied, "%s may not report for host %q", orElse(c.ID, "this caller"), name)
 	}
-	// The read must begin after the renewal arrived: who answers was in charge then.
-	if err := m.cfg.Store.Barrier(ctx); err != nil {
-		return vhi.RenewalReply{}, err
-	}
 	if _, ok := m.ledger.host(name); !ok {
 		return vhi.RenewalReply{}, errNoHost(name)
 	}
@@ -340,9 +336,24 @@ func (m *Manager) Renew(ctx context.Context, r vhi.Renewal) (vhi.RenewalReply, e
 		return vhi.RenewalReply{}, fault.New(fault.StaleEpoch, "host %s has seen generation %d of this site's record, which is now at %d: it is an old copy", name, g, m.gen).
 			Try("start the site with its newest record, or restore it properly")
 	}
+	var ask renewal
+	if r.Lease != nil {
+		ask = m.owners.arrive(*r.Lease, m.ledger)
+	}
+	// The read begins after the renewal arrived: who answers was in charge then.
+	if err := m.inCharge(ctx); err != nil {
+		return vhi.RenewalReply{}, err
+	}
 	m.learn(r.Report, 0)
-	nonce, err := m.nonce()
-	return vhi.RenewalReply{Nonce: nonce, Generation: m.gen}, err
+	out := vhi.RenewalReply{Generation: m.gen}
+	if ask.asks() {
+		l, err := m.vouch(ctx, ask)
+		if err != nil {
+			return vhi.RenewalReply{}, err
+		}
+		out.Lease = l
+	}
+	return out, nil
 }
 
 func (m *Manager) nonce() (string, error) {

@@ -53,6 +53,7 @@ type state struct {
 	quotas   shelf[quotaRecord]
 	runs     shelf[runRecord]
 	networks shelf[networkRecord]
+	logs     shelf[logRecord]
 
 	segments segments // an index of the rows
 }
@@ -75,7 +76,7 @@ func newLedger(s Records, gen uint64, now func() time.Time, log *slog.Logger, ch
 		l.queue = make(chan *request)
 	}
 	l.vees.kind, l.hosts.kind, l.points.kind, l.receipts.kind = kindVEE, kindHost, kindPoint, kindReceipt
-	l.accounts.kind, l.quotas.kind, l.networks.kind, l.runs.kind = kindAccount, kindQuota, kindNetwork, kindRun
+	l.accounts.kind, l.quotas.kind, l.networks.kind, l.runs.kind, l.logs.kind = kindAccount, kindQuota, kindNetwork, kindRun, kindLog
 	l.segments = newSegments()
 	for _, s := range l.shelves() {
 		s.clear()
@@ -84,7 +85,7 @@ func newLedger(s Records, gen uint64, now func() time.Time, log *slog.Logger, ch
 }
 
 func (s *state) shelves() []anyShelf {
-	return []anyShelf{&s.vees, &s.hosts, &s.points, &s.receipts, &s.accounts, &s.quotas, &s.networks, &s.runs}
+	return []anyShelf{&s.vees, &s.hosts, &s.points, &s.receipts, &s.accounts, &s.quotas, &s.networks, &s.runs, &s.logs}
 }
 
 // read lets f look at the records as they are in the store. f must not keep the maps, and

@@ -48,7 +48,7 @@ func (m *migration) move() *vhi.Move {
 
 // invitation is the destination's assignment.
 func (r *record) invitation() vhi.Assignment {
-	return vhi.Assignment{VEE: r.ID, Epoch: r.Epoch, Seq: r.Seq, Power: vhi.Incoming, Descriptor: r.Descriptor, Move: r.Move.move()}
+	return vhi.Assignment{VEE: r.ID, Epoch: r.Epoch, Seq: r.Seq, Power: vhi.Incoming, Descriptor: r.Descriptor, Move: r.Move.move(), Leased: r.Lease != nil}
 }
 
 // endMove notes how a migration ended. The assignment that follows has nothing of it.
@@ -67,6 +67,13 @@ func (r *record) endMove(state vmi.MigrationState, p *vhi.MoveReport, now time.T
 		m.Stage, m.Error, m.Code = vhi.MoveTaken, "", ""
 	}
 	r.Move = &m
+}
+
+// arrive at the destination, as that reports.
+func (r *record) arrive(p *vhi.Report, now time.Time) {
+	r.endMove(vmi.MigrationDone, p.Move, now)
+	r.Host, r.Epoch, r.Seq, r.HostRestarts = r.Move.To, p.Epoch, max(r.Seq, p.Seq)+1, 0
+	r.Phase = vee.PhaseRunning
 }
 
 // cancelMove has the source stop, if it still can.
@@ -88,9 +95,7 @@ func taken(r *record, p *vhi.Report) bool {
 // the destination's that it has it, and the source's that it kept it.
 func decideMoving(r record, from, to view, now time.Time) decision {
 	if to.known && taken(&r, to.report) {
-		r.endMove(vmi.MigrationDone, to.report.Move, now)
-		r.Host, r.Epoch, r.Seq, r.HostRestarts = r.Move.To, to.report.Epoch, max(r.Seq, to.report.Seq)+1, 0
-		r.Phase = vee.PhaseRunning
+		r.arrive(to.report, now)
 		return decision{rec: r}
 	}
 	if from.host == lost {
@@ -232,6 +237,8 @@ func (m *Manager) destination(t *tx, r record, to string) (string, error) {
 		case h.Closed != "":
 		case to != "" && h.Name != to:
 			h.Closed = "another host was asked for"
+		case r.Lease != nil && !t.hosts.get(h.Name).Guarded:
+			h.Closed = "it has no guard, which the VEE's restart policy needs"
 		case !t.hosts.get(h.Name).can(opMigrate):
 			h.Closed = "its hypervisor cannot receive a live migration"
 		}

@@ -25,6 +25,7 @@ const (
 	sweepJob
 	segmentJob // name is HOST\x00SEGMENT
 	networkJob
+	leaseJob
 )
 
 // queue runs jobs: one job never in parallel with itself, each lane at most laneWidth at a

@@ -19,6 +19,7 @@ const (
 	accessLane = "access"
 	sweepLane  = "sweep"
 	planLane   = "plan"
+	leaseLane  = "lease"
 )
 
 // reconcile does one job of the queue.
@@ -41,6 +42,8 @@ func (m *Manager) reconcile(ctx context.Context, j job) result {
 		return m.lookAtNetwork(ctx, j.name)
 	case planJob:
 		return m.reconfigure(ctx)
+	case leaseJob:
+		return m.lookAtOwners(ctx)
 	default:
 		return m.sweep(ctx)
 	}
@@ -214,7 +217,7 @@ func (m *Manager) placeSome(t *tx) (more bool) {
 			r.Error = ""
 			r.reserve(c.Host)
 			if r.Submitted {
-				r.begin()
+				r.beginAt(t.hosts.get(c.Host))
 			}
 		case r.Error == "":
 			r.Error = c.Why

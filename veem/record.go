@@ -39,6 +39,9 @@ type record struct {
 	Move *migration `json:"move,omitempty"`
 	// Meter of what it has used, read at the last change.
 	Meter account.Meter `json:"meter"`
+	// Lease under which it runs, so that it may be restarted elsewhere; nil: none. It is
+	// decided when the VEE is first assigned, and stays.
+	Lease *lease `json:"lease,omitempty"`
 }
 
 // retarget is a new wish: the old one's failure is forgotten.
@@ -89,7 +92,7 @@ var powers = map[vee.State]vhi.Power{
 }
 
 func (r *record) assignment(grace time.Duration) vhi.Assignment {
-	a := vhi.Assignment{VEE: r.ID, Epoch: r.Epoch, Seq: r.Seq, Power: powers[r.Target], Descriptor: r.Descriptor, GraceMS: grace.Milliseconds()}
+	a := vhi.Assignment{VEE: r.ID, Epoch: r.Epoch, Seq: r.Seq, Power: powers[r.Target], Descriptor: r.Descriptor, GraceMS: grace.Milliseconds(), Leased: r.Lease != nil}
 	if r.moving() && !r.Move.Cancelling {
 		a.Move = r.Move.move()
 	}
@@ -102,7 +105,7 @@ func (r *record) same(o *record) bool {
 		r.Error == o.Error && r.Host == o.Host && r.Epoch == o.Epoch && r.GuestReady == o.GuestReady &&
 		r.GuestSeen == o.GuestSeen && r.GuestFailure == o.GuestFailure && r.Restarts == o.Restarts && r.Seq == o.Seq && r.Assigned == o.Assigned && r.Settled == o.Settled && r.Holds == o.Holds &&
 		r.Failure == o.Failure && r.FailureCode == o.FailureCode && r.HostRestarts == o.HostRestarts &&
-		r.Move.same(o.Move) && (r.ReservedUntil == nil) == (o.ReservedUntil == nil)
+		r.Move.same(o.Move) && r.Lease.same(o.Lease) && (r.ReservedUntil == nil) == (o.ReservedUntil == nil)
 }
 
 // hostRecord is what the store has of a host: what was wanted of it, and what it said last,
@@ -120,17 +123,23 @@ type hostRecord struct {
 	Price    float64          `json:"price,omitempty"`
 	// Drain is set while its VEEs are to leave it.
 	Drain *drain `json:"drain,omitempty"`
+	// Member of the site's log of ownership.
+	Witnesses uint64 `json:"witnesses,omitempty"` // configuration that it has acknowledged
+	Awaited   bool   `json:"awaited,omitempty"`   // has not reported since a restore
+	Fenced    bool   `json:"fenced,omitempty"`    // a person says that it is off
+	// Guarded: it can run VEEs under lease.
+	Guarded bool `json:"guarded,omitempty"`
 }
 
 // with is h after a report.
 func (h hostRecord) with(r vhi.HostReport) hostRecord {
 	h.Address, h.Version, h.CPUs, h.Capacity, h.Drivers, h.Underlay = r.Address, r.Version, r.CPUs, r.Capacity, r.Drivers, r.Underlay
-	h.Price = r.Price
+	h.Price, h.Guarded = r.Price, r.Lease.Guarded
 	return h
 }
 
 func (h hostRecord) same(o hostRecord) bool {
-	return h.Address == o.Address && h.Version == o.Version && h.CPUs == o.CPUs && h.Capacity == o.Capacity && h.Underlay == o.Underlay && h.Price == o.Price &&
+	return h.Address == o.Address && h.Version == o.Version && h.CPUs == o.CPUs && h.Capacity == o.Capacity && h.Underlay == o.Underlay && h.Price == o.Price && h.Guarded == o.Guarded &&
 		slices.EqualFunc(h.Drivers, o.Drivers, func(a, b vhi.DriverInfo) bool {
 			return a.Name == b.Name && a.Version == b.Version && a.Accelerator == b.Accelerator && a.Why == b.Why &&
 				a.Simulated == b.Simulated && slices.Equal(a.Operations, b.Operations)

@@ -17,8 +17,9 @@ type Records interface {
 	// written has now. fault.Conflict, NotFound or Exists: a row is not as it was known.
 	// After fault.Unavailable or Timeout it may have happened.
 	Write(ctx context.Context, ops []Op) (version uint64, err error)
-	// Barrier returns after a linearisable read that began after the call.
-	Barrier(ctx context.Context) error
+	// Version of a row, 0 where there is none, by a linearisable read that begins after the
+	// call.
+	Version(ctx context.Context, kind, key string) (uint64, error)
 	Generation() uint64
 }
 
@@ -46,6 +47,7 @@ const (
 	kindQuota   = "quota"
 	kindNetwork = "network"
 	kindRun     = "reconfiguration"
+	kindLog     = "ownership"
 )
 
 // OnStore keeps the records in the site's store.
@@ -58,7 +60,7 @@ func (s siteRecords) of(kind string) store.Collection[json.RawMessage] {
 }
 
 func (s siteRecords) Load(ctx context.Context) (rows []Row, err error) {
-	for _, kind := range []string{kindVEE, kindHost, kindPoint, kindReceipt, kindIntent, kindAccount, kindQuota, kindNetwork, kindRun} {
+	for _, kind := range []string{kindVEE, kindHost, kindPoint, kindReceipt, kindIntent, kindAccount, kindQuota, kindNetwork, kindRun, kindLog} {
 		objects, err := s.of(kind).List(ctx, "")
 		if err != nil {
 			return nil, fmt.Errorf("list each %s: %w", kind, err)
@@ -83,6 +85,15 @@ func (s siteRecords) Write(ctx context.Context, ops []Op) (uint64, error) {
 		}
 	}
 	return s.Txn(ctx, txn...)
+}
+
+// Version implements Records.
+func (s siteRecords) Version(ctx context.Context, kind, key string) (uint64, error) {
+	_, v, err := s.of(kind).Get(ctx, key)
+	if fault.Has(err, fault.NotFound) {
+		return 0, nil
+	}
+	return v, err
 }
 
 // overtaken reports whether a write was refused because a row is not as it was known.

@@ -30,6 +30,7 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/ownership"
 	"github.com/reservoir-cloud/reservoir/placement"
 	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
@@ -135,9 +136,14 @@ type Config struct {
 	Listener    func(url string) (vmi.AccountingListener, error)
 	Rebalancing Rebalancing
 	Timing      Timing
-	Log         *slog.Logger
-	Now         func() time.Time // nil: time.Now
-	Random      io.Reader        // nil: crypto/rand
+	// Ownership is how long hosts may run VEEs without being vouched for, and the like; zero:
+	// ownership.DefaultTimings.
+	Ownership ownership.Timings
+	// Boottime is this machine's CLOCK_BOOTTIME; nil: since the manager was made.
+	Boottime func() time.Duration
+	Log      *slog.Logger
+	Now      func() time.Time // nil: time.Now
+	Random   io.Reader        // nil: crypto/rand
 	// Stepped: the manager is not Run; it works while Step is called, and what waits for
 	// hosts elsewhere does not wait. It is for simulations.
 	Stepped bool
@@ -156,6 +162,7 @@ type Manager struct {
 	// accountant sends out what VEEs have used.
 	accountant    accountant
 	reconfiguring reconfiguring
+	owners        *owners
 
 	start time.Time
 	gen   uint64
@@ -195,6 +202,17 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 	m.access.set = map[string]string{}
 	m.events.readers = map[*eventReader]struct{}{}
 	m.accountant = newAccountant()
+	if cfg.Ownership == (ownership.Timings{}) {
+		cfg.Ownership = ownership.DefaultTimings()
+	}
+	if err := cfg.Ownership.Check(); err != nil {
+		return nil, err
+	}
+	if cfg.Boottime == nil {
+		cfg.Boottime = func() time.Duration { return cfg.Now().Sub(m.start) }
+	}
+	m.cfg = cfg
+	m.owners = newOwners(cfg.Ownership, cfg.Boottime)
 	m.reconfiguring.planned = m.start
 	m.ledger = newLedger(cfg.Store, m.gen, cfg.Now, cfg.Log, m.changed, cfg.Stepped)
 	if err := m.ledger.load(ctx); err != nil {
@@ -260,4 +278,5 @@ func (m *Manager) wakeAll() {
 	m.queue.add(job{placeJob, ""}, placeLane)
 	m.queue.add(job{sweepJob, ""}, sweepLane)
 	m.queue.add(job{planJob, ""}, planLane)
+	m.queue.add(job{leaseJob, ""}, leaseLane)
 }

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/reservoir-cloud/reservoir/ownership"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi/guest"
 )
@@ -43,6 +44,9 @@ type Assignment struct {
 	GraceMS int64 `json:"graceMs,omitempty"`
 	// Move is the live migration that the VEE is part of, nil for none.
 	Move *Move `json:"move,omitempty"`
+	// Leased: it may be restarted elsewhere, so it runs only while the host has the right to
+	// (docs/ownership.md), and its guest is under guard.
+	Leased bool `json:"leased,omitempty"`
 }
 
 // Report of one VEE by its host.
@@ -90,8 +94,9 @@ type HostReport struct {
 	Segments map[string]uint64 `json:"segments,omitempty"`
 	// Underlay address, where other hosts send the traffic of networks; none where guests
 	// are simulated.
-	Underlay   netip.Addr `json:"underlay,omitzero"`
-	Generation uint64     `json:"generation"` // newest seen; the host refuses older
+	Underlay   netip.Addr  `json:"underlay,omitzero"`
+	Generation uint64      `json:"generation"` // newest seen; the host refuses older
+	Lease      LeaseStatus `json:"lease,omitzero"`
 }
 
 // DriverInfo is what hypervisor.Capabilities tells of a driver.
@@ -139,13 +144,15 @@ type JoinReply struct {
 // changed; the whole report each time, so that none may be lost.
 type Renewal struct {
 	Report HostReport `json:"report"`
-	Nonce  string     `json:"nonce,omitempty"` // of the last answer that the host got
+	// Lease is what the host asks the site's log to vouch for; nil from a host that cannot
+	// end its guests in time, which runs no VEE under lease.
+	Lease *ownership.Renew `json:"lease,omitempty"`
 }
 
 // RenewalReply answers after a linearisable read of the record of truth.
 type RenewalReply struct {
-	Nonce      string `json:"nonce"`
-	Generation uint64 `json:"generation"`
+	Generation uint64      `json:"generation"`
+	Lease      *LeaseReply `json:"lease,omitempty"`
 }
 
 // Manager is a site's VEE Manager, as a host sees it.

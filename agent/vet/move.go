@@ -302,7 +302,13 @@ func (v *tracked) give(ctx context.Context) error {
 	}
 	call, cancel := context.WithTimeout(ctx, giveTimeout)
 	defer cancel()
-	answer, err := v.t.cfg.Peer(a.Move.To, a.Move.Address).Give(call, gift)
+	var answer peer.Answer
+	err := v.giveLease(call, a)
+	if err == nil {
+		answer, err = v.t.cfg.Peer(a.Move.To, a.Move.Address).Give(call, gift)
+	} else if errors.Is(err, errNotGiven) {
+		err = nil // as if it had been refused
+	}
 	if err != nil {
 		v.noteGift()
 		return fmt.Errorf("given to host %s, whose answer is not known: it runs here again, or there, when that host answers: %w", a.Move.To, err)
@@ -310,6 +316,11 @@ func (v *tracked) give(ctx context.Context) error {
 	if answer.Taken {
 		if err := v.t.cfg.Plugs.Release(a.VEE, a.Move.Underlay); err != nil { // the site's segments will say so too
 			v.t.cfg.Log.Warn("stop owning the addresses of a VEE that was given away", "vee", a.VEE, "err", err)
+		}
+	}
+	if a.Leased && !answer.Taken {
+		if err := v.t.cfg.Leases.Void(ctx, a.VEE, part.Asked); err != nil {
+			return err
 		}
 	}
 	v.mu.Lock()
@@ -470,10 +481,13 @@ func (t *Tracker) Give(ctx context.Context, g peer.Gift) (peer.Answer, error) {
 	complete := false
 	v.mu.Lock()
 	waits := d != nil && v.want.Power == vhi.Incoming && v.move.id == g.Move && v.move.opened && !v.move.over
-	l := v.move.load
+	l, leased := v.move.load, v.want.Leased
 	v.mu.Unlock()
 	if waits {
 		err := l.wait(ctx)
+		if err == nil && leased {
+			err = t.cfg.Leases.Open(ctx, g.VEE, g.Epoch)
+		}
 		if complete = err == nil; !complete {
 			t.cfg.Log.Warn("a VEE that was handed over is not complete", "vee", g.VEE, "err", err)
 		}
@@ -484,6 +498,12 @@ func (t *Tracker) Give(ctx context.Context, g peer.Gift) (peer.Answer, error) {
 		return peer.Answer{}, err
 	}
 	// The decision stands whatever comes now; what does not succeed here the loop repeats.
+	if complete && leased {
+		if err := t.cfg.Leases.Take(ctx, g.VEE, identity.From(ctx).Host, g.Epoch); err != nil {
+			complete = false // its lease ended just now; the site will know, and give it away
+			t.cfg.Log.Error("run a VEE that was taken", "vee", g.VEE, "err", err)
+		}
+	}
 	if complete {
 		// It need not wait for the kernel's networks, nor they for it.
 		var announcing sync.WaitGroup

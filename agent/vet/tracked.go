@@ -338,6 +338,9 @@ func (v *tracked) do(ctx context.Context, s step, a vhi.Assignment) error {
 
 func (v *tracked) perform(ctx context.Context, s step, a vhi.Assignment) error {
 	d := v.t.cfg.Driver
+	if err := v.may(ctx, s, a); err != nil {
+		return err
+	}
 	switch s {
 	case prepare:
 		g, err := v.guest(ctx, a)

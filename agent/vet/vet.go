@@ -46,7 +46,22 @@ type Plugs interface {
 	Announce(id vee.ID) error
 }
 
-// Config of a Tracker. All fields are needed.
+// Leases are the host's right to run VEEs that may be restarted elsewhere (agent/lease).
+type Leases interface {
+	// May the VEE run here under that epoch, now?
+	May(ctx context.Context, id vee.ID, e vee.Epoch) error
+	// Give a VEE whose guest stands still to another host, durably and repeatedly: gone is
+	// false where there is nothing to give, because it never was given.
+	Give(ctx context.Context, id vee.ID, to string) (given bool, err error)
+	// Void: a gift of epoch e was not taken and never will be.
+	Void(ctx context.Context, id vee.ID, e vee.Epoch) error
+	// Open reports whether a gift of epoch e may be taken; Take takes it, durably and
+	// repeatedly. After an error of Take the VEE must not run under that epoch.
+	Open(ctx context.Context, id vee.ID, e vee.Epoch) error
+	Take(ctx context.Context, id vee.ID, from string, e vee.Epoch) error
+}
+
+// Config of a Tracker. All fields but Leases are needed.
 type Config struct {
 	Dir     string // for the assignments
 	Driver  hypervisor.Driver
@@ -57,9 +72,11 @@ type Config struct {
 	NameServers func(vee.NIC) []string
 	// Peer is the client of another host's agent; it does not connect.
 	Peer func(host, address string) peer.Host
-	Log  *slog.Logger
 	// Said is told each word of a guest on how it is; it must not block. nil: nobody listens.
 	Said func(id vee.ID, s guest.Status)
+	// Leases of VEEs that are assigned under lease; nil: none may run here.
+	Leases Leases
+	Log    *slog.Logger
 }
 
 // keepTombstone is how long the assignment of a VEE that is gone goes on refusing late
@@ -79,6 +96,9 @@ type Tracker struct {
 
 // Open reads the assignments and finds the guests that are there.
 func Open(ctx context.Context, cfg Config) (*Tracker, error) {
+	if cfg.Leases == nil {
+		cfg.Leases = noLeases{}
+	}
 	t := &Tracker{cfg: cfg, dir: filepath.Join(cfg.Dir, "assignments"), vees: map[vee.ID]*tracked{}}
 	if err := os.MkdirAll(t.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the directory of assignments: %w", err)
@@ -285,6 +305,23 @@ func (t *Tracker) NICs(id vee.ID) ([]vee.NIC, error) {
 		return nil, fault.New(fault.NotFound, "VEE %s is not on this host", id)
 	}
 	return v.assigned().Descriptor.NICs, nil
+}
+
+// Leased reports whether a VEE is assigned under lease.
+func (t *Tracker) Leased(id vee.ID) bool {
+	v := t.find(id)
+	return v != nil && v.assigned().Leased
+}
+
+// Nudge looks at every VEE under lease again: what may run here has changed.
+func (t *Tracker) Nudge() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, v := range t.vees {
+		if v.assigned().Leased {
+			v.nudge()
+		}
+	}
 }
 
 // Console of a VEE's guest.

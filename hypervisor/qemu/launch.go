@@ -121,6 +121,9 @@ func (g *guest) launch(ctx context.Context, incoming *os.File, want hypervisor.C
 	}); err != nil {
 		return nil, err
 	}
+	if err := d.cfg.Guard(ctx, g.id, p.PID); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, launchPatience, fmt.Errorf("QEMU does not answer after %s", launchPatience))
 	defer cancel()
 	if err := v.connect(ctx); err != nil {

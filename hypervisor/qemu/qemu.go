@@ -78,6 +78,10 @@ type Config struct {
 	// white space.
 	AllowRaw bool
 
+	// Guard is told of each process before its vCPUs may run; an error of it ends the process.
+	// Default: nobody is told.
+	Guard func(ctx context.Context, id vee.ID, pid int) error
+
 	Now func() time.Time // default time.Now
 	Log *slog.Logger     // default: nothing is logged
 }
@@ -121,6 +125,9 @@ func (cfg Config) withDefaults() Config {
 	cfg.FirstUID = cmp.Or(cfg.FirstUID, 640000)
 	cfg.UIDs = cmp.Or(cfg.UIDs, 65536)
 	cfg.Cgroup = cmp.Or(cfg.Cgroup, "reservoir")
+	if cfg.Guard == nil {
+		cfg.Guard = func(context.Context, vee.ID, int) error { return nil }
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}

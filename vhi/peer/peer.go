@@ -17,6 +17,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
+	"github.com/reservoir-cloud/reservoir/ownership"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
 )
@@ -58,6 +59,38 @@ type Host interface {
 	Give(ctx context.Context, g Gift) (Answer, error)
 	// Abandon says that nothing more comes before a Give.
 	Abandon(ctx context.Context, move string, id vee.ID) error
+}
+
+// Witness is a host as the others' witness of the control plane's silence.
+type Witness interface {
+	// Witness says that this host has lost the control plane, or nothing (Lost nil).
+	Witness(ctx context.Context, a ownership.Ask) (Word, error)
+}
+
+// Word of a witness.
+type Word struct {
+	Lost *ownership.Lost `json:"lost,omitempty"`
+}
+
+// RegisterWitness serves w to the other hosts of the site.
+func RegisterWitness(s *httpapi.Server, w Witness) {
+	httpapi.Register(s, httpapi.Op{Method: "POST", Path: witnessPath, Summary: "Has this host lost the site's control plane?", Roles: hostOnly},
+		func(ctx context.Context, in *struct{ Body ownership.Ask }) (Word, error) {
+			if c := identity.From(ctx); c.Host != in.Body.Host {
+				return Word{}, fault.New(fault.Denied, "host %q may not ask for host %q", c.Host, in.Body.Host)
+			}
+			return w.Witness(ctx, in.Body)
+		})
+}
+
+const witnessPath = "/peer/v1/witness"
+
+// NewWitnessClient speaks to another host.
+func NewWitnessClient(c *httpapi.Client) Witness { return client{c} }
+
+func (c client) Witness(ctx context.Context, a ownership.Ask) (w Word, err error) {
+	err = c.c.Call(ctx, http.MethodPost, witnessPath, nil, a, &w)
+	return w, err
 }
 
 var hostOnly = []identity.Role{identity.HostRole}
