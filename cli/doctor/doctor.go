@@ -56,7 +56,7 @@ var (
 )
 
 // Features of the kernel that a host uses.
-var Features = []string{"network namespaces", "tun", "bridge", "veth", "vxlan", "nf_tables"}
+var Features = []string{"network namespaces", "tun", "bridge", "veth", "vxlan", "nf_tables", "br_netfilter"}
 
 // Ports that the processes listen on unless told otherwise.
 var Ports = []int{8440, 8441}
@@ -102,11 +102,7 @@ func Judge(f Facts) []Finding {
 		case !f.Root:
 			add(k, Warning, "not looked at: needs root", "sudo reservoir doctor")
 		case why != "":
-			level := Problem
-			if k == "vxlan" || k == "nf_tables" { // for networks across hosts and their isolation
-				level = Warning
-			}
-			add(k, level, why, kernelFix[k])
+			add(k, Problem, why, kernelFix[k])
 		default:
 			add(k, OK, "works", "")
 		}
@@ -159,6 +155,7 @@ var kernelFix = map[string]string{
 	"veth":               "modprobe veth",
 	"vxlan":              "modprobe vxlan",
 	"nf_tables":          "modprobe nf_tables",
+	"br_netfilter":       "modprobe br_netfilter",
 }
 
 // Worst level of a list of findings.

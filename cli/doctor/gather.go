@@ -127,6 +127,8 @@ func tryKernel() map[string]string {
 		note("veth", netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs("v0"), PeerName: "v1"}))
 		note("vxlan", netlink.LinkAdd(&netlink.Vxlan{LinkAttrs: attrs("x0"), VxlanId: 1, Port: 4789}))
 		note("nf_tables", tryTables())
+		_, err = os.Stat("/proc/sys/net/bridge") // it shows a bridge's packets to the firewall
+		note("br_netfilter", err)
 	}()
 	<-done
 	return why
