@@ -23,11 +23,12 @@ import (
 
 // remote is a site, seen from here through each of its interfaces.
 type remote struct {
-	smi   smi.Manager
-	trade smi.Trade
-	vmi   vmi.Service
-	site  admin.Service
-	http  *httpapi.Client
+	smi     smi.Manager
+	trade   smi.Trade
+	elastic smi.Elasticity
+	vmi     vmi.Service
+	site    admin.Service
+	http    *httpapi.Client
 }
 
 // connect makes the clients for a context; nothing is sent yet.
@@ -42,7 +43,7 @@ func connect(x siteContext) (*remote, error) {
 		TLSHandshakeTimeout: 10 * time.Second,
 		ForceAttemptHTTP2:   true,
 	}}}
-	return &remote{smi: smi.NewClient(c), trade: smi.NewTradeClient(c), vmi: vmi.NewClient(c), site: admin.NewClient(c), http: c}, nil
+	return &remote{smi: smi.NewClient(c), trade: smi.NewTradeClient(c), elastic: smi.NewElasticityClient(c), vmi: vmi.NewClient(c), site: admin.NewClient(c), http: c}, nil
 }
 
 // onSite makes a command's function of one that needs the chosen site.
