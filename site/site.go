@@ -260,6 +260,7 @@ func (s *site) faces(auditor httpapi.Auditor, receipts httpapi.Receipts) *httpap
 	vmi.RegisterAccountingListener(api, s.sm)
 	smi.Register(api, s.sm)
 	smi.RegisterTrade(api, s.desk)
+	smi.RegisterElasticity(api, s.sm)
 	admin.Register(api, s)
 	vhi.RegisterManager(api, hosts{s.veem, s})
 	api.HandleStock("/v2/", s.images.Handler(image.Allow))
