@@ -79,7 +79,11 @@ func (p past) reason() string {
 	if p.Loss != nil {
 		return fmt.Sprintf("%s: %s was lost at %s and not back within %s", p.Promise.Name, p.Loss.Replica, p.Loss.Lost.UTC().Format(time.RFC3339), ms(p.Promise.WithinMS))
 	}
-	return fmt.Sprintf("%s: %g %% was promised, %s", p.Promise.Name, p.Promise.Percent, p.Window)
+	w := *p.Window
+	for _, d := range []*time.Duration{&w.Kept, &w.Broken, &w.Unknown} {
+		*d = d.Round(time.Millisecond)
+	}
+	return fmt.Sprintf("%s: %g %% was promised, %s", p.Promise.Name, p.Promise.Percent, w)
 }
 
 // trim what nobody will ask for again.
