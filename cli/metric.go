@@ -21,7 +21,7 @@ func (a *app) metricCmd() *cobra.Command {
 	return noun("metric", "What was measured", a.metricQuery(), a.metricList())
 }
 
-// chartWidth of a range, in characters, each a step where none is named.
+// chartWidth of a range at most, in characters, each a step where none is named.
 const chartWidth = 60
 
 func (a *app) metricQuery() *cobra.Command {
@@ -64,7 +64,7 @@ func (a *app) metricQuery() *cobra.Command {
 		if *f == "table" || *f == "wide" {
 			fmt.Fprintf(a.err, "from %s to %s, every %v\n", from.Local().Format(time.DateTime), end.Local().Format(time.DateTime), step)
 		}
-		return a.printSeries(*f, found, true, rangeColumns(found, from, end))
+		return a.printSeries(*f, found, true, rangeColumns(found, from, end, min(chartWidth, 1+int(back/step))))
 	})
 	return cmd
 }
@@ -154,7 +154,7 @@ func figure(v float64) string { return strconv.FormatFloat(v, 'g', 6, 64) }
 
 // rangeColumns: the least, the greatest and the last value of a series, and its chart. All
 // charts have the same scale.
-func rangeColumns(found []monitor.Series, from, to time.Time) func() []column[monitor.Series] {
+func rangeColumns(found []monitor.Series, from, to time.Time, width int) func() []column[monitor.Series] {
 	low, high := math.Inf(1), math.Inf(-1)
 	for _, s := range found {
 		l, h := bounds(s.Points)
@@ -165,7 +165,7 @@ func rangeColumns(found []monitor.Series, from, to time.Time) func() []column[mo
 			{head: "MIN", cell: func(s monitor.Series) string { l, _ := bounds(s.Points); return figure(l) }},
 			{head: "MAX", cell: func(s monitor.Series) string { _, h := bounds(s.Points); return figure(h) }},
 			{head: "LAST", cell: func(s monitor.Series) string { return figure(s.Points[len(s.Points)-1].Value) }},
-			{head: fmt.Sprintf("%s TO %s", figure(low), figure(high)), cell: func(s monitor.Series) string { return chart(s.Points, from, to, low, high) }},
+			{head: fmt.Sprintf("%s TO %s", figure(low), figure(high)), cell: func(s monitor.Series) string { return chart(s.Points, from, to, low, high, width) }},
 		}
 	}
 }
@@ -183,16 +183,17 @@ func bounds(points []monitor.Point) (low, high float64) {
 
 // chart of points in one line: each character the mean of its part of the time, a dot where
 // nothing was measured.
-func chart(points []monitor.Point, from, to time.Time, low, high float64) string {
+func chart(points []monitor.Point, from, to time.Time, low, high float64, width int) string {
 	const bars = "▁▂▃▄▅▆▇█"
-	var sum, n [chartWidth]float64
+	sum, n := make([]float64, width), make([]float64, width)
 	for _, p := range points {
 		if math.IsNaN(p.Value) || math.IsInf(p.Value, 0) {
 			continue
 		}
-		i := min(int(chartWidth*float64(p.At.Sub(from))/float64(max(to.Sub(from), 1))), chartWidth-1)
-		sum[max(i, 0)] += p.Value
-		n[max(i, 0)]++
+		i := int(math.Round(float64(width-1) * float64(p.At.Sub(from)) / float64(max(to.Sub(from), 1))))
+		i = min(max(i, 0), width-1)
+		sum[i] += p.Value
+		n[i]++
 	}
 	var b strings.Builder
 	for i := range n {

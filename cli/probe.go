@@ -150,10 +150,15 @@ func (a *app) describeProbe(p monitor.SourceProbe) {
 	}
 }
 
-// matching probes of a pattern such as "h1/*"; that there is none is an error.
+// matching probes of a pattern such as "h1/*", or "cpu" for those of that name on all hosts;
+// that there is none is an error.
 func matching(all []monitor.SourceProbe, pattern string) (found []monitor.SourceProbe, err error) {
 	for _, p := range all {
-		ok, err := path.Match(pattern, p.ID())
+		id := p.ID()
+		if !strings.Contains(pattern, "/") {
+			id = p.Ref.String()
+		}
+		ok, err := path.Match(pattern, id)
 		if err != nil {
 			return nil, fault.New(fault.Malformed, "probe %q: %w", pattern, err).Try("reservoir probe list")
 		}

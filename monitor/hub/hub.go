@@ -30,6 +30,8 @@ import (
 // Bounds of what is remembered of sources.
 const (
 	maxSources = 10_000
+	maxProbes  = 20_000         // of one source
+	maxShared  = 1000           // dictionaries
 	silent     = 24 * time.Hour // a source that has not reported for so long is forgotten
 )
 
@@ -92,6 +94,7 @@ type Hub struct {
 	looked     time.Time
 	values     int                        // since
 	live       map[vee.ID]monitor.Subject // VEEs that have measurements
+	shared     map[string]monitor.Dictionary
 }
 
 type source struct {
@@ -103,7 +106,7 @@ type source struct {
 // New reads the orders that were kept.
 func New(ctx context.Context, cfg Config) (*Hub, error) {
 	h := &Hub{cfg: cfg, sources: map[string]*source{}, orders: map[string]map[monitor.Ref]monitor.Settings{},
-		regulator: monitor.Regulator{Limits: cfg.Limits}, looked: cfg.Now(), live: map[vee.ID]monitor.Subject{}}
+		regulator: monitor.Regulator{Limits: cfg.Limits}, looked: cfg.Now(), live: map[vee.ID]monitor.Subject{}, shared: map[string]monitor.Dictionary{}}
 	all, err := cfg.Keeper.Values(ctx, "")
 	if err != nil {
 		return nil, fmt.Errorf("read what probes were ordered to be: %w", err)
@@ -144,9 +147,9 @@ func (h *Hub) Report(ctx context.Context, r monitor.Report) (monitor.Orders, err
 			h.live[id] = m.Subject
 		}
 	}
-	h.remember(host, now, r)
+	met := h.remember(host, now, r)
 	o := h.ordersOf(host)
-	o.Tell = h.sources[host] == nil || h.sources[host].probes == nil
+	o.Tell = met
 	if o.Version == r.Orders {
 		o.Orders, o.Same = nil, true
 	}
@@ -232,24 +235,41 @@ func (h *Hub) regulate(now time.Time) {
 	}
 }
 
-func (h *Hub) remember(host string, now time.Time, r monitor.Report) {
+// remember what a source tells of its probes; it is met for the first time since it, or
+// this hub, has started.
+func (h *Hub) remember(host string, now time.Time, r monitor.Report) (met bool) {
 	s := h.sources[host]
 	if s == nil || s.incarnation != r.Incarnation {
 		maps.DeleteFunc(h.sources, func(_ string, s *source) bool { return now.Sub(s.seen) > silent })
 		if len(h.sources) >= maxSources {
-			return
+			return false
 		}
-		s = &source{}
+		s, met = &source{incarnation: r.Incarnation, probes: map[monitor.Ref]monitor.Status{}}, true
 		h.sources[host] = s
 	}
-	s.seen, s.incarnation = now, r.Incarnation
-	if r.Probes == nil {
-		return
-	}
-	s.probes = make(map[monitor.Ref]monitor.Status, len(r.Probes))
+	s.seen = now
 	for _, p := range r.Probes {
+		if _, known := s.probes[p.Ref]; !known && len(s.probes) >= maxProbes {
+			continue
+		}
+		p.Fields = h.share(p.Name, p.Fields)
 		s.probes[p.Ref] = p
 	}
+	for _, ref := range r.Gone {
+		delete(s.probes, ref)
+	}
+	return met
+}
+
+// share a dictionary: all probes of one name have the same, and it is kept once.
+func (h *Hub) share(name string, d monitor.Dictionary) monitor.Dictionary {
+	if one := h.shared[name]; slices.Equal(one, d) {
+		return one
+	}
+	if len(h.shared) < maxShared {
+		h.shared[name] = d
+	}
+	return d
 }
 
 // ordersOf a source, with a version that says what is in them: it is the same after a
