@@ -120,7 +120,7 @@ func (b *System) Stops(g site.Guest, done func()) {
 		done()
 	}
 	if n != nil {
-		n.leaving = done
+		n.leaving = done // called once more by nobody: it takes no job
 	}
 }
 

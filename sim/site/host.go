@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -309,15 +310,34 @@ func (s *Site) Cut(host string, cut bool) { s.host(host).cut = cut }
 func (s *Site) Kill(id vee.ID) bool {
 	for _, h := range s.hosts {
 		if g := h.guests[id]; g != nil && g.power == vhi.Running {
-			if g.event != nil {
-				g.event.Cancel()
-				g.event = nil
-			}
-			h.become(g, vhi.Stopped)
-			h.look(g)
-			h.beat()
+			h.kill(g)
 			return true
 		}
 	}
 	return false
+}
+
+// KillOne of the guests that there are.
+func (s *Site) KillOne(r *rand.Rand) {
+	var ids []vee.ID
+	for _, h := range s.hosts {
+		for _, id := range slices.Sorted(maps.Keys(h.guests)) {
+			if h.guests[id].power == vhi.Running {
+				ids = append(ids, id)
+			}
+		}
+	}
+	if len(ids) > 0 {
+		s.Kill(ids[r.IntN(len(ids))])
+	}
+}
+
+func (h *host) kill(g *guest) {
+	if g.event != nil {
+		g.event.Cancel()
+		g.event = nil
+	}
+	h.become(g, vhi.Stopped)
+	h.look(g)
+	h.beat()
 }
