@@ -43,6 +43,8 @@ and ca.pem into its directory, for: reservoir context add.`
 	fl.StringSliceVar(&c.EtcdEndpoints, "etcd-endpoints", nil, "an etcd cluster instead of the embedded store")
 	fl.DurationVar(&c.AccountingInterval, "accounting-interval", 5*time.Minute, "how often VEEs tell what they have used")
 	fl.StringArrayVar(&c.AccountingListeners, "accounting-listener", nil, "`URL` that accounting information may be sent to (repeatable)")
+	fl.DurationVar(&c.Overbooking.History, "overbook-history", 0, "count of a VEE's vCPUs what it needed in this time (all; hosts bound it: --cpu-overbook)")
+	fl.Float64Var(&c.Overbooking.Headroom, "overbook-headroom", 0.2, "part of a host's CPUs that stays free of that")
 	fl.StringVar(&c.Placement, "placement", "", "of new VEEs: balance or pack (balance; pack with --rebalance consolidate or cost)")
 	fl.StringVar((*string)(&c.Rebalance.Policy), "rebalance", "", "keep moving VEEs that run by this `POLICY`: balance, consolidate or cost (none)")
 	fl.DurationVar(&c.Rebalance.Every, "rebalance-every", 0, "time between two plans (5m)")

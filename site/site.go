@@ -70,9 +70,11 @@ type Config struct {
 	Placement string // of new VEEs: "balance" or "pack"; empty: as the policy of Rebalance wants
 	// Rebalance is how VEEs that run are moved, once they do.
 	Rebalance veem.Rebalancing
-	HAScale   float64 // scales every timing together; 0: 1
-	Version   string
-	Log       *slog.Logger
+	// Overbooking of CPUs from history.
+	Overbooking Overbooking
+	HAScale     float64 // scales every timing together; 0: 1
+	Version     string
+	Log         *slog.Logger
 }
 
 func (c *Config) check() error {
@@ -127,6 +129,9 @@ func (c *Config) check() error {
 			return err
 		}
 	}
+	if err := c.Overbooking.check(); err != nil {
+		return err
+	}
 	if i := c.AccountingInterval; i != 0 && i < time.Second {
 		return fault.New(fault.Malformed, "accounting interval %v: want at least 1s", i)
 	}
@@ -151,6 +156,7 @@ type site struct {
 	veem        *veem.Manager
 	sm          *sm.Manager
 	desk        *trade.Desk
+	demand      demand
 	metering    metering
 }
 
@@ -287,6 +293,7 @@ func (s *site) serve(ctx context.Context, ln net.Listener) error {
 		},
 		func(ctx context.Context) error { s.collectImages(ctx); return nil },
 		func(ctx context.Context) error { receipts.Run(ctx); return nil },
+		func(ctx context.Context) error { s.followDemand(ctx); return nil },
 		func(ctx context.Context) error { s.metering.hub.Run(ctx); return nil },
 	} {
 		wg.Go(func() {

@@ -289,6 +289,7 @@ func (m *Manager) board(t *tx) []placement.Host {
 			}
 		}
 	}
+	m.book(t, hosts)
 	return hosts
 }
 

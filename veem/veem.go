@@ -31,6 +31,7 @@ import (
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/placement"
+	"github.com/reservoir-cloud/reservoir/placement/overbook"
 	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
@@ -134,10 +135,13 @@ type Config struct {
 	// connecting; an error for any other URL. nil: none may.
 	Listener    func(url string) (vmi.AccountingListener, error)
 	Rebalancing Rebalancing
-	Timing      Timing
-	Log         *slog.Logger
-	Now         func() time.Time // nil: time.Now
-	Random      io.Reader        // nil: crypto/rand
+	// Booking says what of a host's CPU may be promised; nil: what the host declares. It is
+	// called amid changes, and does not wait for anything.
+	Booking func(overbook.Machine) (milliCPU int64)
+	Timing  Timing
+	Log     *slog.Logger
+	Now     func() time.Time // nil: time.Now
+	Random  io.Reader        // nil: crypto/rand
 	// Stepped: the manager is not Run; it works while Step is called, and what waits for
 	// hosts elsewhere does not wait. It is for simulations.
 	Stepped bool
