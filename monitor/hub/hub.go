@@ -72,6 +72,9 @@ type Config struct {
 	// Owner of a VEE that a host reports about: false when it is not on that host, as far as
 	// the site knows.
 	Owner func(host string, id vee.ID) (monitor.Subject, bool)
+	// Former reports whether a VEE has moved away from a host: what that host measured before
+	// is still to be taken. nil: VEEs do not move.
+	Former func(host string, id vee.ID) bool
 	// Whose is a VEE that people ask about, on whatever host.
 	Whose  func(id vee.ID) (monitor.Subject, bool)
 	Keeper Keeper
@@ -95,6 +98,13 @@ type Hub struct {
 	values     int                        // since
 	live       map[vee.ID]monitor.Subject // VEEs that have measurements
 	shared     map[string]monitor.Dictionary
+	tenures    map[vee.ID]tenure
+}
+
+// tenure of the host that measures a VEE now.
+type tenure struct {
+	host  string
+	since int64 // its first measurement, ms
 }
 
 type source struct {
@@ -106,7 +116,7 @@ type source struct {
 // New reads the orders that were kept.
 func New(ctx context.Context, cfg Config) (*Hub, error) {
 	h := &Hub{cfg: cfg, sources: map[string]*source{}, orders: map[string]map[monitor.Ref]monitor.Settings{},
-		regulator: monitor.Regulator{Limits: cfg.Limits}, looked: cfg.Now(), live: map[vee.ID]monitor.Subject{}, shared: map[string]monitor.Dictionary{}}
+		regulator: monitor.Regulator{Limits: cfg.Limits}, looked: cfg.Now(), live: map[vee.ID]monitor.Subject{}, shared: map[string]monitor.Dictionary{}, tenures: map[vee.ID]tenure{}}
 	all, err := cfg.Keeper.Values(ctx, "")
 	if err != nil {
 		return nil, fmt.Errorf("read what probes were ordered to be: %w", err)
@@ -162,16 +172,21 @@ func (h *Hub) resolve(host string, r monitor.Report) (ms []monitor.Measurement, 
 		receipt.Refuse(why, max(n, 0))
 	}
 	type owner struct {
-		subject monitor.Subject
-		ok      bool
+		subject    monitor.Subject
+		ok, former bool
 	}
 	owners := map[vee.ID]owner{"": {monitor.HostSubject(h.cfg.Site, host), true}}
 	ms = make([]monitor.Measurement, 0, len(r.Measurements))
 	for _, m := range r.Measurements {
 		o, asked := owners[m.VEE]
 		if !asked {
-			o.subject, o.ok = h.cfg.Owner(host, m.VEE)
+			if o.subject, o.ok = h.cfg.Owner(host, m.VEE); !o.ok && h.cfg.Former != nil && h.cfg.Former(host, m.VEE) {
+				o.subject, o.former = h.cfg.Whose(m.VEE)
+			}
 			owners[m.VEE] = o
+		}
+		if m.VEE != "" {
+			o.ok = h.inTenure(host, m, o.ok, o.former)
 		}
 		ofHost := m.Kind == monitor.HostKind
 		if !o.ok || ofHost != (m.VEE == "") || !ofHost && m.Kind != monitor.VEEKind && m.Kind != monitor.KPIKind {
@@ -181,6 +196,19 @@ func (h *Hub) resolve(host string, r monitor.Report) (ms []monitor.Measurement, 
 		ms = append(ms, monitor.Measurement{Subject: o.subject, Kind: m.Kind, At: time.UnixMilli(m.AtMS), Values: m.Values})
 	}
 	return ms, receipt
+}
+
+// inTenure reports whether a measurement of a VEE counts: one of the host that has it now, or
+// of one that it has left, from before the first of the one that has it. So what a VEE has
+// used is counted by one host at any time, however late a report comes.
+func (h *Hub) inTenure(host string, m monitor.Reported, present, former bool) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t, known := h.tenures[m.VEE]
+	if present && (!known || t.host != host) {
+		h.tenures[m.VEE] = tenure{host, m.AtMS}
+	}
+	return present || former && (!known || t.host == host || m.AtMS < t.since)
 }
 
 // lookEvery so often at what comes and whether what it is about is still there.
@@ -217,6 +245,7 @@ func (h *Hub) end(ctx context.Context) {
 		}
 		h.mu.Lock()
 		delete(h.live, id)
+		delete(h.tenures, id)
 		h.mu.Unlock()
 	}
 }
