@@ -175,7 +175,7 @@ func (h *Hub) resolve(host string, r monitor.Report) (ms []monitor.Measurement, 
 		subject    monitor.Subject
 		ok, former bool
 	}
-	owners := map[vee.ID]owner{"": {monitor.HostSubject(h.cfg.Site, host), true}}
+	owners := map[vee.ID]owner{"": {subject: monitor.HostSubject(h.cfg.Site, host), ok: true}}
 	ms = make([]monitor.Measurement, 0, len(r.Measurements))
 	for _, m := range r.Measurements {
 		o, asked := owners[m.VEE]
