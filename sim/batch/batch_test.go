@@ -151,10 +151,10 @@ func (w *world) settled() error {
 func scaleUp(t *testing.T, spoil func(w *world)) *world {
 	w := newWorld(t, 1, 0, 0)
 	w.batch.MeasureQueue("queueSize", 5*time.Second)
-	w.run(2 * time.Minute)
+	w.run(70 * time.Second)
 	spoil(w)
 	w.submit(60, ten)
-	w.run(10 * time.Minute)
+	w.run(5 * time.Minute)
 	return w
 }
 
@@ -184,7 +184,7 @@ func TestCrashAnywhereInAScaleUp(t *testing.T) {
 // are never more executors than allowed, and when it is over every job has ended, and what is
 // not needed is gone.
 func TestRandomSchedules(t *testing.T) {
-	const seeds = 60
+	const seeds = 30
 	crashes := 0
 	for seed := range uint64(seeds) {
 		w := newWorld(t, seed, 20*time.Second, 40*time.Second)
@@ -232,7 +232,7 @@ func (w *world) befall(r *rand.Rand) {
 func TestRuleThatFlaps(t *testing.T) {
 	const up, down = 90 * time.Second, 4 * time.Minute
 	crashes := 0
-	for seed := range uint64(10) {
+	for seed := range uint64(5) {
 		w := newWorld(t, seed, up, down)
 		r := w.sim.Stream("flaps")
 		w.sim.Every(5*time.Second, "the measure flaps", func() bool {
