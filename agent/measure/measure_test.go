@@ -95,7 +95,7 @@ type host struct {
 	dial    func() (net.Conn, error)
 }
 
-func newHost(t *testing.T, ctx context.Context, wg *sync.WaitGroup, up monitor.Uplink, name string) *host {
+func newHost(ctx context.Context, t *testing.T, wg *sync.WaitGroup, up monitor.Uplink, name string) *host {
 	t.Helper()
 	h := &host{running: map[vee.ID]vee.Descriptor{}, began: map[vee.ID]time.Time{}}
 	h.source = monitor.NewSource(monitor.SourceConfig{Uplink: up, Incarnation: name, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
@@ -156,13 +156,13 @@ func (h *host) DirtyRate(context.Context, vee.ID, time.Duration) (vee.Bytes, err
 const shop, bank vee.ID = "alpha.shopaaaaaa", "alpha.bankaaaaaa"
 
 // run f in virtual time, with what it started ended afterwards.
-func run(t *testing.T, f func(t *testing.T, ctx context.Context, wg *sync.WaitGroup)) {
+func run(t *testing.T, f func(ctx context.Context, t *testing.T, wg *sync.WaitGroup)) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		defer wg.Wait()
 		defer stop()
-		f(t, ctx, &wg)
+		f(ctx, t, &wg)
 	})
 }
 
@@ -188,9 +188,9 @@ func gap(points []point) (most time.Duration) {
 // A VEE that moves every minute and a bit keeps its series: no gap is longer than one interval
 // and the time that it stood still, and what it has used is counted once.
 func TestSeriesOutliveMigrations(t *testing.T) {
-	run(t, func(t *testing.T, ctx context.Context, wg *sync.WaitGroup) {
+	run(t, func(ctx context.Context, t *testing.T, wg *sync.WaitGroup) {
 		up := &site{}
-		hosts := []*host{newHost(t, ctx, wg, up, "a"), newHost(t, ctx, wg, up, "b")}
+		hosts := []*host{newHost(ctx, t, wg, up, "a"), newHost(ctx, t, wg, up, "b")}
 		const downtime, stay, moves = 85 * time.Millisecond, 67300 * time.Millisecond, 8
 		said := func(h *host) {
 			h.Said(shop, guest.Status{KPIs: map[string]float64{"queue": 4}})
@@ -235,9 +235,9 @@ func TestSeriesOutliveMigrations(t *testing.T) {
 // While the site is away measurements wait, those of a report whose answer was lost too; what
 // waits longest goes when it is too much, and is counted.
 func TestSiteAway(t *testing.T) {
-	run(t, func(t *testing.T, ctx context.Context, wg *sync.WaitGroup) {
+	run(t, func(ctx context.Context, t *testing.T, wg *sync.WaitGroup) {
 		up := &site{}
-		h := newHost(t, ctx, wg, up, "a")
+		h := newHost(ctx, t, wg, up, "a")
 		h.start(shop, vee.Descriptor{})
 		time.Sleep(30 * time.Second)
 		up.mu.Lock()
@@ -291,7 +291,7 @@ func TestSiteAway(t *testing.T) {
 
 // Orders reach the probes of a VEE wherever it is, and those of an agent that starts anew.
 func TestOrders(t *testing.T) {
-	run(t, func(t *testing.T, ctx context.Context, wg *sync.WaitGroup) {
+	run(t, func(ctx context.Context, t *testing.T, wg *sync.WaitGroup) {
 		up := &site{orders: monitor.Orders{Version: "1", Orders: []monitor.Order{
 			{Ref: monitor.Ref{Name: "cpu", VEE: shop}, Settings: monitor.Settings{On: true, EveryMS: 2000}},
 			{Ref: monitor.Ref{Name: "memory", VEE: shop}, Settings: monitor.Settings{}},
@@ -299,7 +299,7 @@ func TestOrders(t *testing.T) {
 		}}}
 		for _, incarnation := range []string{"a", "anew"} {
 			once, stop := context.WithCancel(ctx)
-			h := newHost(t, once, wg, up, incarnation)
+			h := newHost(once, t, wg, up, incarnation)
 			h.start(shop, vee.Descriptor{})
 			time.Sleep(10 * time.Second)
 			begin := time.Now().UnixMilli()
@@ -323,9 +323,9 @@ func TestOrders(t *testing.T) {
 
 // What a guest's agent says is its own, bounded, and under names that are nobody else's.
 func TestSaid(t *testing.T) {
-	run(t, func(t *testing.T, ctx context.Context, wg *sync.WaitGroup) {
+	run(t, func(ctx context.Context, t *testing.T, wg *sync.WaitGroup) {
 		up := &site{}
-		h := newHost(t, ctx, wg, up, "a")
+		h := newHost(ctx, t, wg, up, "a")
 		h.start(shop, vee.Descriptor{})
 		h.start(bank, vee.Descriptor{})
 		h.Said(shop, guest.Status{KPIs: map[string]float64{"queue.size": 1, "queue_size": 2, "vee_cpu_seconds_total": 1e9, "host_load": 9, "alpha.customers.bankers.services.bank.queue": 7}})
@@ -373,9 +373,9 @@ func TestSaid(t *testing.T) {
 }
 
 func TestPushed(t *testing.T) {
-	run(t, func(t *testing.T, ctx context.Context, wg *sync.WaitGroup) {
+	run(t, func(ctx context.Context, t *testing.T, wg *sync.WaitGroup) {
 		up := &site{}
-		h := newHost(t, ctx, wg, up, "a")
+		h := newHost(ctx, t, wg, up, "a")
 		h.start(shop, vee.Descriptor{})
 		values := []monitor.Value{{Field: "queue", Labels: `vee="alpha.bankaaaaaa"`, Value: 3}}
 		if here, refused := h.Pushed(shop, values, intake.Dropped{monitor.NotFinite: 2}); !here || refused != 0 {
@@ -457,9 +457,9 @@ func TestScrape(t *testing.T) {
 
 // What cannot be measured is said in the probe's status, and the others go on.
 func TestWhatCannotBeMeasured(t *testing.T) {
-	run(t, func(t *testing.T, ctx context.Context, wg *sync.WaitGroup) {
+	run(t, func(ctx context.Context, t *testing.T, wg *sync.WaitGroup) {
 		up := &site{}
-		h := newHost(t, ctx, wg, up, "a") // on a machine without /proc
+		h := newHost(ctx, t, wg, up, "a") // on a machine without /proc
 		h.dial = func() (net.Conn, error) { return nil, errors.New("connection refused") }
 		h.start(shop, vee.Descriptor{Metrics: vee.Metrics{Port: 80, Path: "/metrics", EveryMS: 1000}})
 		time.Sleep(20 * time.Second)
