@@ -25,6 +25,11 @@ three-tier: packages build ## Web, application and PostgreSQL on Debian guests, 
 	@scripts/images.sh debian debian-postgresql
 	@scripts/three-tier.sh
 
+.PHONY: polymorph
+polymorph: packages build ## A search on an elastic batch system, Slurm on Debian guests (root, minutes)
+	@scripts/images.sh debian-slurm
+	@scripts/polymorph.sh
+
 ##@ Build
 
 .PHONY: build

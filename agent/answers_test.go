@@ -89,3 +89,44 @@ func TestAnswersFollowTheSegments(t *testing.T) {
 		return err == nil
 	})
 }
+
+// heard is a service that remembers what it was told.
+type heard struct{ versions chan uint64 }
+
+func (h heard) Set(segments ...plan.Segment) { h.versions <- segments[0].Version }
+func (heard) Close() error                   { return nil }
+
+// A proxy that cannot be opened keeps nobody from DHCP and DNS, and is there, with the newest
+// segment, once it can.
+func TestAProxyThatIsDown(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	names, measurements := heard{make(chan uint64, 10)}, heard{make(chan uint64, 10)}
+	down := make(chan struct{})
+	all := several{
+		newAnswers("DHCP and DNS", func(context.Context, []plan.Segment) (service, error) { return names, nil }, log),
+		newAnswers("measurements", func(context.Context, []plan.Segment) (service, error) {
+			select {
+			case <-down:
+				return measurements, nil
+			default:
+				return nil, errors.New("address already in use")
+			}
+		}, log),
+	}
+	defer all.Close()
+	for v := range uint64(2) {
+		all.Set([]plan.Segment{{ID: "back", Version: v + 1, Gateways: []netip.Addr{netip.MustParseAddr("10.9.0.1")}}})
+		if got := <-names.versions; got != v+1 {
+			t.Fatalf("DHCP and DNS are told of version %d, want %d", got, v+1)
+		}
+	}
+	select {
+	case v := <-measurements.versions:
+		t.Fatalf("a proxy that is down was told of version %d", v)
+	default:
+	}
+	close(down)
+	if v := <-measurements.versions; v != 2 {
+		t.Errorf("the proxy is told of version %d", v)
+	}
+}

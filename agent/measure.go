@@ -33,7 +33,7 @@ func (a *agent) measures(up monitor.Uplink) *monitor.Source {
 	})
 	meter, _ := a.driver.(hypervisor.Meter) // without one, the driver tells nothing
 	a.measuring.Store(measure.New(measure.Config{
-		Source: source, Machine: machine, Own: made, Meter: meter, Traffic: a.networks.path.Traffic, Dial: a.networks.connect,
+		Source: source, Machine: machine, Own: a.made, Meter: meter, Traffic: a.networks.path.Traffic, Dial: a.networks.connect,
 		Running: func() (list []measure.VEE) {
 			for _, v := range a.tracker.Running() {
 				list = append(list, measure.VEE{ID: v.VEE, Descriptor: v.Descriptor})
@@ -46,7 +46,10 @@ func (a *agent) measures(up monitor.Uplink) *monitor.Source {
 }
 
 // made for VEEs' networks is a device of that name: its traffic is measured where it enters.
-func made(device string) bool {
+func (a *agent) made(device string) bool {
+	if device == a.cfg.Bridge {
+		return true
+	}
 	for _, prefix := range []string{plan.TapPrefix, plan.BridgePrefix, plan.TunnelPrefix, plan.GatewayPrefix} {
 		if strings.HasPrefix(device, prefix) {
 			return true

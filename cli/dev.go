@@ -50,6 +50,7 @@ everything away again; with --detach, "reservoir dev down" does.`,
 	fl.StringVar(&memory, "memory", "", "memory that each host offers (a share of what is free)")
 	fl.StringVar(&disk, "disk", "", "disk that each host offers (a share of what is free)")
 	fl.Float64Var(&haScale, "ha-scale", 1, "scale every timing of the sites by this")
+	accounting := fl.Duration("accounting-interval", 5*time.Minute, "how often VEEs tell what they have used")
 	fl.StringVar(&placement, "placement", "balance", "balance or pack")
 	fl.StringVar(&c.Prefix, "prefix", "rsv", "of the namespaces' names")
 	fl.IntVar(&c.Subnet, "subnet", 80, "site i has the network 10.(subnet+i).0.0/16")
@@ -64,7 +65,7 @@ everything away again; with --detach, "reservoir dev down" does.`,
 			return err
 		}
 		scale := []string{"--ha-scale", strconv.FormatFloat(haScale, 'g', -1, 64)}
-		c.SiteArgs, c.HostArgs = append([]string{"--placement", placement}, scale...), scale
+		c.SiteArgs, c.HostArgs = append([]string{"--placement", placement, "--accounting-interval", accounting.String()}, scale...), scale
 		c.GuardArgs = scale
 		if detach {
 			return a.detachDev(cmd, c)

@@ -83,8 +83,10 @@ func startFake(e *testscript.Env) (*fake, error) {
 	s := httpapi.NewServer("fake", "0", nil)
 	smi.Register(s, fakeSM{f})
 	smi.RegisterTrade(s, &fakeTrade{f: f})
+	smi.RegisterElasticity(s, &fakeRules{})
 	vmi.Register(s, fakeVEEM{f})
 	admin.Register(s, fakeAdmin{f})
+	registerFakeMonitoring(s, f)
 	s.Handle("/v2/", f.images.Handler(image.Allow))
 	ts := httptest.NewUnstartedServer(s.Handler(func(r *http.Request) (identity.Caller, error) {
 		if r.Header.Get("Authorization") != "Bearer "+fakeToken {

@@ -45,13 +45,27 @@ and ca.pem into its directory, for: reservoir context add.`
 	fl.StringSliceVar(&c.EtcdEndpoints, "etcd-endpoints", nil, "an etcd cluster instead of the embedded store")
 	fl.DurationVar(&c.AccountingInterval, "accounting-interval", 5*time.Minute, "how often VEEs tell what they have used")
 	fl.StringArrayVar(&c.AccountingListeners, "accounting-listener", nil, "`URL` that accounting information may be sent to (repeatable)")
+	fl.DurationVar(&c.Overbooking.History, "overbook-history", 0, "count of a VEE's vCPUs what it needed in this time (all; hosts bound it: --cpu-overbook)")
+	fl.Float64Var(&c.Overbooking.Headroom, "overbook-headroom", 0.2, "part of a host's CPUs that stays free of that")
 	fl.StringVar(&c.Placement, "placement", "", "of new VEEs: balance or pack (balance; pack with --rebalance consolidate or cost)")
 	fl.StringVar((*string)(&c.Rebalance.Policy), "rebalance", "", "keep moving VEEs that run by this `POLICY`: balance, consolidate or cost (none)")
 	fl.DurationVar(&c.Rebalance.Every, "rebalance-every", 0, "time between two plans (5m)")
 	fl.Float64Var(&c.Rebalance.PerMove, "rebalance-per-move", 0, "what a single move must gain of the policy's score (0.01)")
 	fl.Float64Var(&c.Rebalance.Gain, "rebalance-gain", 0, "part of the score that a plan must gain to be worth it (0.05)")
+	var metricsDisk string
+	fl.DurationVar(&c.Monitoring.Retention, "metrics-retention", 7*24*time.Hour, "measurements are kept this long")
+	fl.StringVar(&metricsDisk, "metrics-disk", "4GiB", "`SIZE` that measurements may have on disk")
+	fl.IntVar(&c.Monitoring.Series, "metrics-series", 250_000, "series in memory, about 3 KB each")
+	fl.IntVar(&c.Monitoring.ServiceSeries, "metrics-service-series", 50_000, "series in memory of one service")
+	fl.Float64Var(&c.Monitoring.ServiceRate, "metrics-service-rate", 10_000, "samples a second that one service may send")
+	fl.Float64Var(&c.Monitoring.Rate, "metrics-rate", 50_000, "samples a second of all hosts above which they are slowed down")
+	fl.StringVar(&c.Monitoring.WriteURL, "metrics-write-url", "", "send measurements there too: `URL` of a remote-write receiver")
+	fl.StringVar(&c.Monitoring.QueryURL, "metrics-query-url", "", "query there instead: `URL` of a Prometheus-compatible server")
 	fl.Float64Var(&c.HAScale, "ha-scale", 1, "scale every timing by this")
 	onProcess(cmd, func(cmd *cobra.Command) (err error) {
+		if c.Monitoring.Disk, err = parse(vee.ParseBytes, "--metrics-disk", metricsDisk); err != nil {
+			return err
+		}
 		if c.VEENetwork, err = parse(netip.ParsePrefix, "--vee-network", network); err != nil {
 			return err
 		}

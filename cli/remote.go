@@ -16,6 +16,9 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
+	"github.com/reservoir-cloud/reservoir/monitor"
+	"github.com/reservoir-cloud/reservoir/monitor/promapi"
+	"github.com/reservoir-cloud/reservoir/monitor/wire"
 	"github.com/reservoir-cloud/reservoir/site/admin"
 	"github.com/reservoir-cloud/reservoir/smi"
 	"github.com/reservoir-cloud/reservoir/vmi"
@@ -23,11 +26,14 @@ import (
 
 // remote is a site, seen from here through each of its interfaces.
 type remote struct {
-	smi   smi.Manager
-	trade smi.Trade
-	vmi   vmi.Service
-	site  admin.Service
-	http  *httpapi.Client
+	smi     smi.Manager
+	trade   smi.Trade
+	elastic smi.Elasticity
+	vmi     vmi.Service
+	site    admin.Service
+	probes  monitor.Control
+	metrics monitor.Querier
+	http    *httpapi.Client
 }
 
 // connect makes the clients for a context; nothing is sent yet.
@@ -42,7 +48,8 @@ func connect(x siteContext) (*remote, error) {
 		TLSHandshakeTimeout: 10 * time.Second,
 		ForceAttemptHTTP2:   true,
 	}}}
-	return &remote{smi: smi.NewClient(c), trade: smi.NewTradeClient(c), vmi: vmi.NewClient(c), site: admin.NewClient(c), http: c}, nil
+	return &remote{smi: smi.NewClient(c), trade: smi.NewTradeClient(c), elastic: smi.NewElasticityClient(c), vmi: vmi.NewClient(c), site: admin.NewClient(c),
+		probes: wire.NewClient(c), metrics: promapi.Client{Base: c.Base + promapi.Prefix, HTTP: c.HTTP, Token: c.Token}, http: c}, nil
 }
 
 // onSite makes a command's function of one that needs the chosen site.

@@ -17,7 +17,7 @@ func (a *app) serviceCmd() *cobra.Command {
 	var customer string
 	cmd := noun("service", "Deploy services, scale them, see how they are",
 		a.serviceDeploy(&customer, false), a.serviceDeploy(&customer, true), a.servicePlan(&customer), a.serviceOffer(&customer), a.serviceOffers(&customer), a.serviceAccept(), a.serviceList(&customer),
-		a.serviceShow(&customer), a.serviceAccess(&customer), a.serviceUsage(&customer), a.serviceSLA(&customer), a.serviceScale(&customer), a.serviceManifest(&customer), a.serviceDelete(&customer))
+		a.serviceShow(&customer), a.serviceAccess(&customer), a.serviceUsage(&customer), a.serviceSLA(&customer), a.serviceScale(&customer), a.serviceRules(&customer), a.serviceManifest(&customer), a.serviceDelete(&customer))
 	cmd.PersistentFlags().StringVar(&customer, "customer", "", "whose services (your own)")
 	return cmd
 }
@@ -143,6 +143,9 @@ func (a *app) showService(f format, s smi.Service) error {
 	for _, u := range s.URLs {
 		a.printf("%s  (%s, %s)\n", u.URL, u.Component, count(u.Backends, "backend"))
 	}
+	if s.Undone != "" {
+		a.printf("%s\n", oneLine(s.Undone))
+	}
 	for _, n := range s.NotInEffect {
 		a.printf("not yet in effect: %s\n", oneLine(n))
 	}
@@ -200,6 +203,7 @@ func (a *app) settle(ctx context.Context, r *remote, f format, w *waiting, s smi
 		return nil
 	}
 	screen := newScreen(a.err)
+	revision := s.Revision
 	err := w.until(ctx, fmt.Sprintf("service %s ready", s.Name), func(ctx context.Context) error {
 		return follow(ctx, func(ctx context.Context) (<-chan smi.Service, error) {
 			return r.smi.Watch(ctx, s.Customer, s.Name)
@@ -209,6 +213,9 @@ func (a *app) settle(ctx context.Context, r *remote, f format, w *waiting, s smi
 			}
 			s = now
 			screen.show(serviceTree(s))
+			if s.Revision > revision && s.Undone != "" {
+				return false, fault.New(fault.WrongState, "service %s: %s", s.Name, s.Undone).Try("reservoir event list --service %s", s.Name)
+			}
 			return settled(s)
 		})
 	})
@@ -247,6 +254,7 @@ func (a *app) serviceScale(customer *string) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		a.rulesGoOn(ctx, r, *customer, args[0], args[1])
 		return a.settle(ctx, r, *f, w, s)
 	})
 	return cmd

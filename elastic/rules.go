@@ -178,10 +178,12 @@ func (r Rule) fresh() time.Duration { return max(3*r.Every, time.Minute) }
 
 func number(f float64) string { return strconv.FormatFloat(f, 'g', 6, 64) }
 
-// brief duration, "1m30s", "5m": no trailing zeros, no fractions of seconds.
+// brief duration, "1m30s", "5m": no trailing zeros, no fractions of more than a second.
 func brief(d time.Duration) string {
 	if d >= time.Second {
 		d = d.Round(time.Second)
+	} else {
+		d = d.Round(100 * time.Millisecond)
 	}
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {

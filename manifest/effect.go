@@ -26,24 +26,10 @@ func (s *Service) NotInEffect() []string {
 		say(g.Scope != Physical, "anti-affinity of %s beyond hosts (%s)", words(g.Components), g.Scope)
 	}
 	say(s.Deployment != nil, "where the service may run (deployment)")
-	say(s.Availability != nil, "promise of availability")
-	for _, c := range s.Performance {
-		say(true, "promise on KPI %s", c.KPI)
-	}
-	say(s.RestartTime != nil, "promise of a restart time")
-	say(s.Offer != nil, "offer")
-	say(s.Contract != nil, "contract %s", s.contract())
 	for i := range s.Components {
 		list = append(list, s.Components[i].notInEffect()...)
 	}
 	return list
-}
-
-func (s *Service) contract() string {
-	if s.Contract == nil {
-		return ""
-	}
-	return s.Contract.Offer
 }
 
 func (c *Component) notInEffect() []string {
@@ -67,11 +53,6 @@ func (c *Component) notInEffect() []string {
 		say(true, "raw data for driver %s", r.Key)
 	}
 	say(c.Deployment != nil, "where it may run (deployment)")
-	say(c.Availability != nil, "promise of availability")
-	for _, p := range c.Performance {
-		say(true, "promise on KPI %s", p.KPI)
-	}
-	say(c.RestartTime != nil, "promise of a restart time")
 	for _, m := range c.DiskMapping {
 		say(true, "storage %s for disk %s", m.Storage, m.Disk)
 	}

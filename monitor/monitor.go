@@ -147,6 +147,10 @@ type Querier interface {
 type Scope struct {
 	Customer string
 	Service  string // by name; only with Customer
+	// VEEs restricts it further, to what is of none or of one of these: identifiers that are
+	// parted by spaces. Empty: no restriction. What a replica measured last outlives it by
+	// minutes, and who sums up over replicas wants those that there are.
+	VEEs string
 }
 
 // Repository hands out Queriers. What one answers is of its scope whatever the expression

@@ -195,7 +195,8 @@ type Reported struct {
 type Report struct {
 	Incarnation  string         `json:"incarnation"` // drawn at each start
 	Orders       string         `json:"orders"`      // Version of those in effect
-	Probes       []Status       `json:"probes,omitempty" maxItems:"10000" doc:"all of them, when one has changed and once a minute"`
+	Probes       []Status       `json:"probes,omitempty" maxItems:"10000" doc:"those that have changed, and each once a minute"`
+	Gone         []Ref          `json:"gone,omitempty" maxItems:"10000" doc:"probes that there are no more"`
 	Measurements []Reported     `json:"measurements,omitempty" maxItems:"10000"`
 	Lost         map[Reason]int `json:"lost,omitempty" doc:"values that were not sent, since the last report that arrived"`
 }
@@ -212,7 +213,7 @@ type Orders struct {
 	Version string  `json:"version"`
 	Orders  []Order `json:"orders,omitempty"`
 	Same    bool    `json:"same,omitempty"` // as the source has already; Orders is empty
-	Tell    bool    `json:"tell,omitempty"` // all probes, with the next report
+	Tell    bool    `json:"tell,omitempty"` // all probes, with the next reports
 	// Regulation of all sources, by the site.
 	Regulation Regulation `json:"regulation"`
 }

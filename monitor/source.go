@@ -14,15 +14,17 @@ import (
 
 // Timings and bounds of a Source.
 const (
-	flushEvery   = time.Second      // what was measured waits no longer
-	aliveEvery   = 5 * time.Second  // a report goes out, for the orders in its answer
-	tellEvery    = time.Minute      // all probes are told though none has changed
-	retryMost    = 15 * time.Second // between two attempts at a report
-	collectMost  = 10 * time.Second // a collection may take
-	maxCollects  = 16               // at once
-	maxReport    = 5000             // measurements in one report
-	maxBytes     = 2 << 20          // about, and what one measurement more has
-	maxBuffered  = 100_000          // values that wait for a site that is away; then the oldest go
+	flushEvery   = time.Second           // what was measured waits no longer
+	breath       = 20 * time.Millisecond // between reports when there is more
+	aliveEvery   = 5 * time.Second       // a report goes out, for the orders in its answer
+	tellEvery    = time.Minute           // a probe is told though only its counts have changed
+	maxTold      = 500                   // probes in one report
+	retryMost    = 15 * time.Second      // between two attempts at a report
+	collectMost  = 10 * time.Second      // a collection may take
+	maxCollects  = 16                    // at once
+	maxReport    = 5000                  // measurements in one report
+	maxBytes     = 2 << 20               // about, and what one measurement more has
+	maxBuffered  = 100_000               // values that wait for a site that is away; then the oldest go
 	maxProbes    = 10_000
 	reportWithin = 30 * time.Second
 )
@@ -56,7 +58,7 @@ type Source struct {
 	buffer    []Reported
 	buffered  int // values in buffer
 	lost      map[Reason]int
-	changed   bool // of the probes, since they were told
+	gone      []Ref // probes that were removed, since that was told
 }
 
 // loaded is a probe of a source.
@@ -65,6 +67,7 @@ type loaded struct {
 	core    ran
 	collect Collect
 	due     time.Time
+	told    time.Time // to the site; zero: never, or not as it is now
 	busy    bool
 	pending map[fieldKey]Value // that was pushed and waits until due
 	at      time.Time          // of pending
@@ -89,7 +92,6 @@ func (s *Source) Add(p Probe, collect Collect) {
 	l := &loaded{status: Status{Probe: p}, collect: collect, due: s.cfg.Now()}
 	s.set(l)
 	s.probes[p.Ref] = l
-	s.changed = true
 	s.signal()
 }
 
@@ -99,7 +101,7 @@ func (s *Source) Remove(r Ref) {
 	defer s.mu.Unlock()
 	if _, there := s.probes[r]; there {
 		delete(s.probes, r)
-		s.changed = true
+		s.gone = append(s.gone, r)
 	}
 }
 
@@ -218,7 +220,9 @@ func (s *Source) set(l *loaded) {
 		r := s.bySite.harder(s.bySelf)
 		l.status.Now.EveryMS, l.status.Slowed = every.Milliseconds(), r.Why
 	}
-	s.changed = s.changed || before.Now != l.status.Now || before.Slowed != l.status.Slowed
+	if before.Now != l.status.Now || before.Slowed != l.status.Slowed {
+		l.told = time.Time{}
+	}
 }
 
 // due probes, and how long until the next one is. Those that are due are marked busy.
@@ -301,7 +305,9 @@ func (s *Source) run(ctx context.Context, l *loaded) {
 	if err != nil {
 		l.status.LastError = err.Error()
 	}
-	s.changed = s.changed || told != l.status.LastError
+	if told != l.status.LastError {
+		l.told = time.Time{}
+	}
 	if s.probes[l.status.Ref] == l && l.core.settings.On {
 		s.take(l, s.cfg.Now(), values)
 	}
@@ -336,7 +342,7 @@ func (s *Source) take(l *loaded, at time.Time, values []Value) {
 
 // report until ctx ends: each second what there is, and after a while that there is nothing.
 func (s *Source) report(ctx context.Context) {
-	var told, sent time.Time
+	var sent time.Time
 	wait := flushEvery
 	for {
 		t := time.NewTimer(wait)
@@ -346,41 +352,41 @@ func (s *Source) report(ctx context.Context) {
 			t.Stop()
 			return
 		}
+		wait = max(wait, flushEvery)
 		now := s.cfg.Now()
-		r, tell, more := s.next(now.Sub(told) >= tellEvery || now.Before(told))
-		if len(r.Measurements) == 0 && !tell && now.Sub(sent) < aliveEvery && !now.Before(sent) {
-			wait = flushEvery
+		r, more := s.next(now)
+		if len(r.Measurements)+len(r.Probes)+len(r.Gone) == 0 && now.Sub(sent) < aliveEvery && !now.Before(sent) {
 			continue
 		}
 		within, cancel := context.WithTimeout(ctx, reportWithin)
 		orders, err := s.cfg.Uplink.Report(within, r)
 		cancel()
-		if fault.Has(err, fault.Malformed) || fault.Has(err, fault.TooLarge) {
+		switch {
+		case err == nil:
+			sent = now
+			s.heed(orders)
+			if wait = flushEvery; more {
+				wait = breath
+			}
+		case fault.Has(err, fault.Malformed) || fault.Has(err, fault.TooLarge):
 			// It would be refused again and again, and what comes after it would wait.
 			s.cfg.Log.Warn("the site refuses measurements: they are dropped", "measurements", len(r.Measurements), "err", err)
-			s.drop(r, tell)
+			for _, m := range r.Measurements {
+				s.Refuse(Lost, len(m.Values))
+			}
+			r.Measurements = nil
+			s.back(r)
 			wait = flushEvery
-			continue
-		}
-		if err != nil {
-			waiting := s.back(r, tell)
+		default:
+			waiting := s.back(r)
 			s.cfg.Log.Debug("measurements wait: the site does not take them", "values", waiting, "err", err)
 			wait = min(2*wait, retryMost)
-			continue
-		}
-		sent = now
-		if tell {
-			told = now
-		}
-		s.heed(orders)
-		if wait = flushEvery; more {
-			wait = 0
 		}
 	}
 }
 
-// next report, with all probes when they have changed or tell says so.
-func (s *Source) next(tell bool) (r Report, told, more bool) {
+// next report, and whether there is more to report at once.
+func (s *Source) next(now time.Time) (r Report, more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n, size := 0, 0
@@ -390,41 +396,38 @@ func (s *Source) next(tell bool) (r Report, told, more bool) {
 		}
 		n++
 	}
-	r = Report{Incarnation: s.cfg.Incarnation, Orders: s.orders, Measurements: slices.Clone(s.buffer[:n]), Lost: s.lost}
+	r = Report{Incarnation: s.cfg.Incarnation, Orders: s.orders, Measurements: slices.Clone(s.buffer[:n]), Lost: s.lost, Gone: s.gone}
 	for _, m := range r.Measurements {
 		s.buffered -= len(m.Values)
 	}
 	s.buffer = slices.Delete(s.buffer, 0, n)
-	s.lost = map[Reason]int{}
-	if tell || s.changed {
-		told, s.changed = true, false
-		r.Probes = make([]Status, 0, len(s.probes))
-		for _, l := range s.probes {
-			r.Probes = append(r.Probes, l.status)
+	s.lost, s.gone = map[Reason]int{}, nil
+	more = len(s.buffer) > 0
+	for _, l := range s.probes {
+		if age := now.Sub(l.told); age >= 0 && age < tellEvery {
+			continue
 		}
+		if len(r.Probes) == maxTold {
+			return r, true
+		}
+		l.told = now
+		r.Probes = append(r.Probes, l.status)
 	}
-	return r, told, len(s.buffer) > 0
-}
-
-// drop a report that will never be taken; its values are counted as lost.
-func (s *Source) drop(r Report, told bool) {
-	for _, m := range r.Measurements {
-		s.Refuse(Lost, len(m.Values))
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.changed = s.changed || told
-	for why, n := range r.Lost {
-		s.lost[why] += n
-	}
+	return r, more
 }
 
 // back puts a report that did not arrive into the buffer again, before what came since; it
 // returns how many values wait.
-func (s *Source) back(r Report, told bool) int {
+func (s *Source) back(r Report) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.changed = s.changed || told
+	for _, p := range r.Probes {
+		if l := s.probes[p.Ref]; l != nil {
+			l.told = time.Time{}
+		}
+	}
+	s.gone = append(r.Gone, s.gone...)
+	s.gone = s.gone[max(0, len(s.gone)-maxProbes):]
 	for why, n := range r.Lost {
 		s.lost[why] += n
 	}
@@ -447,7 +450,11 @@ func (s *Source) back(r Report, told bool) int {
 func (s *Source) heed(o Orders) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.changed = s.changed || o.Tell
+	if o.Tell {
+		for _, l := range s.probes {
+			l.told = time.Time{}
+		}
+	}
 	if !o.Same && o.Version != s.orders {
 		s.orders, s.ordered = o.Version, map[Ref]Settings{}
 		for _, x := range o.Orders {

@@ -30,7 +30,7 @@ func (s *site) openVEEM(ctx context.Context) (*veem.Manager, error) {
 		Site: c.Name, Store: veem.OnStore(s.store), Dial: s.dial, Placer: placement.Policy(c.Placement),
 		Images: sizes{s}, Balancer: s.balancer, Recorder: recorder{s},
 		Networks: map[string]veem.Network{flat: network(c)}, VANs: c.VANs,
-		Listener: s.listener(), Rebalancing: c.Rebalance, Timing: scaled(c.HAScale), Log: c.Log,
+		Listener: s.listener(), Rebalancing: c.Rebalance, Booking: s.booking(), Timing: scaled(c.HAScale), Log: c.Log,
 		Ownership: c.ownership(), Boottime: boottime,
 	})
 }

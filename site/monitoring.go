@@ -19,6 +19,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/monitor/wire"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/veem"
+	"github.com/reservoir-cloud/reservoir/vmi"
 )
 
 // Monitoring of a site. Zero values are the defaults of monitor/store.
@@ -78,7 +79,15 @@ func (s *site) openHub(ctx context.Context) (err error) {
 		Site: s.cfg.Name, Sink: s.metering.store, Keeper: store.NewCollection[hub.KeptOrder](s.store, "probe"), Limits: monitor.Limits{ValuesPerSecond: s.cfg.Monitoring.Rate},
 		Owner: func(host string, id vee.ID) (monitor.Subject, bool) {
 			of, at, ok := subjectOf(s.veem, s.self(), id)
-			return of, ok && at == host
+			if ok && at != host { // it may be there already, and the site not know yet
+				m, moves := s.veem.NewestMigration(id)
+				ok = moves && m.To == host && m.State == vmi.MigrationRunning
+			}
+			return of, ok
+		},
+		Former: func(host string, id vee.ID) bool {
+			m, moves := s.veem.NewestMigration(id)
+			return moves && m.From == host
 		},
 		Whose: func(id vee.ID) (monitor.Subject, bool) {
 			of, _, ok := subjectOf(s.veem, s.self(), id)

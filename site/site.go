@@ -71,9 +71,11 @@ type Config struct {
 	Placement string // of new VEEs: "balance" or "pack"; empty: as the policy of Rebalance wants
 	// Rebalance is how VEEs that run are moved, once they do.
 	Rebalance veem.Rebalancing
-	HAScale   float64 // scales every timing together; 0: 1
-	Version   string
-	Log       *slog.Logger
+	// Overbooking of CPUs from history.
+	Overbooking Overbooking
+	HAScale     float64 // scales every timing together; 0: 1
+	Version     string
+	Log         *slog.Logger
 }
 
 func (c *Config) check() error {
@@ -128,6 +130,9 @@ func (c *Config) check() error {
 			return err
 		}
 	}
+	if err := c.Overbooking.check(); err != nil {
+		return err
+	}
 	if i := c.AccountingInterval; i != 0 && i < time.Second {
 		return fault.New(fault.Malformed, "accounting interval %v: want at least 1s", i)
 	}
@@ -157,6 +162,7 @@ type site struct {
 	veem        *veem.Manager
 	sm          *sm.Manager
 	desk        *trade.Desk
+	demand      demand
 	metering    metering
 }
 
@@ -266,6 +272,7 @@ func (s *site) faces(auditor httpapi.Auditor, receipts httpapi.Receipts) *httpap
 	vmi.RegisterAccountingListener(api, s.sm)
 	smi.Register(api, s.sm)
 	smi.RegisterTrade(api, s.desk)
+	smi.RegisterElasticity(api, s.sm)
 	admin.Register(api, s)
 	vhi.RegisterManager(api, hosts{s.veem, s})
 	api.HandleStock("/v2/", s.images.Handler(image.Allow))
@@ -292,6 +299,7 @@ func (s *site) serve(ctx context.Context, ln net.Listener) error {
 		},
 		func(ctx context.Context) error { s.collectImages(ctx); return nil },
 		func(ctx context.Context) error { receipts.Run(ctx); return nil },
+		func(ctx context.Context) error { s.followDemand(ctx); return nil },
 		func(ctx context.Context) error { s.metering.hub.Run(ctx); return nil },
 	} {
 		wg.Go(func() {

@@ -217,6 +217,10 @@ func (m *Manager) Plan(ctx context.Context, d smi.Deploy) (smi.Plan, error) {
 		plan.Feasible = false
 		plan.Warnings = append(plan.Warnings, err.Error())
 	}
+	if _, err := m.admit(ctx, p, d); err != nil {
+		plan.Feasible = false
+		plan.Warnings = append(plan.Warnings, err.Error())
+	}
 	if p.rec.BestEffort && len(f.missing) > 0 {
 		plan.Feasible = true
 		plan.Warnings = append(plan.Warnings, fmt.Sprintf("%d VEEs wait until there is room", len(f.missing)))

@@ -106,7 +106,7 @@ func (m *Manager) recorded(ctx context.Context, rec record, d *design, from, to 
 	if m.cfg.Monitor == nil {
 		return nil, fault.New(fault.Unavailable, "nothing is measured at site %s", m.cfg.Site).Try("replay a file: reservoir service rules replay %s FILE", rec.Name)
 	}
-	querier := m.measurementsOf(rec)
+	querier := m.cfg.Monitor.Querier(scopeOf(rec))
 	var samples []elastic.Sample
 	for _, k := range d.elastic.KPIs {
 		every := max(d.elastic.Every(k.Name), to.Sub(from)*time.Duration(len(d.elastic.KPIs))/mostSamples, time.Second)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -356,16 +357,30 @@ func (m *Manager) valueOf(ctx context.Context, rec record, set *rules.Set, kpi s
 	}
 	ctx, cancel := context.WithTimeout(ctx, queryPatience)
 	defer cancel()
-	series, err := m.measurementsOf(rec).Query(ctx, set.Query(kpi), at)
+	series, err := m.cfg.Monitor.Querier(scopeNow(rec)).Query(ctx, set.Query(kpi), at)
 	if err != nil {
 		return nil, err
 	}
 	return only(series)
 }
 
-// measurementsOf a service: of nobody else.
-func (m *Manager) measurementsOf(rec record) monitor.Querier {
-	return m.cfg.Monitor.Querier(monitor.Scope{Customer: rec.Customer, Service: rec.Name})
+// scopeOf a service: what was ever measured of it, and of nobody else.
+func scopeOf(rec record) monitor.Scope {
+	return monitor.Scope{Customer: rec.Customer, Service: rec.Name}
+}
+
+// scopeNow leaves replicas out that are gone or leave.
+func scopeNow(rec record) monitor.Scope {
+	ids := []string{"-"} // which is no VEE's
+	for _, l := range rec.State.Slots {
+		if l.VEE != "" && l.Retiring.IsZero() {
+			ids = append(ids, string(l.VEE))
+		}
+	}
+	slices.Sort(ids)
+	s := scopeOf(rec)
+	s.VEEs = strings.Join(ids, " ")
+	return s
 }
 
 // only one series can be a KPI.

@@ -61,6 +61,12 @@ func (s *stage) restart() {
 
 // Querier of the made-up measurements.
 func (s *stage) Querier(of monitor.Scope) monitor.Querier {
+	if of.VEEs != "" {
+		if !strings.HasPrefix(of.VEEs, "- ") && of.VEEs != "-" {
+			s.t.Errorf("asked about the VEEs %q", of.VEEs)
+		}
+		of.VEEs = "those that are there"
+	}
 	s.scopes[of] = true
 	return s
 }
@@ -241,7 +247,7 @@ func TestRulesChangeTheSize(t *testing.T) {
 	if want := "web from 1 to 2: load is 25 per replica (average 25 over 1m ÷ 1), above 11 (quota 10 + 10%)"; !strings.HasSuffix(up[0], want) {
 		t.Errorf("said %q, want %q", up[0], want)
 	}
-	if !maps.Equal(s.scopes, map[monitor.Scope]bool{{Customer: "acme", Service: "shop"}: true}) {
+	if !maps.Equal(s.scopes, map[monitor.Scope]bool{{Customer: "acme", Service: "shop", VEEs: "those that are there"}: true}) {
 		t.Errorf("asked in the name of %v", s.scopes)
 	}
 	if c := s.now1(); c.Last == nil || c.Last.Kind != "scaleDown" || c.Last.Rule != "load over 1m" || len(c.Rules) != 1 || c.Min != 1 || c.By != "the manifest" {

@@ -106,21 +106,19 @@ func (m *Manager) touch(v *vmi.VEE, round uint64) (same bool) {
 
 // lookAtRecords hires a worker for each service, and pokes those whose record has changed.
 func (m *Manager) lookAtRecords(ctx context.Context) error {
-	list, err := m.records.List(ctx, "")
+	versions, err := m.records.Versions(ctx, "")
 	if err != nil {
 		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	versions := make(map[string]uint64, len(list))
-	for _, o := range list {
-		versions[o.Key] = o.Version
-		w := m.workers[o.Key]
+	for key, version := range versions {
+		w := m.workers[key]
 		if w == nil {
-			w = newWorker(m, o.Key)
-			m.workers[o.Key] = w
+			w = newWorker(m, key)
+			m.workers[key] = w
 		}
-		if m.stepped[o.Key] != o.Version {
+		if m.stepped[key] != version {
 			w.poke()
 		}
 	}

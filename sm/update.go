@@ -117,7 +117,7 @@ func (m *Manager) outside(ctx context.Context, rec record, d *design, p manifest
 	}
 	ctx, cancel := context.WithTimeout(ctx, queryPatience)
 	defer cancel()
-	series, err := m.measurementsOf(rec).Query(ctx, rules.QueryOf(d.manifest.KPIs[i]), now)
+	series, err := m.cfg.Monitor.Querier(scopeNow(rec)).Query(ctx, rules.QueryOf(d.manifest.KPIs[i]), now)
 	if err != nil {
 		return "", err
 	}

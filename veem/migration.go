@@ -300,6 +300,15 @@ func (m *Manager) movers(match func(*record) bool) (rs []record) {
 	return rs
 }
 
+// NewestMigration of a VEE, as it is on record; false: it has had none.
+func (m *Manager) NewestMigration(id vee.ID) (vmi.Migration, bool) {
+	r, ok := m.ledger.vee(id)
+	if !ok || r.Move == nil {
+		return vmi.Migration{}, false
+	}
+	return r.Move.Migration, true
+}
+
 // GetMigration: vmi.Service.
 func (m *Manager) GetMigration(ctx context.Context, id string) (vmi.Migration, error) {
 	if err := overseer(ctx, false); err != nil {

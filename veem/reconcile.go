@@ -292,6 +292,7 @@ func (m *Manager) board(t *tx) []placement.Host {
 			}
 		}
 	}
+	m.book(t, hosts)
 	return hosts
 }
 

@@ -32,6 +32,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/ownership"
 	"github.com/reservoir-cloud/reservoir/placement"
+	"github.com/reservoir-cloud/reservoir/placement/overbook"
 	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
@@ -135,7 +136,10 @@ type Config struct {
 	// connecting; an error for any other URL. nil: none may.
 	Listener    func(url string) (vmi.AccountingListener, error)
 	Rebalancing Rebalancing
-	Timing      Timing
+	// Booking says what of a host's CPU may be promised; nil: what the host declares. It is
+	// called amid changes, and does not wait for anything.
+	Booking func(overbook.Machine) (milliCPU int64)
+	Timing  Timing
 	// Ownership is how long hosts may run VEEs without being vouched for, and the like; zero:
 	// ownership.DefaultTimings.
 	Ownership ownership.Timings

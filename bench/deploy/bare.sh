@@ -2,7 +2,7 @@
 # The same guests without Reservoir: what somebody would type who has QEMU and no manager.
 # bare.sh start N KERNEL INITRD CMDLINE ACCEL DIR NAMESPACE... starts N guests spread over
 # the namespaces, each with a TAP in the bridge rsv0, a seed medium and 128 MiB of memory;
-# the i-th has the address 10.80.200.i. bare.sh stop DIR NAMESPACE... ends them.
+# the i-th has the address 10.80.200.i (NET: other than 10.80). bare.sh stop DIR NAMESPACE... ends them.
 set -eu
 case $1 in
 start)
@@ -16,8 +16,8 @@ start)
 		mac=$(printf '52:54:00:be:00:%02x' $i)
 		printf 'instance-id: bare-%s\nlocal-hostname: bare-%s\n' $i $i >"$d/seed/meta-data"
 		printf '#cloud-config\n{}\n' >"$d/seed/user-data"
-		printf 'version: 2\nethernets:\n  eth0:\n    match:\n      macaddress: "%s"\n    set-name: eth0\n    addresses: ["10.80.200.%s/16"]\n' \
-			$mac $i >"$d/seed/network-config"
+		printf 'version: 2\nethernets:\n  eth0:\n    match:\n      macaddress: "%s"\n    set-name: eth0\n    addresses: ["%s.200.%s/16"]\n' \
+			$mac "${NET:-10.80}" $i >"$d/seed/network-config"
 		genisoimage -quiet -rational-rock -joliet -volid cidata -output "$d/seed.iso" "$d/seed"
 		ip -n "$ns" tuntap add "bare$i" mode tap
 		ip -n "$ns" link set "bare$i" master rsv0 up

@@ -25,12 +25,13 @@ const (
 	keyPort       = "reservoir.port"        // of HTTP; 80
 	keyGreeting   = "reservoir.greeting"    // a line of the page
 	keyKPI        = "reservoir.kpi."        // and a name: what that KPI is at first
+	keyChannel    = "reservoir.channel"     // URL that its measurements are pushed to, @MonitoringChannel
 )
 
 type settings struct {
 	readyDelay, idleAfter time.Duration
 	port                  int
-	greeting              string
+	greeting, channel     string
 	kpis                  map[string]float64
 }
 
@@ -64,6 +65,8 @@ func parseSettings(properties map[string]string) (settings, error) {
 			}
 		case key == keyGreeting:
 			s.greeting = value
+		case key == keyChannel:
+			s.channel = value
 		case isKPI:
 			if v, ok := number(key, value, -1e300, 1e300); ok {
 				s.kpis[name] = v
@@ -146,6 +149,9 @@ func appliance(ctx context.Context) error {
 		}
 	})
 	parts.Go(func() { serveConsole(ctx, a, shutdown) })
+	if set.channel != "" {
+		parts.Go(func() { web.Push(ctx, set.channel, a, logf) })
+	}
 
 	<-ctx.Done()
 	logf("shutting down")

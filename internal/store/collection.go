@@ -76,6 +76,19 @@ func (c Collection[T]) Values(ctx context.Context, prefix string) ([]T, error) {
 	return values, err
 }
 
+// Versions is List without values: the versions by key.
+func (c Collection[T]) Versions(ctx context.Context, prefix string) (map[string]uint64, error) {
+	rows, _, err := c.scan(ctx, prefix)
+	if err != nil {
+		return nil, err
+	}
+	versions := make(map[string]uint64, len(rows))
+	for _, r := range rows {
+		versions[r.key[len(c.root()):]] = r.version
+	}
+	return versions, nil
+}
+
 // Create puts a new object; fault.Exists where there is one. It returns the version.
 func (c Collection[T]) Create(ctx context.Context, key string, v T) (uint64, error) {
 	return c.s.Txn(ctx, c.OpCreate(key, v))

@@ -30,6 +30,8 @@ import (
 // Bounds of what is remembered of sources.
 const (
 	maxSources = 10_000
+	maxProbes  = 20_000         // of one source
+	maxShared  = 1000           // dictionaries
 	silent     = 24 * time.Hour // a source that has not reported for so long is forgotten
 )
 
@@ -70,6 +72,9 @@ type Config struct {
 	// Owner of a VEE that a host reports about: false when it is not on that host, as far as
 	// the site knows.
 	Owner func(host string, id vee.ID) (monitor.Subject, bool)
+	// Former reports whether a VEE has moved away from a host: what that host measured before
+	// is still to be taken. nil: VEEs do not move.
+	Former func(host string, id vee.ID) bool
 	// Whose is a VEE that people ask about, on whatever host.
 	Whose  func(id vee.ID) (monitor.Subject, bool)
 	Keeper Keeper
@@ -92,6 +97,14 @@ type Hub struct {
 	looked     time.Time
 	values     int                        // since
 	live       map[vee.ID]monitor.Subject // VEEs that have measurements
+	shared     map[string]monitor.Dictionary
+	tenures    map[vee.ID]tenure
+}
+
+// tenure of the host that measures a VEE now.
+type tenure struct {
+	host  string
+	since int64 // its first measurement, ms
 }
 
 type source struct {
@@ -103,7 +116,7 @@ type source struct {
 // New reads the orders that were kept.
 func New(ctx context.Context, cfg Config) (*Hub, error) {
 	h := &Hub{cfg: cfg, sources: map[string]*source{}, orders: map[string]map[monitor.Ref]monitor.Settings{},
-		regulator: monitor.Regulator{Limits: cfg.Limits}, looked: cfg.Now(), live: map[vee.ID]monitor.Subject{}}
+		regulator: monitor.Regulator{Limits: cfg.Limits}, looked: cfg.Now(), live: map[vee.ID]monitor.Subject{}, shared: map[string]monitor.Dictionary{}, tenures: map[vee.ID]tenure{}}
 	all, err := cfg.Keeper.Values(ctx, "")
 	if err != nil {
 		return nil, fmt.Errorf("read what probes were ordered to be: %w", err)
@@ -144,9 +157,9 @@ func (h *Hub) Report(ctx context.Context, r monitor.Report) (monitor.Orders, err
 			h.live[id] = m.Subject
 		}
 	}
-	h.remember(host, now, r)
+	met := h.remember(host, now, r)
 	o := h.ordersOf(host)
-	o.Tell = h.sources[host] == nil || h.sources[host].probes == nil
+	o.Tell = met
 	if o.Version == r.Orders {
 		o.Orders, o.Same = nil, true
 	}
@@ -159,16 +172,21 @@ func (h *Hub) resolve(host string, r monitor.Report) (ms []monitor.Measurement, 
 		receipt.Refuse(why, max(n, 0))
 	}
 	type owner struct {
-		subject monitor.Subject
-		ok      bool
+		subject    monitor.Subject
+		ok, former bool
 	}
-	owners := map[vee.ID]owner{"": {monitor.HostSubject(h.cfg.Site, host), true}}
+	owners := map[vee.ID]owner{"": {subject: monitor.HostSubject(h.cfg.Site, host), ok: true}}
 	ms = make([]monitor.Measurement, 0, len(r.Measurements))
 	for _, m := range r.Measurements {
 		o, asked := owners[m.VEE]
 		if !asked {
-			o.subject, o.ok = h.cfg.Owner(host, m.VEE)
+			if o.subject, o.ok = h.cfg.Owner(host, m.VEE); !o.ok && h.cfg.Former != nil && h.cfg.Former(host, m.VEE) {
+				o.subject, o.former = h.cfg.Whose(m.VEE)
+			}
 			owners[m.VEE] = o
+		}
+		if m.VEE != "" {
+			o.ok = h.inTenure(host, m, o.ok, o.former)
 		}
 		ofHost := m.Kind == monitor.HostKind
 		if !o.ok || ofHost != (m.VEE == "") || !ofHost && m.Kind != monitor.VEEKind && m.Kind != monitor.KPIKind {
@@ -178,6 +196,19 @@ func (h *Hub) resolve(host string, r monitor.Report) (ms []monitor.Measurement, 
 		ms = append(ms, monitor.Measurement{Subject: o.subject, Kind: m.Kind, At: time.UnixMilli(m.AtMS), Values: m.Values})
 	}
 	return ms, receipt
+}
+
+// inTenure reports whether a measurement of a VEE counts: one of the host that has it now, or
+// of one that it has left, from before the first of the one that has it. So what a VEE has
+// used is counted by one host at any time, however late a report comes.
+func (h *Hub) inTenure(host string, m monitor.Reported, present, former bool) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t, known := h.tenures[m.VEE]
+	if present && (!known || t.host != host) {
+		h.tenures[m.VEE] = tenure{host, m.AtMS}
+	}
+	return present || former && (!known || t.host == host || m.AtMS < t.since)
 }
 
 // lookEvery so often at what comes and whether what it is about is still there.
@@ -214,6 +245,7 @@ func (h *Hub) end(ctx context.Context) {
 		}
 		h.mu.Lock()
 		delete(h.live, id)
+		delete(h.tenures, id)
 		h.mu.Unlock()
 	}
 }
@@ -232,24 +264,41 @@ func (h *Hub) regulate(now time.Time) {
 	}
 }
 
-func (h *Hub) remember(host string, now time.Time, r monitor.Report) {
+// remember what a source tells of its probes; it is met for the first time since it, or
+// this hub, has started.
+func (h *Hub) remember(host string, now time.Time, r monitor.Report) (met bool) {
 	s := h.sources[host]
 	if s == nil || s.incarnation != r.Incarnation {
 		maps.DeleteFunc(h.sources, func(_ string, s *source) bool { return now.Sub(s.seen) > silent })
 		if len(h.sources) >= maxSources {
-			return
+			return false
 		}
-		s = &source{}
+		s, met = &source{incarnation: r.Incarnation, probes: map[monitor.Ref]monitor.Status{}}, true
 		h.sources[host] = s
 	}
-	s.seen, s.incarnation = now, r.Incarnation
-	if r.Probes == nil {
-		return
-	}
-	s.probes = make(map[monitor.Ref]monitor.Status, len(r.Probes))
+	s.seen = now
 	for _, p := range r.Probes {
+		if _, known := s.probes[p.Ref]; !known && len(s.probes) >= maxProbes {
+			continue
+		}
+		p.Fields = h.share(p.Name, p.Fields)
 		s.probes[p.Ref] = p
 	}
+	for _, ref := range r.Gone {
+		delete(s.probes, ref)
+	}
+	return met
+}
+
+// share a dictionary: all probes of one name have the same, and it is kept once.
+func (h *Hub) share(name string, d monitor.Dictionary) monitor.Dictionary {
+	if one := h.shared[name]; slices.Equal(one, d) {
+		return one
+	}
+	if len(h.shared) < maxShared {
+		h.shared[name] = d
+	}
+	return d
 }
 
 // ordersOf a source, with a version that says what is in them: it is the same after a

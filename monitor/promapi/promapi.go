@@ -52,17 +52,18 @@ type data struct {
 	Result     json.RawMessage `json:"result"`
 }
 
-type result struct {
+// Result is a series as the API writes it.
+type Result struct {
 	Metric map[string]string `json:"metric"`
-	Value  *point            `json:"value,omitempty"`  // of a vector
-	Values []point           `json:"values,omitempty"` // of a matrix
+	Value  *Point            `json:"value,omitempty"`  // of a vector
+	Values []Point           `json:"values,omitempty"` // of a matrix
 }
 
-// point is [seconds since 1970, "value"].
-type point monitor.Point
+// Point is [seconds since 1970, "value"]: JSON has no numbers for NaN and infinity.
+type Point monitor.Point
 
 // MarshalJSON implements json.Marshaler.
-func (p point) MarshalJSON() ([]byte, error) {
+func (p Point) MarshalJSON() ([]byte, error) {
 	value := strconv.FormatFloat(p.Value, 'g', -1, 64)
 	switch {
 	case math.IsInf(p.Value, 1):
@@ -74,7 +75,7 @@ func (p point) MarshalJSON() ([]byte, error) {
 }
 
 // UnmarshalJSON implements json.Unmarshaler.
-func (p *point) UnmarshalJSON(b []byte) error {
+func (p *Point) UnmarshalJSON(b []byte) error {
 	var at float64
 	var value string
 	if err := json.Unmarshal(b, &[]any{&at, &value}); err != nil {
@@ -168,29 +169,33 @@ func write(w http.ResponseWriter, found []monitor.Series, matrix bool, err error
 	_ = json.NewEncoder(w).Encode(a) // a client that is gone is no fault of ours
 }
 
-func encode(found []monitor.Series, matrix bool) (answer, error) {
-	kind := "vector"
-	results := make([]result, len(found))
+// Results of a query, as a vector or, of a range, a matrix has them.
+func Results(found []monitor.Series, matrix bool) []Result {
+	results := make([]Result, len(found))
 	for i, s := range found {
 		results[i].Metric = s.Labels
 		if s.Labels == nil {
 			results[i].Metric = map[string]string{}
 		}
 		if !matrix {
-			p := point(s.Points[0])
+			p := Point(s.Points[0])
 			results[i].Value = &p
 			continue
 		}
-		kind = "matrix"
 		for _, p := range s.Points {
-			results[i].Values = append(results[i].Values, point(p))
+			results[i].Values = append(results[i].Values, Point(p))
 		}
 	}
-	if matrix {
+	return results
+}
+
+func encode(found []monitor.Series, matrix bool) (answer, error) {
+	results := Results(found, matrix)
+	kind, body := "vector", any(results)
+	switch {
+	case matrix:
 		kind = "matrix"
-	}
-	var body any = results
-	if !matrix && len(found) == 1 && found[0].Labels == nil {
+	case len(found) == 1 && found[0].Labels == nil:
 		kind, body = "scalar", results[0].Value
 	}
 	raw, err := json.Marshal(body)
@@ -314,14 +319,14 @@ func refusal(a answer) error {
 func (d *data) series() ([]monitor.Series, error) {
 	switch d.ResultType {
 	case "scalar":
-		var p point
+		var p Point
 		err := json.Unmarshal(d.Result, &p)
 		return []monitor.Series{{Points: []monitor.Point{monitor.Point(p)}}}, err
 	case "vector", "matrix":
 	default:
 		return nil, fmt.Errorf("its result is a %q", d.ResultType)
 	}
-	var results []result
+	var results []Result
 	if err := json.Unmarshal(d.Result, &results); err != nil {
 		return nil, err
 	}

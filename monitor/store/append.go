@@ -27,7 +27,8 @@ const (
 // subject that has sent something lately: its series, in the order of their first sample,
 // which is that in which the next ones are likely to come.
 type subject struct {
-	of     service
+	of     monitor.Subject
+	rate   *bucket // of its service; nil: it is of none
 	base   labels.Labels
 	series []series
 	index  map[key]int
@@ -76,8 +77,8 @@ func (s *Store) append(app storage.AppenderV2, now time.Time, m *monitor.Measure
 		r.Refuse(monitor.Future, n)
 		return nil
 	}
-	sub := s.subject(m.Subject, now)
-	if sub.of != (service{}) && !s.may(sub.of, n, now) {
+	sub := s.subject(&m.Subject, now)
+	if sub.rate != nil && !s.may(sub.rate, n, now) {
 		r.Refuse(monitor.TooMany, n)
 		return nil
 	}
@@ -111,12 +112,26 @@ func (s *Store) append(app storage.AppenderV2, now time.Time, m *monitor.Measure
 	return nil
 }
 
-// subject of that name, from its first sample or after an hour without one.
-func (s *Store) subject(of monitor.Subject, now time.Time) *subject {
-	sub := s.subjects[of]
+// subject of that name, from its first sample or after an hour without one. A VEE's is found
+// by its identifier alone, which is cheaper, as long as nothing else about it has changed.
+func (s *Store) subject(of *monitor.Subject, now time.Time) *subject {
+	sub := s.vees[of.VEE]
+	if of.VEE == "" || sub == nil || sub.of != *of {
+		sub = s.subjects[*of]
+	}
 	if sub == nil {
-		sub = &subject{of: service{of.Customer, of.Service}, base: labels.FromMap(of.Labels()), index: map[key]int{}}
-		s.subjects[of] = sub
+		sub = &subject{of: *of, base: labels.FromMap(of.Labels()), index: map[key]int{}}
+		if by := (service{of.Customer, of.Service}); by != (service{}) {
+			sub.rate = s.rates[by]
+			if sub.rate == nil {
+				sub.rate = &bucket{left: burst * s.cfg.ServiceRate, at: now}
+				s.rates[by] = sub.rate
+			}
+		}
+		s.subjects[*of] = sub
+		if of.VEE != "" {
+			s.vees[of.VEE] = sub
+		}
 	}
 	sub.last = now
 	return sub
@@ -184,12 +199,7 @@ var subjectLabels = map[string]struct{}{
 }
 
 // may a service send n samples now?
-func (s *Store) may(of service, n int, now time.Time) bool {
-	b := s.rates[of]
-	if b == nil {
-		b = &bucket{left: burst * s.cfg.ServiceRate, at: now}
-		s.rates[of] = b
-	}
+func (s *Store) may(b *bucket, n int, now time.Time) bool {
 	if d := now.Sub(b.at); d > 0 {
 		b.left = min(b.left+d.Seconds()*s.cfg.ServiceRate, burst*s.cfg.ServiceRate)
 	}
@@ -201,18 +211,26 @@ func (s *Store) may(of service, n int, now time.Time) bool {
 	return true
 }
 
-// sweep forgets subjects and services that have not sent for a while. Their series are the
-// database's.
+// forget a subject; its series are the database's.
+func (s *Store) forget(sub *subject) {
+	delete(s.subjects, sub.of)
+	if s.vees[sub.of.VEE] == sub {
+		delete(s.vees, sub.of.VEE)
+	}
+}
+
+// sweep forgets subjects and services that have not sent for a while.
 func (s *Store) sweep(now time.Time) {
 	if d := now.Sub(s.swept); d >= 0 && d < sweepEvery {
 		return
 	}
 	s.swept = now
-	for of, sub := range s.subjects {
+	for _, sub := range s.subjects {
 		if now.Sub(sub.last) > idle {
-			delete(s.subjects, of)
+			s.forget(sub)
 		}
 	}
+	// A service's last use is that of its subjects: none of them has a bucket that is dropped.
 	for of, b := range s.rates {
 		if now.Sub(b.at) > idle {
 			delete(s.rates, of)
@@ -230,7 +248,7 @@ func (s *Store) End(ctx context.Context, of monitor.Subject, at time.Time) error
 	if sub == nil {
 		return nil
 	}
-	delete(s.subjects, of)
+	s.forget(sub)
 	app := s.db.AppenderV2(ctx)
 	for _, x := range sub.series {
 		// A sample of that very time, or a later one, stays the last one.

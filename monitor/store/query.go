@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"math"
+	"regexp"
+	"strings"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -137,6 +139,13 @@ func confine(p parser.Parser, scope monitor.Scope, expr string) (string, error) 
 	must := []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, monitor.LabelCustomer, scope.Customer)}
 	if scope.Service != "" {
 		must = append(must, labels.MustNewMatcher(labels.MatchEqual, monitor.LabelService, scope.Service))
+	}
+	if scope.VEEs != "" {
+		pattern := ""
+		for _, id := range strings.Fields(scope.VEEs) {
+			pattern += "|" + regexp.QuoteMeta(id) // after the empty one, which is that of no VEE
+		}
+		must = append(must, labels.MustNewMatcher(labels.MatchRegexp, monitor.LabelVEE, pattern))
 	}
 	parser.Inspect(tree, func(n parser.Node, _ []parser.Node) error {
 		if v, ok := n.(*parser.VectorSelector); ok {

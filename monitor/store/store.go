@@ -107,6 +107,7 @@ type Store struct {
 
 	mu       sync.Mutex
 	subjects map[monitor.Subject]*subject
+	vees     map[vee.ID]*subject // those of VEEs again
 	rates    map[service]*bucket
 	fields   map[string]string // names of fields, each once in memory
 	swept    time.Time
@@ -129,7 +130,7 @@ func Open(cfg Config) (*Store, error) {
 	}
 	s := &Store{
 		cfg: cfg, parser: parser.NewParser(parser.Options{}), census: newCensus(cfg.Series, cfg.ServiceSeries),
-		subjects: map[monitor.Subject]*subject{}, rates: map[service]*bucket{}, fields: map[string]string{}, swept: cfg.Now(),
+		subjects: map[monitor.Subject]*subject{}, vees: map[vee.ID]*subject{}, rates: map[service]*bucket{}, fields: map[string]string{}, swept: cfg.Now(),
 	}
 	o := tsdb.DefaultOptions()
 	o.RetentionDuration = cfg.Retention.Milliseconds()

@@ -322,6 +322,15 @@ func TestIsolation(t *testing.T) {
 
 // TestConfined is the rule behind it: whatever parses, each selector of what is evaluated
 // has the scope's matchers.
+// TestVEEsThatAreThere: a scope may leave out what replicas that are gone measured last.
+func TestVEEsThatAreThere(t *testing.T) {
+	p := parser.NewParser(parser.Options{})
+	got, err := confine(p, monitor.Scope{Customer: "acme", Service: "shop", VEEs: "- alpha.aa alpha.bb"}, "sum(load)")
+	if want := `sum(load{customer="acme",service="shop",vee=~"|-|alpha\\.aa|alpha\\.bb"})`; err != nil || got != want {
+		t.Errorf("%s, %v, want %s", got, err, want)
+	}
+}
+
 func TestConfined(t *testing.T) {
 	p := parser.NewParser(parser.Options{})
 	pieces := []string{"a", "b", "{", "}", "(", ")", "[", "5m", "]", ":", "customer", "service", "=", "=~", "!=", `"rival"`, `"acme"`, ",", "or", "and", "unless", "on", "by", "sum", "rate",

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/sim"
 	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/veem"
 	"github.com/reservoir-cloud/reservoir/vhi"
 )
 
@@ -29,7 +31,9 @@ type host struct {
 	images   map[string]bool
 	seq      uint64
 	renewing *sim.Event
-	cut      bool // off the network
+	cut      bool          // off the network
+	news     bool          // since the last renewal
+	heard    *veem.Manager // by whom, last
 }
 
 // guest of a VEE on a host.
@@ -54,6 +58,7 @@ func newHost(s *Site, name string, number int) *host {
 
 // beat renews soon.
 func (h *host) beat() {
+	h.news = true
 	if h.renewing == nil {
 		h.renewing = h.s.sim.After(time.Millisecond, h.name+" has news", func() {
 			h.renewing = nil
@@ -63,7 +68,11 @@ func (h *host) beat() {
 }
 
 func (h *host) renew() {
-	if h.cut || h.s.sm == nil {
+	if h.s.sm == nil {
+		return
+	}
+	if h.cut {
+		h.heard = nil
 		return
 	}
 	ctx := identity.With(h.s.ctx, identity.Caller{ID: h.name, Role: identity.HostRole, Host: h.name})
@@ -74,7 +83,10 @@ func (h *host) renew() {
 		h.s.down()
 		return
 	}
-	h.s.Poke()
+	if h.news || h.heard != h.s.veem { // what nobody has to act upon costs no step
+		h.news, h.heard = false, h.s.veem
+		h.s.Poke()
+	}
 }
 
 func (h *host) report() vhi.HostReport {
@@ -298,15 +310,34 @@ func (s *Site) Cut(host string, cut bool) { s.host(host).cut = cut }
 func (s *Site) Kill(id vee.ID) bool {
 	for _, h := range s.hosts {
 		if g := h.guests[id]; g != nil && g.power == vhi.Running {
-			if g.event != nil {
-				g.event.Cancel()
-				g.event = nil
-			}
-			h.become(g, vhi.Stopped)
-			h.look(g)
-			h.beat()
+			h.kill(g)
 			return true
 		}
 	}
 	return false
+}
+
+// KillOne of the guests that there are.
+func (s *Site) KillOne(r *rand.Rand) {
+	var ids []vee.ID
+	for _, h := range s.hosts {
+		for _, id := range slices.Sorted(maps.Keys(h.guests)) {
+			if h.guests[id].power == vhi.Running {
+				ids = append(ids, id)
+			}
+		}
+	}
+	if len(ids) > 0 {
+		s.Kill(ids[r.IntN(len(ids))])
+	}
+}
+
+func (h *host) kill(g *guest) {
+	if g.event != nil {
+		g.event.Cancel()
+		g.event = nil
+	}
+	h.become(g, vhi.Stopped)
+	h.look(g)
+	h.beat()
 }

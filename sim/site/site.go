@@ -300,21 +300,23 @@ func (s *Site) host(name string) *host {
 	return s.hosts[slices.IndexFunc(s.hosts, func(h *host) bool { return h.name == name })]
 }
 
-// Running is how many guests there are of a component, on all hosts, served or not.
-func (s *Site) Running(component string) (booting, serving int) {
+// Running is how many guests of a component serve, on all hosts, and how many take room
+// there beside them: they are being prepared, boot, or stop. Empty: of all components.
+func (s *Site) Running(component string) (serving, others int) {
 	for _, h := range s.hosts {
 		for _, g := range h.guests {
-			if g.power != vhi.Running || component != "" && !slices.Contains(g.want.Descriptor.Tags, component) {
+			if component != "" && !slices.Contains(g.want.Descriptor.Tags, component) {
 				continue
 			}
-			if g.ready {
+			switch {
+			case g.power == vhi.Running && g.ready:
 				serving++
-			} else {
-				booting++
+			case g.power == vhi.Running || g.want.Power == vhi.Running:
+				others++
 			}
 		}
 	}
-	return booting, serving
+	return serving, others
 }
 
 // images: every reference is one of a GiB.

@@ -3,6 +3,8 @@ package rules
 import (
 	"fmt"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -175,4 +177,30 @@ func FuzzCondition(f *testing.F) {
 		}
 		holds(elastic.Values{KPIs: map[string]float64{"queueSize": 1}})
 	})
+}
+
+// TestExamples: what the repository shows as rules are rules.
+func TestExamples(t *testing.T) {
+	files, err := filepath.Glob("../../examples/*/*.yaml")
+	more, err2 := filepath.Glob("../../manifest/testdata/valid/*")
+	if err != nil || err2 != nil || len(files) < 2 || len(more) < 2 {
+		t.Fatal(files, more, err, err2)
+	}
+	for _, file := range append(files, more...) {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := manifest.Parse(filepath.Base(file), text)
+		if err != nil {
+			t.Errorf("%s: %v", file, err)
+			continue
+		}
+		set, err := Compile(m)
+		if err != nil {
+			t.Errorf("%s: %v", file, err)
+		} else if strings.Contains(file, "elastic-web") && (len(set.Policies) != 1 || len(set.KPIs) != 2) {
+			t.Errorf("%s: %+v", file, set)
+		}
+	}
 }

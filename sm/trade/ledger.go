@@ -359,8 +359,12 @@ func (d *Desk) invoice(ctx context.Context, customer, number string) (billing.In
 	return v, err
 }
 
-// resume invoices that an earlier process has begun.
+// resume invoices that an earlier process has begun, and end the scores of services that went
+// while there was none.
 func (d *Desk) resume(ctx context.Context) {
+	if err := d.endGone(ctx); err != nil && ctx.Err() == nil {
+		d.cfg.Log.Warn("look for scores of services that are gone", "err", err)
+	}
 	list, err := d.books.Values(ctx, "")
 	if err != nil && ctx.Err() == nil {
 		d.cfg.Log.Warn("look for invoices that were begun", "err", err)
@@ -376,13 +380,14 @@ func (d *Desk) resume(ctx context.Context) {
 
 // charged is what a service used in a time costs, as far as it is known, and whether that is all.
 func charged(t billing.Tariff, accounts []Account, lists []billing.PriceList, service string, from, until time.Time) (sum money.Amount, complete bool, err error) {
-	complete = true
+	known, late := false, false
 	for _, a := range accounts {
 		if a.ServiceID != service {
 			continue
 		}
+		known = true
 		if ms, ended := a.through(); !ended && ms < until.UnixMilli() {
-			complete = false
+			late = true
 		}
 		charges, err := t.Rate(a.within(Cut{FromMS: from.UnixMilli(), ToMS: until.UnixMilli()}, lists), from.UnixMilli(), until.UnixMilli())
 		if err != nil {
@@ -392,5 +397,5 @@ func charged(t billing.Tariff, accounts []Account, lists []billing.PriceList, se
 			sum = sum.Plus(c.Cost)
 		}
 	}
-	return sum, complete, nil
+	return sum, known && !late, nil
 }

@@ -79,7 +79,11 @@ func (p past) reason() string {
 	if p.Loss != nil {
 		return fmt.Sprintf("%s: %s was lost at %s and not back within %s", p.Promise.Name, p.Loss.Replica, p.Loss.Lost.UTC().Format(time.RFC3339), ms(p.Promise.WithinMS))
 	}
-	return fmt.Sprintf("%s: %g %% was promised, %s", p.Promise.Name, p.Promise.Percent, p.Window)
+	w := *p.Window
+	for _, d := range []*time.Duration{&w.Kept, &w.Broken, &w.Unknown} {
+		*d = d.Round(time.Millisecond)
+	}
+	return fmt.Sprintf("%s: %g %% was promised, %s", p.Promise.Name, p.Promise.Percent, w)
 }
 
 // trim what nobody will ask for again.
@@ -124,6 +128,14 @@ func same(a, b smi.Promise) bool {
 	}
 	a.Min, a.Max, b.Min, b.Max = nil, nil, nil, nil
 	return a == b
+}
+
+// away says that nobody has looked for a while: what was seen last, by another process, says
+// nothing of the time since.
+func (s *score) away() {
+	for i := range s.Kept {
+		s.Kept[i].State.Last = sla.Unknown
+	}
 }
 
 // conclude a promise: its window ends here.
@@ -293,7 +305,13 @@ func (d *Desk) cutCredits(ctx context.Context, customer string, o opening) (list
 		return nil, err
 	}
 	for _, row := range scores {
-		s, _, err := d.scores.Modify(ctx, row.Key, func(s *score) error {
+		w := d.open[row.Key]
+		if w != nil && w.read {
+			if err := d.save(ctx, row.Key, w, b.now); err != nil {
+				return nil, err
+			}
+		}
+		s, version, err := d.scores.Modify(ctx, row.Key, func(s *score) error {
 			for i := range s.Past {
 				p := &s.Past[i]
 				if _, ok, err := b.credit(*s, *p, o.Until); err != nil {
@@ -305,10 +323,13 @@ func (d *Desk) cutCredits(ctx context.Context, customer string, o opening) (list
 			return nil
 		})
 		if err != nil {
+			if w != nil {
+				w.read = false // it may have been written
+			}
 			return nil, err
 		}
-		if w := d.open[row.Key]; w != nil {
-			w.score, w.version = s, 0
+		if w != nil && w.read {
+			w.score, w.version = s, version
 		}
 		for _, p := range s.Past {
 			if p.Invoice == o.Number {

@@ -17,8 +17,9 @@ import (
 
 // watched is a service whose promises are watched, and its score as it is kept.
 type watched struct {
-	score    score
-	version  uint64 // of the score in the store; 0: to be read
+	score    score  // never older than what is stored, as far as this process knows
+	version  uint64 // of the score in the store; 0: none, or not known
+	read     bool   // the score was looked for in the store
 	saved    time.Time
 	revision int // of the manifest that is read
 	contract string
@@ -104,7 +105,7 @@ func (d *Desk) step(ctx context.Context, s smi.Service) error {
 		return err
 	}
 	w.last = s
-	if len(w.score.Kept) == 0 && w.version == 0 || s.Phase == smi.Deleting {
+	if len(w.score.Kept) == 0 && len(w.score.Past) == 0 || s.Phase == smi.Deleting {
 		return nil
 	}
 	now := d.cfg.Now().UTC()
@@ -129,16 +130,18 @@ func (d *Desk) step(ctx context.Context, s smi.Service) error {
 // ready reads the score and the promises of a service, where they are not those that are
 // watched.
 func (d *Desk) ready(ctx context.Context, key string, w *watched, s smi.Service) error {
-	if w.version == 0 && !w.score.Ended {
+	if !w.read {
 		stored, version, err := d.scores.Get(ctx, key)
 		switch {
 		case err == nil:
 			w.score, w.version = stored, version
+			w.score.away()
 		case !fault.Has(err, fault.NotFound):
 			return err
 		default:
 			w.score = score{Customer: s.Customer, Service: s.Name, ServiceID: s.ID}
 		}
+		w.read = true
 	}
 	if w.revision == s.Revision && w.manifest != nil {
 		return nil
@@ -164,17 +167,15 @@ func (d *Desk) ready(ctx context.Context, key string, w *watched, s smi.Service)
 	return nil
 }
 
-func (d *Desk) save(ctx context.Context, key string, w *watched, now time.Time) (err error) {
-	if w.version == 0 {
-		w.version, err = d.scores.Create(ctx, key, w.score)
-	} else {
-		w.version, err = d.scores.Update(ctx, key, w.score, w.version)
-	}
+// save the score. After a failure it is not known whether that was written; nobody else writes
+// it while this process has it open.
+func (d *Desk) save(ctx context.Context, key string, w *watched, now time.Time) error {
+	version, err := d.scores.Put(ctx, key, w.score)
 	if err != nil {
-		w.version, w.manifest = 0, nil // read it anew
+		w.saved = time.Time{}
 		return err
 	}
-	w.saved = now
+	w.version, w.saved = version, now
 	return nil
 }
 
@@ -183,11 +184,38 @@ func (d *Desk) ended(ctx context.Context, s smi.Service) {
 	d.scoring.Lock()
 	defer d.scoring.Unlock()
 	key := s.Customer + "/" + s.ID
+	if w := d.open[key]; w != nil && w.read && w.version > 0 {
+		if err := d.save(ctx, key, w, d.cfg.Now()); err != nil && ctx.Err() == nil {
+			d.cfg.Log.Warn("write the score of a service that is gone", "service", key, "err", err)
+		}
+	}
 	delete(d.open, key)
 	_, _, err := d.scores.Modify(ctx, key, func(s *score) error { s.end(); return nil })
 	if err != nil && !fault.Has(err, fault.NotFound) && ctx.Err() == nil {
 		d.cfg.Log.Warn("end the score of a service that is gone", "service", key, "err", err)
 	}
+}
+
+// endGone scores of services that are no more.
+func (d *Desk) endGone(ctx context.Context) error {
+	scores, err := d.scores.Values(ctx, "")
+	if err != nil || len(scores) == 0 {
+		return err
+	}
+	services, err := d.cfg.Services.List(ctx, "")
+	if err != nil {
+		return err
+	}
+	there := map[string]bool{}
+	for _, s := range services {
+		there[s.ID] = true
+	}
+	for _, s := range scores {
+		if !there[s.ServiceID] && !s.Ended {
+			d.ended(ctx, smi.Service{Customer: s.Customer, Name: s.Service, ID: s.ServiceID})
+		}
+	}
+	return nil
 }
 
 // help that a promise needs before it is broken.
@@ -330,7 +358,7 @@ func (d *Desk) scoresNow(ctx context.Context, prefix string) ([]score, error) {
 	list := make([]score, len(rows))
 	for i, r := range rows {
 		list[i] = r.Value
-		if w := d.open[r.Key]; w != nil && w.version >= r.Version {
+		if w := d.open[r.Key]; w != nil && w.read {
 			list[i] = w.score
 			list[i].Kept, list[i].Past = slices.Clone(w.score.Kept), slices.Clone(w.score.Past)
 		}

@@ -75,7 +75,8 @@ func run(m *testing.M) (code int, err error) {
 		}
 	}()
 	// The guest's time to shut down by itself is real; nothing here waits for a lost host.
-	if _, err := cli("dev", "up", "--detach", "--hosts", strconv.Itoa(hosts), "--dir", stage.dir, "--prefix", prefix, "--subnet", subnet); err != nil {
+	if _, err := cli("dev", "up", "--detach", "--hosts", strconv.Itoa(hosts), "--dir", stage.dir, "--prefix", prefix, "--subnet", subnet,
+		"--accounting-interval", "5s"); err != nil {
 		return 1, err
 	}
 	if _, err := cli("image", "push", image, "appliance"); err != nil {

@@ -53,7 +53,7 @@ func (t *Table) Answer(q *dns.Msg, from netip.Addr, also []*Table) (r *dns.Msg, 
 	name, kind := dns.CanonicalName(q.Question[0].Name), q.Question[0].Qtype
 	var zone string
 	for _, v := range views {
-		z := v.answer(r, q.Question[0], name, kind)
+		z := v.answer(r, q.Question[0], name, kind, from)
 		if len(z) > len(zone) {
 			zone = z
 		}
@@ -96,7 +96,7 @@ func (t *Table) views(from netip.Addr, also []*Table) []*Table {
 
 // answer adds what t knows of a name, and returns the zone of t that the name is in; "" for
 // none.
-func (t *Table) answer(r *dns.Msg, q dns.Question, name string, kind uint16) (zone string) {
+func (t *Table) answer(r *dns.Msg, q dns.Question, name string, kind uint16, from netip.Addr) (zone string) {
 	if zone = t.reverseZone(name); zone != "" {
 		for _, host := range t.reversed[name] {
 			if kind == dns.TypePTR || kind == dns.TypeANY {
@@ -108,7 +108,7 @@ func (t *Table) answer(r *dns.Msg, q dns.Question, name string, kind uint16) (zo
 	if t.zone == "" || !dns.IsSubDomain(t.zone, name) {
 		return ""
 	}
-	for _, a := range t.names[name] {
+	for _, a := range t.addresses(name, from) {
 		switch {
 		case a.Is4() && (kind == dns.TypeA || kind == dns.TypeANY):
 			r.Answer = append(r.Answer, &dns.A{Hdr: header(q.Name, dns.TypeA), A: a.AsSlice()})

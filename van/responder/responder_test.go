@@ -225,6 +225,28 @@ func TestAnswer(t *testing.T) {
 	}
 }
 
+// The monitoring channel is the host that the asker is on, unless a component is called so.
+func TestMonitoringChannel(t *testing.T) {
+	const name = "monitoring-channel.shop.alpha.internal."
+	private := NewTable(back(), "a", nil)
+	if got := ask(private, "10.9.0.3", name, dns.TypeA); got != "NOERROR 10.9.0.1" {
+		t.Errorf("in a private network: %s", got)
+	}
+	open := front()
+	open.Domain = "shop.alpha.internal"
+	open.Ports = append(open.Ports, plan.Port{VEE: "alpha.web2", Host: "b", Underlay: addr("10.80.0.12"), Addresses: []netip.Addr{addr("10.80.0.3")}})
+	public := NewTable(open, "a", []netip.Addr{addr("10.80.0.11")})
+	for from, want := range map[string]string{"10.80.0.2": "NOERROR 10.80.0.11", "10.80.0.3": "NOERROR 10.80.0.12", "10.80.0.9": "REFUSED"} {
+		if got := ask(public, from, name, dns.TypeA); got != want {
+			t.Errorf("in a public network %s is told %s, want %s", from, got, want)
+		}
+	}
+	open.Ports[0].Names = []string{vee.MonitoringName}
+	if got := ask(NewTable(open, "a", []netip.Addr{addr("10.80.0.11")}), "10.80.0.3", name, dns.TypeA); got != "NOERROR 10.80.0.2" {
+		t.Errorf("a component's name: %s", got)
+	}
+}
+
 func TestAnswerRefuses(t *testing.T) {
 	table := NewTable(back(), "a", nil)
 	for name, c := range map[string]struct {

@@ -24,6 +24,9 @@ type Table struct {
 	members  map[vee.ID]bool         // VEEs that have a port
 	names    map[string][]netip.Addr // by canonical name
 	reversed map[string][]string     // names by the address's name in in-addr.arpa or ip6.arpa
+	channel  string                  // canonical name of the monitoring channel; "" where it means something else
+	// moved has for a public network's addresses that are on another host that host's own.
+	moved map[netip.Addr]netip.Addr
 }
 
 // port with its addresses by family: IPv4, IPv6.
@@ -44,7 +47,7 @@ func NewTable(s plan.Segment, host string, servers []netip.Addr) *Table {
 	t := &Table{
 		segment: s, host: host, servers: slices.SortedFunc(slices.Values(servers), netip.Addr.Compare),
 		ports: map[string]port{}, asker: map[netip.Addr]vee.ID{}, members: map[vee.ID]bool{},
-		names: map[string][]netip.Addr{}, reversed: map[string][]string{},
+		names: map[string][]netip.Addr{}, reversed: map[string][]string{}, moved: map[netip.Addr]netip.Addr{},
 	}
 	if s.Domain != "" {
 		t.zone = dns.CanonicalName(s.Domain)
@@ -53,7 +56,7 @@ func NewTable(s plan.Segment, host string, servers []netip.Addr) *Table {
 		t.add(p)
 	}
 	if channel := dns.CanonicalName(vee.MonitoringName + "." + t.zone); t.zone != "" && len(t.names[channel]) == 0 {
-		t.names[channel] = t.servers
+		t.names[channel], t.channel = t.servers, channel
 	}
 	return t
 }
@@ -64,6 +67,9 @@ func (t *Table) add(p plan.Port) {
 	for _, a := range p.Addresses {
 		t.asker[a] = p.VEE
 		own[family(a)] = a
+		if t.segment.Public && p.Host != t.host && p.Underlay.IsValid() {
+			t.moved[a] = p.Underlay
+		}
 	}
 	if mac, err := net.ParseMAC(p.MAC); err == nil && p.Host == t.host {
 		t.ports[mac.String()] = port{p, own}
@@ -84,6 +90,16 @@ func (t *Table) add(p plan.Port) {
 			}
 		}
 	}
+}
+
+// addresses of a name as they are told to the asker at an address. The monitoring channel is
+// the host that the asker is on: in a public network one that has moved still asks the host
+// it came from.
+func (t *Table) addresses(name string, from netip.Addr) []netip.Addr {
+	if at, moved := t.moved[from]; moved && name == t.channel {
+		return []netip.Addr{at}
+	}
+	return t.names[name]
 }
 
 // Families of addresses, as indices.

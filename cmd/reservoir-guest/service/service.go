@@ -72,6 +72,7 @@ func (s *Service) Handler(ctx context.Context, a Agent) http.Handler {
 		fmt.Fprintln(w, "burning")
 	})
 	mux.HandleFunc("GET /ask", func(w http.ResponseWriter, r *http.Request) { s.ask(w, r) })
+	mux.HandleFunc("POST /ask", func(w http.ResponseWriter, r *http.Request) { s.ask(w, r) })
 	mux.HandleFunc("GET /download", func(w http.ResponseWriter, r *http.Request) { s.download(w, r) })
 	return mux
 }
@@ -114,18 +115,27 @@ func (s *Service) download(w http.ResponseWriter, r *http.Request) {
 const (
 	askPatience = 5 * time.Second
 	askMost     = 64 << 10
+	askPosted   = 4 << 20
 )
 
 // ask another machine on the query's behalf, as in /ask?url=http://db.shop.alpha.internal/,
-// and pass on what it answers: so one sees from here who can be reached from here.
+// and pass on what it answers: so one sees from here who can be reached from here. The body
+// of a POST is posted there.
 func (s *Service) ask(w http.ResponseWriter, r *http.Request) {
 	s.count()
 	ctx, cancel := context.WithTimeout(r.Context(), askPatience)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.URL.Query().Get("url"), nil)
+	var body io.Reader
+	if r.Method == http.MethodPost {
+		body = http.MaxBytesReader(w, r.Body, askPosted)
+	}
+	request, err := http.NewRequestWithContext(ctx, r.Method, r.URL.Query().Get("url"), body)
 	if err != nil {
 		http.Error(w, "want a URL, as in /ask?url=http://10.0.0.5/: "+err.Error(), http.StatusBadRequest)
 		return
+	}
+	if kind := r.Header.Get("Content-Type"); kind != "" {
+		request.Header.Set("Content-Type", kind)
 	}
 	// A connection of its own each time: what is asked is whether one comes about.
 	reply, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(request)
