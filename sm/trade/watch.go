@@ -22,7 +22,6 @@ type watched struct {
 	read     bool   // the score was looked for in the store
 	saved    time.Time
 	revision int // of the manifest that is read
-	contract string
 	manifest *manifest.Service
 	last     smi.Service
 }
@@ -119,7 +118,7 @@ func (d *Desk) step(ctx context.Context, s smi.Service) error {
 	changed := w.score.step(x, d.gap())
 	for _, help := range w.score.protect(s, now) {
 		changed = true
-		d.help(ctx, s, help)
+		d.helping.Go(func() { d.help(ctx, s, help) })
 	}
 	if !changed && now.Sub(w.saved).Abs() < d.gap()/2 {
 		return nil
@@ -274,8 +273,14 @@ func lost(s smi.Service, component string) (list []lostReplica) {
 	return list
 }
 
-// help a promise; what fails is told, and tried again later.
+// helpWithin bounds what is done to protect a promise: a guest may take its time to shut down.
+const helpWithin = 3 * time.Minute
+
+// help a promise; what fails is told, and tried again later. It may take a while, in which
+// the service is watched as before.
 func (d *Desk) help(ctx context.Context, s smi.Service, h help) {
+	ctx, cancel := context.WithTimeout(ctx, helpWithin)
+	defer cancel()
 	var err error
 	done := ""
 	switch h.what {
