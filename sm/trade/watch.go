@@ -29,14 +29,19 @@ type watched struct {
 // gap is how long one observation stands for what follows.
 func (d *Desk) gap() time.Duration { return 3 * d.cfg.Every }
 
-// tidyEvery so often old offers are forgotten.
-const tidyEvery = time.Hour
+// Old offers are forgotten every tidyEvery, budgets are looked at with every so many looks at
+// promises: that reads all accounts of the customers that have one.
+const (
+	tidyEvery   = time.Hour
+	budgetLooks = 12
+)
 
 // watch services until ctx ends: at each change, and every so often.
 func (d *Desk) watch(ctx context.Context) {
 	tick := time.NewTicker(d.cfg.Every)
 	defer tick.Stop()
 	var tidied time.Time
+	looks := 0
 	services := map[string]smi.Service{} // by ID
 	var changes <-chan smi.Service
 	for ctx.Err() == nil {
@@ -66,7 +71,9 @@ func (d *Desk) watch(ctx context.Context) {
 			for _, s := range services {
 				d.observe(ctx, s)
 			}
-			d.watchBudgets(ctx)
+			if looks++; looks%budgetLooks == 0 {
+				d.watchBudgets(ctx)
+			}
 			if now := d.cfg.Now(); now.Sub(tidied) > tidyEvery || now.Before(tidied) {
 				tidied = now
 				d.forgetOffers(ctx)
