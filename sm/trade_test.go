@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/reservoir-cloud/reservoir/account"
 	"github.com/reservoir-cloud/reservoir/account/money"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
@@ -90,5 +91,28 @@ func TestDeployedUnderAContract(t *testing.T) {
 	})
 	if _, err := d.Accept(b.acme(), o.ID); !fault.Has(err, fault.WrongState) || !strings.Contains(err.Error(), "was accepted on") {
 		t.Errorf("accepted when its service is gone: %v", err)
+	}
+}
+
+func TestAccountsThatAreForgotten(t *testing.T) {
+	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	ended := func(ago time.Duration, billed bool) trade.Account {
+		at := now.Add(-ago).UnixMilli()
+		a := trade.Account{Ended: true, Intervals: account.Series{{FromMS: at - 1, ToMS: at}}}
+		if billed {
+			a.Billed = &trade.Cut{FromMS: at - 1, ToMS: at}
+		}
+		return a
+	}
+	for what, c := range map[string]struct {
+		a    trade.Account
+		want bool
+	}{
+		"used nothing": {trade.Account{Ended: true}, true}, "billed": {ended(keepUsage, true), true}, "young": {ended(keepUsage-1e6, true), false},
+		"not billed": {ended(keepUsage+time.Hour, false), false}, "not billed for long": {ended(2*keepUsage, false), true},
+	} {
+		if got := forgettable(c.a, now); got != c.want {
+			t.Errorf("%s: %v", what, got)
+		}
 	}
 }
