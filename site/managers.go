@@ -117,7 +117,7 @@ func (s *site) openSM() *sm.Manager {
 		Every: max(leastLook, time.Duration(s.cfg.HAScale*float64(5*time.Second))), Now: time.Now, Log: s.cfg.Log})
 	m := sm.New(sm.Config{
 		Trade: s.desk,
-		Site:  s.cfg.Name, Store: s.store, VMI: s.veem, Images: references{s.images}, Events: s.events, Network: flat, Monitor: s.metering.repository,
+		Site:  s.cfg.Name, Store: s.store, VMI: s.veem, Images: references{s.images}, Events: s.events, Network: flat, Monitor: s.metering.repository, Sink: s.metering.store,
 		AccountingInterval: s.cfg.AccountingInterval, Now: time.Now, Log: s.cfg.Log,
 	})
 	s.veem.Attach(m.Identity(), m)
