@@ -153,6 +153,19 @@ func (s *stage) start(name string, args ...string) error {
 	return nil
 }
 
+// running says which process has ended, with the last that it said.
+func (s *stage) running() error {
+	for _, p := range s.procs {
+		stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(p.Process.Pid), "stat"))
+		if _, rest, _ := strings.Cut(string(stat), ") "); err == nil && !strings.HasPrefix(rest, "Z") {
+			continue
+		}
+		log, _ := os.ReadFile(p.Stderr.(*os.File).Name()) //nolint:errcheck // what there is of it
+		return fmt.Errorf("%s has ended: %s", strings.Join(p.Args[:2], " "), log[max(0, len(log)-500):])
+	}
+	return nil
+}
+
 func (s *stage) down() error {
 	var errs []error
 	for _, p := range slices.Backward(s.procs) {
@@ -188,7 +201,7 @@ func (s *stage) up(ctx context.Context) error {
 			return err
 		}
 		if err := s.start(name, "host", "--dir", filepath.Join(s.dir, name), "--name", name, "--site", "https://"+address, "--listen", listen,
-			"--driver", "sim", "--cpu-overbook", "10000", "--join", invite.Token); err != nil {
+			"--driver", "sim", "--cpu-overbook", "1000", "--join", invite.Token); err != nil {
 			return err
 		}
 	}
@@ -199,6 +212,9 @@ func (s *stage) up(ctx context.Context) error {
 			if h.Alive {
 				alive++
 			}
+		}
+		if err == nil {
+			err = s.running()
 		}
 		return alive == *hosts, err
 	})
