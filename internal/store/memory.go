@@ -42,11 +42,12 @@ func (m *inMemory) get(ctx context.Context, key string) (row, bool, error) {
 func (m *inMemory) list(ctx context.Context, prefix string) (rows []row, version uint64, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, key := range slices.Sorted(maps.Keys(m.rows)) {
+	for key, r := range m.rows {
 		if strings.HasPrefix(key, prefix) {
-			rows = append(rows, m.rows[key])
+			rows = append(rows, r)
 		}
 	}
+	slices.SortFunc(rows, func(a, b row) int { return strings.Compare(a.key, b.key) })
 	return rows, m.version, ctx.Err()
 }
 
