@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/bench/figure"
+	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/monitor"
@@ -255,7 +256,11 @@ func (s *stage) deploy(ctx context.Context) error {
 		for k, v := range out.VEEs {
 			ids[k] = v.ID
 		}
-		if _, err := s.vmi.SubmitVEEs(ctx, ids); err != nil {
+		// Submitting is idempotent, and may be asked again where the disk is slow.
+		if err := poll(ctx, "VEEs to be submitted", func() (bool, error) {
+			_, err := s.vmi.SubmitVEEs(ctx, ids)
+			return err == nil, err
+		}); err != nil {
 			return err
 		}
 	}
@@ -278,6 +283,9 @@ func freeAddress() (string, error) {
 func poll(ctx context.Context, what string, done func() (bool, error)) error {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		ok, err := done()
+		if fault.Has(err, fault.Timeout) || fault.Has(err, fault.Unavailable) {
+			ok, err = false, nil // a machine that is overloaded by others
+		}
 		if ok || err != nil {
 			return err
 		}
