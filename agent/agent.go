@@ -32,6 +32,8 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
+	"github.com/reservoir-cloud/reservoir/monitor"
+	"github.com/reservoir-cloud/reservoir/monitor/export"
 	"github.com/reservoir-cloud/reservoir/monitor/wire"
 	"github.com/reservoir-cloud/reservoir/ownership"
 	"github.com/reservoir-cloud/reservoir/van/plan"
@@ -206,6 +208,7 @@ func (a *agent) run(ctx context.Context) error {
 	vhi.RegisterHost(api, a)
 	peer.Register(api, a.tracker)
 	peer.RegisterWitness(api, a)
+	a.exportTo(api, source)
 	auth := &identity.Authenticator{Site: a.keys.Site()}
 	server := &httpapi.Listener{Handler: api.Handler(auth.Caller), TLS: a.keys.ServerTLS(), Log: a.cfg.Log}
 
@@ -248,6 +251,22 @@ func (a *agent) run(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// exportTo api what this process says of itself, for the site, which passes it on.
+func (a *agent) exportTo(api *httpapi.Server, source *monitor.Source) {
+	x := export.New("host", a.cfg.Version)
+	x.Gauge("reservoir_host_vees", "VEEs that are assigned to this host.", nil, func() float64 { return float64(len(a.tracker.Here())) })
+	x.Gauge("reservoir_host_probes", "Probes that this host has.", nil, func() float64 { return float64(len(source.Probes())) })
+	x.Counters("reservoir_host_values_total", "Values that its probes have collected, and those that were sent.", "what", func() map[string]float64 {
+		n := map[string]float64{}
+		for _, p := range source.Probes() {
+			n["collected"] += float64(p.Collected)
+			n["sent"] += float64(p.Sent)
+		}
+		return n
+	})
+	api.HandleStock(export.Path, x.Handler(identity.SiteRole))
 }
 
 // Images that no VEE needs are dropped now and then; keepFree of the disk is left for what

@@ -15,6 +15,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/image"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/manifest"
+	"github.com/reservoir-cloud/reservoir/sm/rules"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
 
@@ -53,11 +54,14 @@ func (a *app) readPackage(ctx context.Context, file string) (*pkg, error) {
 		if err != nil {
 			return nil, manifestFault(err, file)
 		}
-		return &pkg{name: "stdin", text: string(text), service: s}, nil
+		return &pkg{name: "stdin", text: string(text), service: s}, checkRules(s, file)
 	}
 	m, err := manifest.Load(ctx, file, manifest.Options{})
 	if err != nil {
 		return nil, manifestFault(err, file)
+	}
+	if err := checkRules(m.Service, file); err != nil {
+		return nil, errors.Join(err, m.Close())
 	}
 	p := &pkg{name: m.Name, text: string(m.Text), service: m.Service}
 	err = errors.Join(p.collect(m, file), m.Close())
@@ -65,6 +69,14 @@ func (a *app) readPackage(ctx context.Context, file string) (*pkg, error) {
 		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil
+}
+
+// checkRules finds mistakes in conditions, which a manifest carries as texts.
+func checkRules(s *manifest.Service, file string) error {
+	if _, err := rules.Compile(s); err != nil {
+		return fault.New(fault.Malformed, "%s: %w", file, err).Try("correct it, then: reservoir manifest check %s", file)
+	}
+	return nil
 }
 
 func manifestFault(err error, file string) error {

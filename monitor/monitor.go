@@ -133,7 +133,8 @@ type Series struct {
 }
 
 // Querier answers PromQL. Errors: fault.Malformed for an expression that does not parse or
-// a range that makes no sense, fault.Exhausted for one that needs too much, fault.Unavailable.
+// a range that makes no sense, fault.TooLarge or fault.Timeout for what needs too much,
+// fault.Unavailable.
 type Querier interface {
 	// Query evaluates expr at one time. A selector sees samples that are at most 5 minutes
 	// old. No result is an empty slice, not an error.

@@ -228,7 +228,7 @@ type SourceProbe struct {
 }
 
 // ID is SOURCE/NAME or SOURCE/NAME@VEE.
-func (p SourceProbe) ID() string { return p.Source + "/" + p.Ref.String() }
+func (p SourceProbe) ID() string { return p.Source + "/" + p.String() }
 
 // ProbeChange of a probe's settings; what is nil stays as it is.
 type ProbeChange struct {

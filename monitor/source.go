@@ -86,7 +86,7 @@ func (s *Source) Add(p Probe, collect Collect) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, there := s.probes[p.Ref]; !there && len(s.probes) >= maxProbes {
-		s.cfg.Log.Warn("a source has too many probes", "probe", p.Ref.String(), "most", maxProbes)
+		s.cfg.Log.Warn("a source has too many probes", "probe", p.String(), "most", maxProbes)
 		return
 	}
 	l := &loaded{status: Status{Probe: p}, collect: collect, due: s.cfg.Now()}
@@ -459,7 +459,7 @@ func (s *Source) heed(o Orders) {
 		s.orders, s.ordered = o.Version, map[Ref]Settings{}
 		for _, x := range o.Orders {
 			if err := x.Settings.check(); err != nil {
-				s.cfg.Log.Warn("an order for a probe is refused", "probe", x.Ref.String(), "err", err)
+				s.cfg.Log.Warn("an order for a probe is refused", "probe", x.String(), "err", err)
 				continue
 			}
 			s.ordered[x.Ref] = x.Settings

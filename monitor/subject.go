@@ -99,7 +99,7 @@ func (s Subject) Labels() map[string]string {
 }
 
 // reserved prefixes of fields, by the kind that may use them.
-var reserved = map[string]Kind{"host_": HostKind, "vee_": VEEKind, "site_": SiteKind, "reservoir_": SiteKind}
+var reserved = map[string]Kind{"host_": HostKind, "vee_": VEEKind, "kpi_": DerivedKind, "site_": SiteKind, "reservoir_": SiteKind}
 
 // maxField bounds a field's name, in bytes.
 const maxField = 128

@@ -66,5 +66,5 @@ curl -fsS --max-time 30 --retry 5 --retry-all-errors -X POST "$url/search"
 began=$SECONDS report=
 follow
 printf '\n$ curl %s\n%s\n' "$url" "$report"
-show "$reservoir" events --service polymorph-search
+show "$reservoir" event list --service polymorph-search
 show "$reservoir" service usage polymorph-search

@@ -85,17 +85,22 @@ func scaled(by float64) veem.Timing {
 	return veem.Timing{HostLost: t(15 * time.Second), Grace: t(30 * time.Second), Look: t(15 * time.Second), Rest: t(10 * time.Minute)}
 }
 
-// dial makes the client of a host's agent: mutual TLS, and nobody but the host of that
-// name is taken for it.
+// dial makes the client of a host's agent.
 func (s *site) dial(name, address string) vhi.Host {
+	return vhi.NewHostClient(s.toHost(name, address))
+}
+
+// toHost speaks to a host's agent: mutual TLS, and nobody but the host of that name is taken
+// for it.
+func (s *site) toHost(name, address string) *httpapi.Client {
 	id, err := identity.HostID(s.cfg.Name, name)
 	if err != nil { // names are checked when a host joins
 		panic("host " + name + ": " + err.Error())
 	}
-	return vhi.NewHostClient(&httpapi.Client{Base: "https://" + address, HTTP: &http.Client{Transport: &http.Transport{
+	return &httpapi.Client{Base: "https://" + address, HTTP: &http.Client{Transport: &http.Transport{
 		TLSClientConfig: s.keys.ClientTLS(id), ForceAttemptHTTP2: true, IdleConnTimeout: time.Minute,
 		DialContext: (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
-	}}})
+	}}}
 }
 
 // sizes tells the VEE Manager what a disk of an image takes.
@@ -124,7 +129,7 @@ func (s *site) openSM() *sm.Manager {
 		Every: max(leastLook, time.Duration(s.cfg.HAScale*float64(5*time.Second))), Now: time.Now, Log: s.cfg.Log})
 	m := sm.New(sm.Config{
 		Trade: s.desk,
-		Site:  s.cfg.Name, Store: s.store, VMI: s.veem, Images: references{s.images}, Events: s.events, Network: flat, Monitor: s.metering.repository,
+		Site:  s.cfg.Name, Store: s.store, VMI: s.veem, Images: references{s.images}, Events: s.events, Network: flat, Monitor: s.metering.repository, Sink: s.metering.store,
 		AccountingInterval: s.cfg.AccountingInterval, Now: time.Now, Log: s.cfg.Log,
 	})
 	s.veem.Attach(m.Identity(), m)

@@ -2,6 +2,7 @@ package site
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"net/url"
 	"path/filepath"
@@ -76,7 +77,7 @@ func (s *site) openMeasurements() (err error) {
 // openHub once there is a VEE Manager that knows whose a VEE is.
 func (s *site) openHub(ctx context.Context) (err error) {
 	s.metering.hub, err = hub.New(ctx, hub.Config{
-		Site: s.cfg.Name, Sink: s.metering.store, Keeper: store.NewCollection[hub.KeptOrder](s.store, "probe"), Limits: monitor.Limits{ValuesPerSecond: s.cfg.Monitoring.Rate},
+		Site: s.cfg.Name, Sink: told{s.metering.store, s.veem}, Keeper: store.NewCollection[hub.KeptOrder](s.store, "probe"), Limits: monitor.Limits{ValuesPerSecond: s.cfg.Monitoring.Rate},
 		Owner: func(host string, id vee.ID) (monitor.Subject, bool) {
 			of, at, ok := subjectOf(s.veem, s.self(), id)
 			if ok && at != host { // it may be there already, and the site not know yet
@@ -112,6 +113,21 @@ func (s *site) openHub(ctx context.Context) (err error) {
 	return nil
 }
 
+// told has those who watch monitoring events (VMI) hear of what is stored, as it comes.
+type told struct {
+	*measurements.Store
+	veem *veem.Manager
+}
+
+// Append implements monitor.Sink.
+func (t told) Append(ctx context.Context, ms []monitor.Measurement) (monitor.Receipt, error) {
+	r, err := t.Store.Append(ctx, ms)
+	if err == nil {
+		t.veem.Measured(ms)
+	}
+	return r, err
+}
+
 // subjectOf a VEE that is not destroyed, and the host that it is on.
 func subjectOf(m *veem.Manager, self identity.Caller, id vee.ID) (of monitor.Subject, host string, ok bool) {
 	v, err := m.GetVEE(identity.With(context.Background(), self), id)
@@ -137,5 +153,42 @@ func scopeOf(ctx context.Context) (monitor.Scope, error) {
 func (s *site) registerMonitoring(api *httpapi.Server) {
 	wire.Register(api, s.metering.hub)
 	api.HandleStock(promapi.Prefix+"/", promapi.Handler(s.metering.repository, scopeOf, time.Now))
-	api.HandleStock(export.Path, s.metering.export.Handler(identity.Operator, identity.Auditor, identity.SiteRole))
+	api.HandleStock(export.Path, s.metering.export.Handler(exportReaders...))
+	api.HandleStock("GET "+export.Path+"/hosts/{name}", http.HandlerFunc(s.hostMetrics))
+}
+
+var exportReaders = []identity.Role{identity.Operator, identity.Auditor, identity.SiteRole}
+
+// hostMetrics passes on what a host's agent says of its process: agents speak to their site
+// alone.
+func (s *site) hostMetrics(w http.ResponseWriter, r *http.Request) {
+	err := func() error {
+		if c := identity.From(r.Context()); !c.Is(exportReaders...) {
+			return fault.New(fault.Denied, "role %q may not read the metrics of a process", c.Role)
+		}
+		name := r.PathValue("name")
+		h, err := s.veem.GetHost(identity.With(r.Context(), s.self()), name)
+		if err != nil {
+			return err
+		}
+		c := s.toHost(name, h.Address)
+		defer c.HTTP.CloseIdleConnections()
+		req, err := http.NewRequestWithContext(r.Context(), http.MethodGet, c.Base+export.Path, nil)
+		if err != nil {
+			return fault.New(fault.Unavailable, "host %s at %q: %w", name, h.Address, err)
+		}
+		resp, err := c.HTTP.Do(req)
+		if err != nil {
+			return fault.New(fault.Unavailable, "ask host %s for its metrics: %w", name, err).Try("reservoir host show %s", name)
+		}
+		defer resp.Body.Close()
+		w.Header().Set("Content-Type", resp.Header.Get("Content-Type"))
+		w.WriteHeader(resp.StatusCode)
+		_, _ = io.Copy(w, resp.Body) // a reader that is gone is no fault of ours
+		return nil
+	}()
+	if err != nil {
+		f := fault.From(err)
+		http.Error(w, f.Error(), f.Status())
+	}
 }

@@ -133,6 +133,7 @@ var stock = map[string]struct{ may, path, body string }{
 	"DELETE /v2/{name}/manifests":  {"OPS", "/v2/web/manifests/latest", ""},
 	"GET /prometheus/api/v1/query": {"OPAS", "", ""},
 	"GET /metrics":                 {"OAS", "", ""},
+	"GET /metrics/hosts/h9":        {"OAS", "", ""},
 	"GET " + occi.QueryPath:        {"OPAS", "", ""},
 	"POST " + occi.QueryPath:       {"OPS", "", ""},
 	"GET occi compute":             {"OPAS", occi.Base + "/compute/", ""},

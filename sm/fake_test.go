@@ -442,6 +442,7 @@ type bench struct {
 	store  *store.Store
 	events *event.Log
 	m      *Manager
+	trade  Trade
 	stop   func() // the manager, as a crash would: nothing is finished
 }
 
@@ -470,7 +471,7 @@ func newBench(t *testing.T, seed uint64) *bench {
 
 func (b *bench) start() {
 	b.m = New(Config{
-		Site: "alpha", Store: b.store, VMI: b.vmi, Images: fakeImages{}, Events: b.events, Network: "site", Now: time.Now,
+		Site: "alpha", Store: b.store, VMI: b.vmi, Images: fakeImages{}, Events: b.events, Network: "site", Now: time.Now, Trade: b.trade,
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	ctx, cancel := context.WithCancel(context.Background())

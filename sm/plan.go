@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/reservoir-cloud/reservoir/elastic"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/manifest"
@@ -241,10 +242,24 @@ func (m *Manager) Plan(ctx context.Context, d smi.Deploy) (smi.Plan, error) {
 // warnings are what the manifest says that looks like a mistake.
 func (d *design) warnings() []string {
 	w := d.manifest.Warnings()
+	w = append(w, d.beyond()...)
 	for _, x := range d.manifest.Ignored() {
 		w = append(w, "ignored: "+x)
 	}
 	return w
+}
+
+// beyond are the resizes of rules that no replica can take while it runs.
+func (d *design) beyond() (said []string) {
+	for _, p := range d.elastic.Policies {
+		c := d.manifest.Component(p.Component)
+		for _, r := range p.Rules {
+			if r.Do.Kind == elastic.Resize && (r.Do.VCPUs > max(c.CPU.Count, c.CPU.Max) || r.Do.Memory > max(c.Memory.Size, c.Memory.Max)) {
+				said = append(said, fmt.Sprintf("rule %s makes replicas of %s larger than cpu.max or memory.max: they are replaced for it", r.Name, p.Component))
+			}
+		}
+	}
+	return said
 }
 
 func (d *design) size(c *manifest.Component) vee.Resources {

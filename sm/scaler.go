@@ -72,9 +72,10 @@ func (s *scaler) poke() {
 	}
 }
 
-// run until ctx ends.
+// run until ctx ends. A service without rules never pokes it.
 func (s *scaler) run(ctx context.Context) {
-	timer := time.NewTimer(0)
+	timer := time.NewTimer(time.Hour)
+	timer.Stop()
 	defer timer.Stop()
 	for {
 		select {

@@ -49,6 +49,8 @@ type Config struct {
 	// Monitor answers the queries of KPIs; nil: nothing is measured, and no rule that reads a
 	// KPI decides.
 	Monitor monitor.Repository
+	// Sink takes what KPIs that are queries come to; nil: that is not recorded.
+	Sink monitor.Sink
 	// Network of the site, which a public network of a manifest stands for.
 	Network string
 	// Trade admits what is to be paid for; nil: everything is.
@@ -109,6 +111,9 @@ func (m *Manager) Run(ctx context.Context) error {
 	running.Go(func() { m.followVEEs(ctx) })
 	running.Go(func() { m.followMonitoring(ctx) })
 	running.Go(func() { m.forgetUsage(ctx) })
+	if m.cfg.Monitor != nil && m.cfg.Sink != nil {
+		running.Go(func() { m.derive(ctx) })
+	}
 	for c := range m.records.Watch(ctx, "") {
 		switch c.Kind {
 		case store.Changed:

@@ -8,6 +8,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/store"
 	"github.com/reservoir-cloud/reservoir/manifest"
+	"github.com/reservoir-cloud/reservoir/sm/rules"
 	"github.com/reservoir-cloud/reservoir/sm/trade"
 	"github.com/reservoir-cloud/reservoir/smi"
 	"github.com/reservoir-cloud/reservoir/vee"
@@ -63,34 +64,34 @@ func (m *Manager) Quote(ctx context.Context, d smi.Deploy) (trade.Quote, error) 
 	return p.quote(), nil
 }
 
-// KPI implements trade.Services: what the guests of the service have measured last, on
-// average.
-func (m *Manager) KPI(_ context.Context, s smi.Service, k manifest.KPI) float64 {
-	sum, n := 0.0, 0
-	for _, c := range s.Components {
-		if k.Component != "" && c.Name != k.Component {
-			continue
-		}
-		for _, r := range c.Replicas {
-			if v, known := m.measurements.of(r.VEE)[k.Name]; known {
-				sum, n = sum+v, n+1
-			}
-		}
-	}
-	if n == 0 {
+// KPI implements trade.Services: the answer to its query, about the service's own replicas.
+func (m *Manager) KPI(ctx context.Context, s smi.Service, k manifest.KPI) float64 {
+	rec, _, err := m.records.Get(ctx, recordKey(s.Customer, s.Name))
+	if m.cfg.Monitor == nil || err != nil || rec.ID != s.ID {
 		return math.NaN()
 	}
-	return sum / float64(n)
+	ctx, cancel := context.WithTimeout(ctx, queryPatience)
+	defer cancel()
+	series, err := m.cfg.Monitor.Querier(scopeNow(rec)).Query(ctx, rules.QueryOf(k), m.cfg.Now())
+	if err != nil {
+		return math.NaN()
+	}
+	points, err := only(series)
+	if err != nil || len(points) == 0 {
+		return math.NaN()
+	}
+	return points[len(points)-1].Value
 }
 
-// Restart implements trade.Services: a VEE that runs is shut down and activated again.
+// Restart implements trade.Services: what runs is shut down, and then activated.
 func (m *Manager) Restart(ctx context.Context, id vee.ID) error {
 	ctx = m.asSite(ctx)
 	for _, a := range []vee.Action{vee.Shutdown, vee.Activate} {
-		out, err := m.cfg.VMI.UpdateState(ctx, vmi.UpdateState{Collection: vmi.Collection{IDs: []vee.ID{id}}, Action: a})
+		out, err := m.cfg.VMI.UpdateState(ctx, vmi.UpdateState{Collection: vmi.Collection{IDs: []vee.ID{id}}, Action: a, Wait: a == vee.Shutdown})
 		if err != nil {
 			return err
 		}
+		// What does not run cannot be shut down, and need not be.
 		if i := slices.IndexFunc(out, func(o vmi.Outcome) bool { return !o.OK }); i >= 0 && a == vee.Activate {
 			return fault.New(fault.WrongState, "%s of VEE %s: %s", a, id, out[i].Detail)
 		}

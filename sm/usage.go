@@ -176,6 +176,20 @@ func (m *Manager) Usage(ctx context.Context, customer, name string) (smi.Service
 	return out, nil
 }
 
+// forgettable is an account of a VEE that is long gone; twice as long where some of it is on no
+// invoice, as it never is at a site that issues none.
+func forgettable(u trade.Account, now time.Time) bool {
+	n := len(u.Intervals)
+	if n == 0 {
+		return true
+	}
+	keep := keepUsage
+	if !u.Settled() {
+		keep *= 2
+	}
+	return u.Intervals[n-1].ToMS <= now.Add(-keep).UnixMilli()
+}
+
 // forgetUsage of what has been gone for long, once a day.
 func (m *Manager) forgetUsage(ctx context.Context) {
 	for ctx.Err() == nil {
@@ -183,10 +197,8 @@ func (m *Manager) forgetUsage(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			m.cfg.Log.Warn("look for old accounts of usage", "err", err)
 		}
-		before := m.cfg.Now().Add(-keepUsage).UnixMilli()
 		for _, u := range list {
-			n := len(u.Value.Intervals)
-			if !u.Value.Ended || n > 0 && u.Value.Intervals[n-1].ToMS > before || n > 0 && !u.Value.Settled() && u.Value.Intervals[n-1].ToMS > before-keepUsage.Milliseconds() {
+			if !u.Value.Ended || !forgettable(u.Value, m.cfg.Now()) {
 				continue
 			}
 			if err := m.usages.Delete(ctx, u.Key, u.Version); err != nil && !fault.Has(err, fault.NotFound) && !fault.Has(err, fault.Conflict) {

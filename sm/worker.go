@@ -108,7 +108,9 @@ func (w *worker) turn(ctx context.Context) (wake time.Time, gone bool) {
 		return wake, false
 	}
 	w.failed = 0
-	w.scaler.poke()
+	if w.design != nil && len(w.design.elastic.Policies) > 0 {
+		w.scaler.poke()
+	}
 	return wake, gone
 }
 
@@ -155,11 +157,11 @@ func (w *worker) converge(ctx context.Context) (wake time.Time, err error) {
 		}
 		w.m.publish(w.m.show(rec, version, w.design, vees, w.access, step.Waiting))
 		if len(step.Actions) == 0 && equal(before.State, rec.State) {
-			again := w.listen(ctx, rec, vees)
-			if step.Wake.IsZero() || !again.IsZero() && again.Before(step.Wake) {
-				step.Wake = again
+			next, over := w.overcome()
+			if over {
+				continue
 			}
-			return step.Wake, w.forgetRevisions(ctx, rec, version)
+			return soonest(step.Wake, next, w.listen(ctx, rec, vees)), w.forgetRevisions(ctx, rec, version)
 		}
 		for _, a := range step.Actions {
 			if err := w.do(ctx, rec, version, a); err != nil {
@@ -168,6 +170,32 @@ func (w *worker) converge(ctx context.Context) (wake time.Time, err error) {
 		}
 	}
 	return time.Time{}, ctx.Err()
+}
+
+// overcome forgets, where nothing is left to do, the troubles that would be tried again by
+// now: what failed was done all the same, or is not wanted any more. next is when that will be
+// true of another.
+func (w *worker) overcome() (next time.Time, over bool) {
+	now := w.m.cfg.Now()
+	for k, t := range w.troubles {
+		if t.Until.After(now) {
+			next = soonest(next, t.Until)
+			continue
+		}
+		delete(w.troubles, k)
+		over = true
+	}
+	return next, over
+}
+
+// soonest of some times, of which the zero time is never.
+func soonest(times ...time.Time) (first time.Time) {
+	for _, t := range times {
+		if first.IsZero() || !t.IsZero() && t.Before(first) {
+			first = t
+		}
+	}
+	return first
 }
 
 // listen to what the VEEs use. A failure holds nothing else up: it is tried again at the hour

@@ -15,6 +15,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/account"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
+	"github.com/reservoir-cloud/reservoir/monitor"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vmi"
 )
@@ -428,11 +429,12 @@ func TestMonitoringEvents(t *testing.T) {
 		}
 		s.submit(id)
 		s.untilThat(id, "ready", func(v vmi.VEE) bool { return v.GuestReady })
-		h := s.hosts[0]
-		h.set(func() {
-			h.guests[id].kpis = map[string]float64{"sessions": 7, "evil name\n": 1, ".x": 1}
+		of := monitor.VEESubject("alpha", id, "acme", "", d.FQNPrefix)
+		s.m.Measured([]monitor.Measurement{
+			{Subject: of, Kind: monitor.KPIKind, At: time.Now(), Values: []monitor.Value{{Field: "sessions", Value: 7}, {Field: "labelled", Labels: `a="b"`}}},
+			{Subject: of, Kind: monitor.VEEKind, At: time.Now(), Values: []monitor.Value{{Field: "vee_cpu_seconds_total"}}},
+			{Subject: monitor.Subject{VEE: "alpha.unknownaaa"}, Kind: monitor.KPIKind, At: time.Now(), Values: []monitor.Value{{Field: "sessions"}}},
 		})
-		time.Sleep(time.Second)
 		synctest.Wait()
 		got := map[string]string{}
 		for range len(ch) + 100 {

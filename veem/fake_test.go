@@ -97,10 +97,9 @@ type fakeGuest struct {
 	err      string
 	restarts int
 	ready    bool
-	fitted   uint64   // Seq of the assignment that it was changed to while it ran
-	nextBoot []string // what waits
-	unready  bool     // it says that it is not
-	kpis     map[string]float64
+	fitted   uint64         // Seq of the assignment that it was changed to while it ran
+	nextBoot []string       // what waits
+	unready  bool           // it says that it is not
 	moved    vhi.MoveReport // of its last migration
 	movesTo  *fakeHost
 }
@@ -193,7 +192,7 @@ func (h *fakeHost) nudge() {
 
 func (g *fakeGuest) report() vhi.Report {
 	p := vhi.Report{VEE: g.want.VEE, Epoch: g.want.Epoch, Seq: g.want.Seq, Power: g.now, Phase: g.phase, Error: g.err, Restarts: g.restarts,
-		GuestSeen: g.ready || g.unready, GuestReady: g.ready, KPIs: g.kpis, Fitted: g.fitted == g.want.Seq, NextBoot: g.nextBoot}
+		GuestSeen: g.ready || g.unready, GuestReady: g.ready, Fitted: g.fitted == g.want.Seq, NextBoot: g.nextBoot}
 	if g.now == vhi.Absent && g.want.Power != vhi.Absent {
 		p.Power = vhi.Unprepared
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -160,7 +159,6 @@ type news struct {
 	dropped bool // late: overtaken by a newer one
 	back    bool // the host was not alive before
 	changed []vee.ID
-	kpis    []vhi.Report // those whose guest's measurements differ from before
 	doubt   bool
 }
 
@@ -205,9 +203,6 @@ func (h *hosts) learn(r vhi.HostReport, mine map[vee.ID]bool, asked uint64, now 
 		if w.report == nil || !w.settled || !sameReport(*w.report, *p) {
 			n.changed = append(n.changed, p.VEE)
 		}
-		if len(p.KPIs) > 0 && (w.report == nil || !maps.Equal(w.report.KPIs, p.KPIs)) {
-			n.kpis = append(n.kpis, *p)
-		}
 		w.take(p)
 		w.at, w.settled = h.tick, true
 	}
@@ -241,7 +236,7 @@ func sameReport(a, b vhi.Report) bool {
 	if (a.Progress == nil) != (b.Progress == nil) || a.Progress != nil && *a.Progress != *b.Progress {
 		return false
 	}
-	a.Progress, b.Progress, a.KPIs, b.KPIs = nil, nil, nil, nil
+	a.Progress, b.Progress = nil, nil
 	a.DiskUsed, b.DiskUsed = 0, 0
 	return a.VEE == b.VEE && a.Epoch == b.Epoch && a.Seq == b.Seq && a.Power == b.Power && a.Phase == b.Phase &&
 		a.GuestReady == b.GuestReady && a.GuestSeen == b.GuestSeen && a.GuestIdle == b.GuestIdle && a.GuestFailure == b.GuestFailure &&
@@ -251,7 +246,7 @@ func sameReport(a, b vhi.Report) bool {
 
 // identical reports whether b says nothing that a does not.
 func identical(a, b vhi.Report) bool {
-	return sameReport(a, b) && a.DiskUsed == b.DiskUsed && maps.Equal(a.KPIs, b.KPIs) && a.Since.Equal(b.Since) &&
+	return sameReport(a, b) && a.DiskUsed == b.DiskUsed && a.Since.Equal(b.Since) &&
 		a.Freed == b.Freed && a.Move == nil && b.Move == nil
 }
 
@@ -410,7 +405,6 @@ func (m *Manager) learn(r vhi.HostReport, asked uint64) bool {
 		m.queue.add(job{veeJob, string(id)}, lane)
 		m.hub.changed(id)
 	}
-	m.measured(n.kpis)
 	for _, p := range r.VEEs {
 		if p.Power != vhi.Absent && !mine[p.VEE] {
 			m.queue.add(job{reapJob, r.Host + "/" + string(p.VEE)}, lane)

@@ -3,26 +3,18 @@ package veem
 import (
 	"context"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/reservoir-cloud/reservoir/internal/identity"
+	"github.com/reservoir-cloud/reservoir/monitor"
 	"github.com/reservoir-cloud/reservoir/vee"
-	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vmi"
 )
 
-const (
-	// maxEvents wait for a slow reader of a watch; of more, it loses the oldest.
-	maxEvents = 4096
-	// maxKPIs that a guest's agent may publish; the first by name count.
-	maxKPIs = 64
-)
-
-// kpiName is what a guest may call a measurement: it becomes the end of an FQN.
-var kpiName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,63}$`)
+// maxEvents wait for a slow reader of a watch; of more, it loses the oldest.
+const maxEvents = 4096
 
 // eventHub hands monitoring events to readers and never waits for one.
 type eventHub struct {
@@ -193,20 +185,24 @@ func hardwareEvents(before, after *record) (events []vmi.MonitoringEvent) {
 	return events
 }
 
-// measured publishes what guests' agents say of themselves. The names are the guests', and
-// believed only where they can end an FQN.
-func (m *Manager) measured(reports []vhi.Report) {
-	now := m.cfg.Now().UnixMilli()
+// Measured publishes what was measured inside VEEs' guests to those who monitor them, as it
+// comes. A value that a program has given labels has no FQN, and is for those who query.
+func (m *Manager) Measured(ms []monitor.Measurement) {
 	var events []vmi.MonitoringEvent
-	for _, p := range reports {
-		r, ok := m.ledger.vee(p.VEE)
+	for _, x := range ms {
+		if x.Kind != monitor.KPIKind {
+			continue
+		}
+		r, ok := m.ledger.vee(x.Subject.VEE)
 		if !ok || r.State == vee.Destroyed {
 			continue
 		}
-		names := slices.DeleteFunc(slices.Sorted(maps.Keys(p.KPIs)), func(n string) bool { return !kpiName.MatchString(n) })
-		for _, name := range names[:min(len(names), maxKPIs)] {
-			e := r.event(vmi.Agent, now, name)
-			e.Value = p.KPIs[name]
+		for _, v := range x.Values {
+			if v.Labels != "" {
+				continue
+			}
+			e := r.event(vmi.Agent, x.At.UnixMilli(), v.Field)
+			e.Value = v.Value
 			events = append(events, e)
 		}
 	}

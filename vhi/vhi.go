@@ -61,13 +61,12 @@ type Report struct {
 	GuestSeen  bool          `json:"guestSeen,omitempty"`  // an agent answers in the guest
 	GuestIdle  bool          `json:"guestIdle,omitempty"`
 	// GuestFailure is what went wrong in the guest's first boot, in its own words.
-	GuestFailure string             `json:"guestFailure,omitempty"`
-	KPIs         map[string]float64 `json:"kpis,omitempty"`
-	Restarts     int                `json:"restarts,omitempty"` // in place, since it was assigned
-	Error        string             `json:"error,omitempty"`    // the last one, while it stands
-	Code         string             `json:"code,omitempty"`     // fault.Code of Error
-	Since        time.Time          `json:"since"`              // of Power, host's clock
-	DiskUsed     vee.Bytes          `json:"diskUsedBytes,omitempty"`
+	GuestFailure string    `json:"guestFailure,omitempty"`
+	Restarts     int       `json:"restarts,omitempty"` // in place, since it was assigned
+	Error        string    `json:"error,omitempty"`    // the last one, while it stands
+	Code         string    `json:"code,omitempty"`     // fault.Code of Error
+	Since        time.Time `json:"since"`              // of Power, host's clock
+	DiskUsed     vee.Bytes `json:"diskUsedBytes,omitempty"`
 	// Fitted: the guest that runs is as the assignment's descriptor says, but for NextBoot,
 	// which says in words what waits for its next boot.
 	Fitted   bool     `json:"fitted,omitempty"`

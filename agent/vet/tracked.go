@@ -457,7 +457,7 @@ func (v *tracked) report() vhi.Report {
 		VEE: v.want.VEE, Epoch: v.want.Epoch, Seq: v.want.Seq,
 		Power:    power(v.want.Power, v.seen.Condition, s),
 		Phase:    phase(v.want.Power, v.seen, v.doing, s, seen, time.Now()),
-		Progress: v.progress, GuestSeen: seen, GuestReady: status.Ready, GuestIdle: status.Idle, GuestFailure: status.Failure, KPIs: status.KPIs,
+		Progress: v.progress, GuestSeen: seen, GuestReady: status.Ready, GuestIdle: status.Idle, GuestFailure: status.Failure,
 		Restarts: v.restarts, Since: v.seen.Since, DiskUsed: v.seen.DiskUsed,
 		Fitted: v.fit.epoch == v.want.Epoch && v.fit.seq == v.want.Seq, NextBoot: v.fit.waiting, Freed: v.freed,
 	}

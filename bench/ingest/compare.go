@@ -182,7 +182,7 @@ func direct(all []monitor.Subject) *way {
 			for _, of := range all {
 				base := of.Labels()
 				for _, name := range names() {
-					base[labels.MetricName] = name
+					base[monitor.LabelName] = name
 					kept = append(kept, series{labels: labels.FromMap(base)})
 				}
 			}

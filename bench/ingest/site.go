@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/bench/figure"
+	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/monitor"
@@ -153,6 +154,19 @@ func (s *stage) start(name string, args ...string) error {
 	return nil
 }
 
+// running says which process has ended, with the last that it said.
+func (s *stage) running() error {
+	for _, p := range s.procs {
+		stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(p.Process.Pid), "stat"))
+		if _, rest, _ := strings.Cut(string(stat), ") "); err == nil && !strings.HasPrefix(rest, "Z") {
+			continue
+		}
+		log, _ := os.ReadFile(p.Stderr.(*os.File).Name()) //nolint:errcheck // what there is of it
+		return fmt.Errorf("%s has ended: %s", strings.Join(p.Args[:2], " "), log[max(0, len(log)-500):])
+	}
+	return nil
+}
+
 func (s *stage) down() error {
 	var errs []error
 	for _, p := range slices.Backward(s.procs) {
@@ -188,7 +202,7 @@ func (s *stage) up(ctx context.Context) error {
 			return err
 		}
 		if err := s.start(name, "host", "--dir", filepath.Join(s.dir, name), "--name", name, "--site", "https://"+address, "--listen", listen,
-			"--driver", "sim", "--cpu-overbook", "10000", "--join", invite.Token); err != nil {
+			"--driver", "sim", "--cpu-overbook", "1000", "--join", invite.Token); err != nil {
 			return err
 		}
 	}
@@ -199,6 +213,9 @@ func (s *stage) up(ctx context.Context) error {
 			if h.Alive {
 				alive++
 			}
+		}
+		if err == nil {
+			err = s.running()
 		}
 		return alive == *hosts, err
 	})
@@ -239,7 +256,11 @@ func (s *stage) deploy(ctx context.Context) error {
 		for k, v := range out.VEEs {
 			ids[k] = v.ID
 		}
-		if _, err := s.vmi.SubmitVEEs(ctx, ids); err != nil {
+		// Submitting is idempotent, and may be asked again where the disk is slow.
+		if err := poll(ctx, "VEEs to be submitted", func() (bool, error) {
+			_, err := s.vmi.SubmitVEEs(ctx, ids)
+			return err == nil, err
+		}); err != nil {
 			return err
 		}
 	}
@@ -262,6 +283,9 @@ func freeAddress() (string, error) {
 func poll(ctx context.Context, what string, done func() (bool, error)) error {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		ok, err := done()
+		if fault.Has(err, fault.Timeout) || fault.Has(err, fault.Unavailable) {
+			ok, err = false, nil // a machine that is overloaded by others
+		}
 		if ok || err != nil {
 			return err
 		}

@@ -17,7 +17,7 @@ func InMemory(log *slog.Logger, fail func(after bool) error) *Store {
 	if fail == nil {
 		fail = func(bool) error { return nil }
 	}
-	s := &Store{prefix: "/reservoir/", log: log, generation: 1, records: &inMemory{rows: map[string]row{}, news: make(chan struct{}), fail: fail}}
+	s := &Store{prefix: "/reservoir/", log: log, generation: 1, records: &inMemory{version: 1, rows: map[string]row{}, news: make(chan struct{}), fail: fail}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -42,11 +42,12 @@ func (m *inMemory) get(ctx context.Context, key string) (row, bool, error) {
 func (m *inMemory) list(ctx context.Context, prefix string) (rows []row, version uint64, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, key := range slices.Sorted(maps.Keys(m.rows)) {
+	for key, r := range m.rows {
 		if strings.HasPrefix(key, prefix) {
-			rows = append(rows, m.rows[key])
+			rows = append(rows, r)
 		}
 	}
+	slices.SortFunc(rows, func(a, b row) int { return strings.Compare(a.key, b.key) })
 	return rows, m.version, ctx.Err()
 }
 
@@ -75,7 +76,9 @@ func (m *inMemory) writeNow(ctx context.Context, ops []Op) (version uint64, foun
 	if refused {
 		return 0, found, nil
 	}
-	m.changed()
+	if slices.ContainsFunc(ops, func(o Op) bool { return o.verb != expect }) {
+		m.changed()
+	}
 	for _, o := range ops {
 		switch o.verb {
 		case create, update, put:
@@ -97,8 +100,11 @@ func (m *inMemory) changed() {
 func (m *inMemory) deleteRange(ctx context.Context, from, to string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.changed()
+	before := len(m.rows)
 	maps.DeleteFunc(m.rows, func(key string, _ row) bool { return from <= key && key < to })
+	if len(m.rows) != before {
+		m.changed()
+	}
 	return ctx.Err()
 }
 

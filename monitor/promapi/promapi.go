@@ -161,8 +161,8 @@ func write(w http.ResponseWriter, found []monitor.Series, matrix bool, err error
 	if err == nil {
 		a, err = encode(found, matrix)
 	}
-	status := http.StatusOK
 	if err != nil {
+		var status int
 		a, status = failure(err)
 		w.WriteHeader(status)
 	}

@@ -189,7 +189,7 @@ func (s *Store) labels(base labels.Labels, v *monitor.Value) (labels.Labels, boo
 			return labels.EmptyLabels(), false
 		}
 	}
-	b.Set(labels.MetricName, v.Field)
+	b.Set(monitor.LabelName, v.Field)
 	return b.Labels(), true
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	promconfig "github.com/prometheus/common/config"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/storage/remote"
 
@@ -30,6 +31,7 @@ func writeTo(to, dir string, reg prometheus.Registerer, log *slog.Logger) (*remo
 	c.URL = &promconfig.URL{URL: u}
 	c.Name = "remote"
 	c.MetadataConfig.Send = false
+	c.QueueConfig.BatchSendDeadline = model.Duration(time.Second)
 	c.QueueConfig.MaxShards = 4
 	c.QueueConfig.Capacity = 5000
 	w := remote.NewWriteStorage(log, reg, dir, flushRemote, nil, false)

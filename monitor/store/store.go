@@ -141,7 +141,7 @@ func Open(cfg Config) (*Store, error) {
 	o.WALCompression = compression.Snappy
 	o.StripeSize = 1 << 12
 	o.SeriesLifecycleCallback = s.census
-	log := cfg.Log.With("part", "tsdb")
+	log := slog.New(warnings{cfg.Log.With("part", "tsdb").Handler()})
 	metrics := cfg.Metrics.Registerer()
 	var err error
 	if s.db, err = tsdb.Open(cfg.Dir, log, metrics, o, nil); err != nil {
@@ -174,6 +174,16 @@ func (s *Store) Close() error {
 	}
 	return nil
 }
+
+// warnings and worse of the database are a site's concern; its daily round is not.
+type warnings struct{ slog.Handler }
+
+func (w warnings) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelWarn && w.Handler.Enabled(ctx, l)
+}
+
+func (w warnings) WithAttrs(a []slog.Attr) slog.Handler { return warnings{w.Handler.WithAttrs(a)} }
+func (w warnings) WithGroup(g string) slog.Handler      { return warnings{w.Handler.WithGroup(g)} }
 
 // gate lets so many queries run at once: promql.QueryTracker.
 type gate chan struct{}

@@ -92,13 +92,13 @@ func TestRefused(t *testing.T) {
 		return fmt.Sprintf("rules:\n  - {name: grow, every: 30s, condition: %q, do: {action: scaleUp, component: batch-executor}}\n", condition)
 	}
 	for extra, want := range map[string]string{
-		kpis + rule("queue > 4"):                            "rule grow: condition \"queue > 4\": column 1: undeclared reference to 'queue'; there are batch-executor.instances.size, com.sap.sessions, cpu_seconds_total, master.instances.size, queue-age, queueSize",
-		kpis + rule("queueSize >"):                          "rule grow: condition \"queueSize >\": column 12: Syntax error",
-		kpis + rule("queueSize + 1"):                        "it is a double: want a comparison",
-		kpis + rule("other.instances.size > 1"):             "undeclared reference to 'other'",
-		kpis + rule(strings.Repeat("(", 100)+"queueSize>1"): "recursion",
-		kpis + rule("queueSize > \"many\""):                 "no matching overload",
-		"kpis:\n  - {name: a-b}\n  - {name: a_b}\n":         "a-b and a_b cannot be told apart",
+		kpis + rule("queue > 4"):                                      "rule grow: condition \"queue > 4\": column 1: undeclared reference to 'queue'; there are batch-executor.instances.size, com.sap.sessions, cpu_seconds_total, master.instances.size, queue-age, queueSize",
+		kpis + rule("queueSize >"):                                    "rule grow: condition \"queueSize >\": column 12: Syntax error",
+		kpis + rule("queueSize + 1"):                                  "it is a double: want a comparison",
+		kpis + rule("other.instances.size > 1"):                       "undeclared reference to 'other'",
+		kpis + rule(strings.Repeat("(", 100)+"queueSize>1"):           "recursion",
+		kpis + rule("queueSize > \"many\""):                           "no matching overload",
+		"kpis:\n  - {name: a-b}\n  - {name: a_b}\n" + rule("a_b > 1"): "a-b and a_b cannot be told apart",
 		"    schedules:\n      - {name: day, from: 09:00, to: 17:00, timezone: Mars/Olympus, min: 1, max: 2}\n": "there is no time zone \"Mars/Olympus\"",
 	} {
 		if _, err := Compile(service(t, extra)); err == nil || !strings.Contains(err.Error(), want) {

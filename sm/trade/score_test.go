@@ -34,6 +34,7 @@ func (m *market) pass(d time.Duration, ready int) {
 	for end := m.at.Add(d); m.at.Before(end); {
 		m.at = m.at.Add(min(5*time.Second, end.Sub(m.at)))
 		m.desk.observe(operator, m.now(ready))
+		m.desk.helping.Wait()
 	}
 }
 

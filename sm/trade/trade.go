@@ -82,6 +82,7 @@ type Desk struct {
 	scoring sync.Mutex // guards open, and each change of a score
 	open    map[string]*watched
 	warned  map[string]string // by customer: what was said last of its budget
+	helping sync.WaitGroup    // those who protect promises
 }
 
 var _ smi.Trade = (*Desk)(nil)
@@ -112,6 +113,7 @@ func (d *Desk) Attach(s Services) { d.cfg.Services = s }
 // Run watches promises and budgets, and ends what an earlier process has begun, until ctx ends.
 func (d *Desk) Run(ctx context.Context) error {
 	ctx = d.asSite(ctx)
+	defer d.helping.Wait()
 	d.resume(ctx)
 	d.watch(ctx)
 	return nil

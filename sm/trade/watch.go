@@ -22,7 +22,6 @@ type watched struct {
 	read     bool   // the score was looked for in the store
 	saved    time.Time
 	revision int // of the manifest that is read
-	contract string
 	manifest *manifest.Service
 	last     smi.Service
 }
@@ -30,14 +29,19 @@ type watched struct {
 // gap is how long one observation stands for what follows.
 func (d *Desk) gap() time.Duration { return 3 * d.cfg.Every }
 
-// tidyEvery so often old offers are forgotten.
-const tidyEvery = time.Hour
+// Old offers are forgotten every tidyEvery, budgets are looked at with every so many looks at
+// promises: that reads all accounts of the customers that have one.
+const (
+	tidyEvery   = time.Hour
+	budgetLooks = 12
+)
 
 // watch services until ctx ends: at each change, and every so often.
 func (d *Desk) watch(ctx context.Context) {
 	tick := time.NewTicker(d.cfg.Every)
 	defer tick.Stop()
 	var tidied time.Time
+	looks := 0
 	services := map[string]smi.Service{} // by ID
 	var changes <-chan smi.Service
 	for ctx.Err() == nil {
@@ -67,7 +71,9 @@ func (d *Desk) watch(ctx context.Context) {
 			for _, s := range services {
 				d.observe(ctx, s)
 			}
-			d.watchBudgets(ctx)
+			if looks++; looks%budgetLooks == 0 {
+				d.watchBudgets(ctx)
+			}
 			if now := d.cfg.Now(); now.Sub(tidied) > tidyEvery || now.Before(tidied) {
 				tidied = now
 				d.forgetOffers(ctx)
@@ -119,7 +125,7 @@ func (d *Desk) step(ctx context.Context, s smi.Service) error {
 	changed := w.score.step(x, d.gap())
 	for _, help := range w.score.protect(s, now) {
 		changed = true
-		d.help(ctx, s, help)
+		d.helping.Go(func() { d.help(ctx, s, help) })
 	}
 	if !changed && now.Sub(w.saved).Abs() < d.gap()/2 {
 		return nil
@@ -274,8 +280,14 @@ func lost(s smi.Service, component string) (list []lostReplica) {
 	return list
 }
 
-// help a promise; what fails is told, and tried again later.
+// helpWithin bounds what is done to protect a promise: a guest may take its time to shut down.
+const helpWithin = 3 * time.Minute
+
+// help a promise; what fails is told, and tried again later. It may take a while, in which
+// the service is watched as before.
 func (d *Desk) help(ctx context.Context, s smi.Service, h help) {
+	ctx, cancel := context.WithTimeout(ctx, helpWithin)
+	defer cancel()
 	var err error
 	done := ""
 	switch h.what {
