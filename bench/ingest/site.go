@@ -247,7 +247,7 @@ func (s *stage) deploy(ctx context.Context) error {
 	const size = 100
 	for i := 0; i*size < *number; i++ {
 		d := vee.Descriptor{Name: fmt.Sprintf("web-%d", i), Customer: fmt.Sprintf("c%d", i%10), GroupID: fmt.Sprintf("g%d", i), Hypervisor: "sim", VCPUs: 1, Memory: 8 * vee.MiB,
-			FQNPrefix: vee.FQN("alpha", fmt.Sprintf("c%d", i%10), fmt.Sprintf("s%d", i), "web", i), Disks: []vee.Disk{{Name: "root", Size: 8 * vee.MiB}}, NICs: []vee.NIC{{Network: "site"}}}
+			FQNPrefix: vee.FQN("alpha", fmt.Sprintf("c%d", i%10), fmt.Sprintf("s%d", i), "web", i), Disks: []vee.Disk{{Name: "root", Size: 8 * vee.MiB}}}
 		out, err := s.vmi.InitializeVEEs(ctx, vmi.Initialize{Model: vmi.TwoPhase, VEEs: []vmi.InitializeVEE{{Descriptor: d, Count: min(size, *number-i*size)}}})
 		if err != nil {
 			return err
@@ -265,9 +265,17 @@ func (s *stage) deploy(ctx context.Context) error {
 		}
 	}
 	return poll(ctx, "VEEs to run", func() (bool, error) {
-		list, err := s.vmi.ListVEEs(ctx, vmi.Filter{State: vee.Active})
-		fmt.Fprintf(os.Stderr, "%d of %d VEEs run\n", len(list), *number)
-		return len(list) == *number, err
+		list, err := s.vmi.ListVEEs(ctx, vmi.Filter{})
+		run, waits := 0, ""
+		for _, v := range list {
+			if v.State == vee.Active {
+				run++
+			} else {
+				waits = fmt.Sprintf("; %s is %s, %s on host %q %s", v.ID, v.State, v.Phase, v.Host, v.Error)
+			}
+		}
+		fmt.Fprintf(os.Stderr, "%d of %d VEEs run%s\n", run, *number, waits)
+		return run == *number, errors.Join(err, s.running())
 	})
 }
 
