@@ -8,7 +8,7 @@ import (
 
 	"github.com/reservoir-cloud/reservoir/sim"
 	"github.com/reservoir-cloud/reservoir/sim/batch"
-	"github.com/reservoir-cloud/reservoir/sim/site"
+	"github.com/reservoir-cloud/reservoir/sim/managers"
 	"github.com/reservoir-cloud/reservoir/sm"
 	"github.com/reservoir-cloud/reservoir/smi"
 	"github.com/reservoir-cloud/reservoir/vee"
@@ -124,9 +124,9 @@ func elastic(w workload, set settings, seed uint64, log *slog.Logger) (outcome, 
 		return true
 	})
 	boot := s.Stream("boot")
-	cloud, err := site.New(site.Config{
+	cloud, err := managers.New(managers.Config{
 		Sim: s, Hosts: mostNodes + 2, Capacity: vee.Resources{MilliCPU: 4000, Memory: 8 * vee.GiB, Disk: 100 * vee.GiB}, Guests: b,
-		Times: site.Times{
+		Times: managers.Times{
 			// From nine tenths to eleven tenths of what is stated.
 			Boot: func() time.Duration { return time.Duration((0.9 + 0.2*boot.Float64()) * float64(set.Boot)) },
 			Stop: func() time.Duration { return 2 * time.Second },

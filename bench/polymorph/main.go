@@ -1,5 +1,5 @@
 // Command polymorph runs the polymorph search of RESERVOIR's publications in virtual time,
-// through the Service Manager and the VEE Manager of a site (sim/site): its 7,200 jobs on 16
+// through the Service Manager and the VEE Manager of a site (sim/managers): its 7,200 jobs on 16
 // dedicated nodes, on elastic ones under the published settings, and under ours. The nodes,
 // their boots and the batch system are simulated; what is decided, and when, is not.
 //

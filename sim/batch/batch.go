@@ -1,5 +1,5 @@
 // Package batch is a batch system in virtual time: a queue of jobs, and nodes that take one
-// each, in order. Its nodes are the guests of one component of a simulated site (site.Guests):
+// each, in order. Its nodes are the guests of one component of a simulated site (managers.Guests):
 // a node is there when its guest serves, takes no new job once its guest is to stop, and a
 // job whose node goes away waits again, at the head of the queue, for another one. What it
 // measures of itself is answered as a monitor.Querier, as the site's own would.
@@ -15,14 +15,14 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/monitor"
 	"github.com/reservoir-cloud/reservoir/sim"
-	"github.com/reservoir-cloud/reservoir/sim/site"
+	"github.com/reservoir-cloud/reservoir/sim/managers"
 )
 
 // System of jobs and nodes.
 type System struct {
 	sim       *sim.Sim
 	component string // whose replicas are the nodes
-	nodes     map[site.Guest]*node
+	nodes     map[managers.Guest]*node
 	order     []*node // as they came
 	queue     []*job
 	measures  map[string]measure
@@ -42,7 +42,7 @@ type job struct {
 }
 
 type node struct {
-	guest   site.Guest
+	guest   managers.Guest
 	job     *job
 	ends    *sim.Event
 	leaving func() // not nil: takes no job, and is told when the one that it has ends
@@ -50,7 +50,7 @@ type node struct {
 
 // New system whose nodes are the replicas of a component.
 func New(s *sim.Sim, component string) *System {
-	return &System{sim: s, component: component, nodes: map[site.Guest]*node{}, measures: map[string]measure{}}
+	return &System{sim: s, component: component, nodes: map[managers.Guest]*node{}, measures: map[string]measure{}}
 }
 
 // Submit a job that takes so long; done is called when it has ended.
@@ -73,9 +73,9 @@ func (b *System) Nodes() (all, busy int) {
 }
 
 // Add a node that no guest is: one of a dedicated machine.
-func (b *System) Add(name string) { b.add(site.Guest{Name: name}) }
+func (b *System) Add(name string) { b.add(managers.Guest{Name: name}) }
 
-func (b *System) add(g site.Guest) {
+func (b *System) add(g managers.Guest) {
 	n := &node{guest: g}
 	b.nodes[g] = n
 	b.order = append(b.order, n)
@@ -106,15 +106,15 @@ func (b *System) dispatch() {
 	}
 }
 
-// Serves: site.Guests.
-func (b *System) Serves(g site.Guest) {
+// Serves: managers.Guests.
+func (b *System) Serves(g managers.Guest) {
 	if b.mine(g) {
 		b.add(g)
 	}
 }
 
-// Stops: site.Guests.
-func (b *System) Stops(g site.Guest, done func()) {
+// Stops: managers.Guests.
+func (b *System) Stops(g managers.Guest, done func()) {
 	n := b.nodes[g]
 	if n == nil || n.job == nil {
 		done()
@@ -124,8 +124,8 @@ func (b *System) Stops(g site.Guest, done func()) {
 	}
 }
 
-// Gone: site.Guests.
-func (b *System) Gone(g site.Guest) {
+// Gone: managers.Guests.
+func (b *System) Gone(g managers.Guest) {
 	n := b.nodes[g]
 	if n == nil {
 		return
@@ -140,13 +140,13 @@ func (b *System) Gone(g site.Guest) {
 	}
 }
 
-// Idle: site.Guests.
-func (b *System) Idle(g site.Guest) bool {
+// Idle: managers.Guests.
+func (b *System) Idle(g managers.Guest) bool {
 	n := b.nodes[g]
 	return n != nil && n.job == nil
 }
 
-func (b *System) mine(g site.Guest) bool { return strings.HasPrefix(g.Name, b.component+"-") }
+func (b *System) mine(g managers.Guest) bool { return strings.HasPrefix(g.Name, b.component+"-") }
 
 // Measure something now.
 func (b *System) Measure(name string, value float64) { b.measures[name] = measure{b.sim.Now(), value} }

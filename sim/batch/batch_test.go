@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/sim"
-	"github.com/reservoir-cloud/reservoir/sim/site"
+	"github.com/reservoir-cloud/reservoir/sim/managers"
 	"github.com/reservoir-cloud/reservoir/sm"
 	"github.com/reservoir-cloud/reservoir/smi"
 	"github.com/reservoir-cloud/reservoir/vee"
@@ -47,7 +47,7 @@ const most = 6
 type world struct {
 	*testing.T
 	sim       *sim.Sim
-	site      *site.Site
+	site      *managers.Site
 	batch     *System
 	submitted int
 	peak      int
@@ -59,8 +59,8 @@ func newWorld(t *testing.T, seed uint64, up, down time.Duration) *world {
 	k.ShuffleTies()
 	b := New(k, "executor")
 	boot := k.Stream("boot")
-	s, err := site.New(site.Config{Sim: k, Hosts: 3, Capacity: vee.Resources{MilliCPU: 4000, Memory: 8 * vee.GiB, Disk: 100 * vee.GiB}, Guests: b,
-		Times: site.Times{
+	s, err := managers.New(managers.Config{Sim: k, Hosts: 3, Capacity: vee.Resources{MilliCPU: 4000, Memory: 8 * vee.GiB, Disk: 100 * vee.GiB}, Guests: b,
+		Times: managers.Times{
 			Fetch: func() time.Duration { return 5 * time.Second },
 			Boot:  func() time.Duration { return 10*time.Second + time.Duration(boot.Int64N(int64(20*time.Second))) },
 			Stop:  func() time.Duration { return time.Second },
@@ -284,8 +284,8 @@ func TestNodes(t *testing.T) {
 	b := New(k, "executor")
 	var ended []string
 	job := func(name string) { b.Submit(10*time.Second, func() { ended = append(ended, name) }) }
-	one, two := site.Guest{VEE: "1", Name: "executor-1"}, site.Guest{VEE: "2", Name: "executor-2"}
-	b.Serves(site.Guest{Name: "master-1"})
+	one, two := managers.Guest{VEE: "1", Name: "executor-1"}, managers.Guest{VEE: "2", Name: "executor-2"}
+	b.Serves(managers.Guest{Name: "master-1"})
 	b.Serves(one)
 	b.Serves(two)
 	for i := range 5 {
@@ -294,7 +294,7 @@ func TestNodes(t *testing.T) {
 	left := false
 	k.After(5*time.Second, "leave", func() { b.Stops(one, func() { left = true }) })
 	k.After(12*time.Second, "crash", func() { b.Gone(two) })
-	k.After(20*time.Second, "back", func() { b.Serves(site.Guest{VEE: "2", Name: "executor-2", Start: 2}) })
+	k.After(20*time.Second, "back", func() { b.Serves(managers.Guest{VEE: "2", Name: "executor-2", Start: 2}) })
 	if err := k.Run(begin.Add(9 * time.Second)); err != nil || left {
 		t.Errorf("it left with its job: %v", err)
 	}

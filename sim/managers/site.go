@@ -1,14 +1,14 @@
-// Package site runs a site in virtual time: the Service Manager and the VEE Manager as they
-// are in a site's process, over a store in memory and hosts that are simulated. Nothing in it
-// waits or starts a goroutine; all that happens is an event of package sim, so that a run
-// follows from its seed, the managers' own code included.
+// Package managers runs the managers of a site in virtual time: the Service Manager and the
+// VEE Manager as they are in a site's process, over a store in memory and hosts that are
+// simulated. Nothing in it waits or starts a goroutine; all that happens is an event of
+// package sim, so that a run follows from its seed, the managers' own code included.
 //
 // What makes that possible is that both managers are level-triggered. In a site's process
 // goroutines look at what has changed; here their Step does the same when something has
 // happened or its time has come. A crash is the end of a step at any write to the store or
 // call to a host, before or after it: what was in memory is gone, and managers that are new
 // go on from the store and the hosts.
-package site
+package managers
 
 import (
 	"context"
