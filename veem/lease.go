@@ -281,7 +281,6 @@ func (m *Manager) obeyLog(t *tx, r *record, n ownership.Record) {
 			r.Host, r.Epoch, r.HostRestarts = n.Host, n.Epoch, 0
 			r.State, r.Phase, r.Error = vee.Defined, vee.PhaseProlog, ""
 			r.GuestReady, r.GuestSeen, r.GuestFailure = false, false, ""
-			r.Restarts++
 		case r.moving() && n.Host == r.Move.To:
 			p := m.hosts.view(n.Host, r.ID).report
 			if p == nil || p.Epoch != n.Epoch {
