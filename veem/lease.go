@@ -132,7 +132,7 @@ func (r *record) owned() ownership.Record {
 }
 
 func (h *hostRecord) member() ownership.Member {
-	return ownership.Member{Host: h.Name, Witnesses: h.Witnesses, Awaited: h.Awaited, Fenced: h.Fenced}
+	return ownership.Member{Host: h.Name, Witnesses: h.Witnesses, Awaited: h.Awaited, Fenced: h.Fenced, Upkeep: h.Upkeep, Heeded: h.Heeded}
 }
 
 // siteLog is the log as it is in the store.
@@ -237,6 +237,7 @@ func (m *Manager) commit(ctx context.Context, c ownership.Commit) error {
 			}
 			next := *h
 			next.Witnesses, next.Awaited, next.Fenced = c.NewM.Witnesses, c.NewM.Awaited, c.NewM.Fenced
+			next.Upkeep, next.Heeded = c.NewM.Upkeep, c.NewM.Heeded
 			put(t, &t.hosts, h.Name, &next)
 			n.Witnesses = inUse(n.Witnesses, t)
 		} else {

@@ -88,7 +88,7 @@ func (k *Keeper) protocol() ownership.Protocol { return ownership.Protocol{Timin
 // see what the guard holds, and have it armed as the witness set says. k.mu is held.
 func (k *Keeper) see(ctx context.Context) error {
 	s, err := k.cfg.Guard.Show(ctx)
-	if want := k.host.Disk.Witnesses.Leases(); err == nil && s.Armed != want {
+	if want := k.host.Disk.Armed(); err == nil && s.Armed != want {
 		s, err = k.cfg.Guard.Arm(ctx, want)
 	}
 	if err == nil && s.Boot == k.guard.Boot {
@@ -431,6 +431,8 @@ func (k *Keeper) Status() vhi.LeaseStatus {
 	switch {
 	case k.blind != nil:
 		s.Degraded = "its guard does not answer"
+	case k.host.Disk.Upkeep%2 == 1:
+		s.Degraded = "it is in maintenance: its guard lets guests live"
 	case !k.host.Disk.Witnesses.Leases():
 		s.Degraded = "the site has fewer than three witnesses"
 	case k.guard.Watchdog == "":
