@@ -49,6 +49,7 @@ func (h *host) count(id vee.ID, running bool) {
 	}
 	m.advance(h.s.ms())
 	m.running, m.begun = running, h.s.ms()
+	h.s.note(id, h.name, running)
 	if h.s.bug == bugMeter && running {
 		m.is.Used.ActiveMS += 30_000
 	}

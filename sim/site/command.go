@@ -1,6 +1,7 @@
 package site
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -116,31 +117,51 @@ func Commands() []Command {
 	}
 }
 
-// Do a command, in words. Error: there is no such command, or what it names is not there, or
-// something expected is not so.
-func (s *Site) Do(line string) error {
+// find the command of a line.
+func find(line string) (c Command, args []string, err error) {
 	f := strings.Fields(line)
 	if len(f) == 0 {
-		return nil
+		return c, nil, errors.New("an empty line")
 	}
 	for _, c := range Commands() {
 		words := strings.Fields(c.Use)
 		if words[0] != f[0] {
 			continue
 		}
-		optional := strings.Count(c.Use, "[")
-		if n := len(f); n > len(words) || n < len(words)-optional {
-			return fmt.Errorf("%q: want %s", line, c.Use)
+		if n := len(f); n > len(words) || n < len(words)-strings.Count(c.Use, "[") {
+			return c, nil, fmt.Errorf("%q: want %s", line, c.Use)
 		}
-		if s.out != nil {
-			fmt.Fprintf(s.out, "> %s\n", line)
-		}
-		if err := c.do(s, f[1:]); err != nil {
-			return fmt.Errorf("%q: %w", line, err)
-		}
-		return nil
+		return c, f[1:], nil
 	}
-	return fmt.Errorf("%q: there is no command %s", line, f[0])
+	return c, nil, fmt.Errorf("%q: there is no command %s", line, f[0])
+}
+
+// CheckCommand says what is wrong with a line before it is run: no such command, or not so
+// many words.
+func CheckCommand(line string) error {
+	_, _, err := find(line)
+	return err
+}
+
+// Do a command, in words. Error: there is no such command, or what it names is not there, or
+// something expected is not so.
+func (s *Site) Do(line string) error {
+	c, args, err := find(line)
+	if err != nil {
+		return err
+	}
+	if s.out != nil {
+		fmt.Fprintf(s.out, "> %s\n", line)
+	}
+	switch word, _, _ := strings.Cut(c.Use, " "); word {
+	case "wait", "settle", "expect", "expect-running":
+	default:
+		s.marks = append(s.marks, Mark{s.now(), line})
+	}
+	if err := c.do(s, args); err != nil {
+		return fmt.Errorf("%q: %w", line, err)
+	}
+	return nil
 }
 
 func onHost(do func(*host)) func(*Site, []string) error {

@@ -379,9 +379,17 @@ func (h *host) extend(until ownership.Time) {
 		return
 	}
 	h.deadline = until
-	boot := h.boot
+	h.watch(h.boot, until)
+}
+
+// watch is the guard's timer for a deadline. The clock may not run as it did when it was set.
+func (h *host) watch(boot uint64, until ownership.Time) {
 	h.s.sim.After(h.real(until-h.now())+h.delay(), "", func() {
-		if h.on && h.boot == boot && !h.frozen {
+		switch {
+		case !h.on || h.boot != boot || h.frozen || h.deadline != until:
+		case h.now() < until:
+			h.watch(boot, until)
+		default:
 			h.enforce()
 		}
 	})
