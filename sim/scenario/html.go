@@ -6,6 +6,7 @@ import (
 	"hash/fnv"
 	"html/template"
 	"io"
+	"math"
 	"strings"
 	"time"
 
@@ -84,7 +85,7 @@ func (p *page) timeline(r Report) {
 	if h.End == 0 {
 		return
 	}
-	x := func(d time.Duration) float64 { return 1000 * d.Seconds() / h.End.Seconds() }
+	x := func(d time.Duration) float64 { return math.Round(10_000*d.Seconds()/h.End.Seconds()) / 10 }
 	rows := map[vee.ID]int{}
 	for _, s := range h.Spans {
 		if _, known := rows[s.VEE]; !known {

@@ -63,6 +63,14 @@ func Parse(text []byte) (File, error) {
 	return f, nil
 }
 
+// Seed to run with instead of the file's.
+func (f *File) Seed(seed uint64) {
+	f.Site.Seed = seed
+	if f.Experiment != nil {
+		f.Experiment.Seed = seed
+	}
+}
+
 // configs of the experiment, one for each algorithm.
 func (e Experiment) configs() (all []scale.Config, err error) {
 	algorithms := e.Algorithms
