@@ -493,3 +493,50 @@ func guardHolds(dir string, id vee.ID) bool {
 	line, err := bufio.NewReader(c).ReadString('\n')
 	return err == nil && strings.Contains(line, `"vee":"`+string(id)+`"`)
 }
+
+// A VEE under lease moves live: the right to run it goes with it, and the guard of the host
+// that it went to holds it. From there it is restarted elsewhere like any other.
+func TestALeaseMovesWithItsVEE(t *testing.T) {
+	w := owned(t, 1)
+	v := only(t, "web-1")
+	url := "http://" + address(v) + "/"
+	before := requests(t, url)
+	to := map[string]string{"h1": "h2", "h2": "h3", "h3": "h1"}[v.Host]
+	reservoir(t, "vee", "migrate", string(v.ID), "--to", to, "--wait", "--timeout", "120s")
+	if n := only(t, "web-1"); n.Host != to || n.Restarts != 0 {
+		t.Fatalf("it is on %s after %d restarts, want %s after none", n.Host, n.Restarts, to)
+	}
+	if n := requests(t, url); n <= before {
+		t.Errorf("request %d after %d: its memory is another", n, before)
+	}
+	eventually(t, "the guard there holds it", func() bool { return guardHolds(filepath.Join(stage.dir, "alpha", to), v.ID) })
+	time.Sleep(haTimings.Lease + haTimings.Window) // it is renewed there
+	if n := guestsOf(t, v.ID); n != 1 {
+		t.Fatalf("%d guests of it", n)
+	}
+	for _, k := range killed(t) {
+		if k.Deadline != 0 { // else what the migration had left at its source
+			t.Fatalf("killed: %+v", k)
+		}
+	}
+	cut := boottime()
+	w.forget(v.ID, to)
+	link(t, to, "down")
+	eventually(t, "it runs elsewhere", runsElsewhere(t, only(t, "web-1")))
+	ls := w.lives(v.ID)
+	t.Logf("host cut off after a migration: its guest was dead after %s, the other began after %s; times × %g", seconds(ls[0].end-cut), seconds(ls[len(ls)-1].began-cut), haScale)
+	link(t, to, "up")
+	eventually(t, "the host is back", func() bool { return hostNamed(t, to).Alive })
+}
+
+// forget the guests of a VEE but those of one host: during a migration two processes are
+// there, of which one runs.
+func (w *watcher) forget(id vee.ID, host string) {
+	b, err := os.ReadFile(filepath.Join(stage.dir, "alpha", host, "guard.json"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.life[string(id)] = slices.DeleteFunc(w.life[string(id)], func(l life) bool { return !strings.Contains(string(b), fmt.Sprintf(`"pid":%d,`, l.pid)) })
+}
