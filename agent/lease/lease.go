@@ -101,23 +101,20 @@ func (k *Keeper) see(ctx context.Context) error {
 	return nil
 }
 
-// remind a guard that has lost its memory of what it had. k.mu is held.
+// remind a guard whose deadline has gone back, which means that it has lost its memory, of
+// what it had. k.mu is held.
 func (k *Keeper) remind(ctx context.Context, s guard.State) (guard.State, error) {
-	var err error
-	if s.Deadline < k.guard.Deadline {
-		if s, err = k.cfg.Guard.Extend(ctx, k.guard.Deadline); err != nil {
-			return s, err
-		}
+	if s.Deadline >= k.guard.Deadline {
+		return s, nil
 	}
+	s, err := k.cfg.Guard.Extend(ctx, k.guard.Deadline)
 	for _, x := range k.guard.Guests {
-		if start, err := guard.StartTime(x.PID); err != nil || start != x.Start || slices.Contains(s.Guests, x) {
+		if start, gone := guard.StartTime(x.PID); err != nil || gone != nil || start != x.Start {
 			continue
 		}
-		if s, err = k.cfg.Guard.Hold(ctx, x.VEE, x.PID); err != nil {
-			return s, err
-		}
+		s, err = k.cfg.Guard.Hold(ctx, x.VEE, x.PID)
 	}
-	return s, nil
+	return s, err
 }
 
 // adopt the guard's state as the core's. A guest counts as running while its process is

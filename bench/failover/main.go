@@ -4,9 +4,7 @@
 //
 // The time goes from the kill to the guest's own page at its address, so the guest's boot is
 // in it. There is nothing to compare it with on this machine: a cluster that restarts VMs
-// elsewhere needs its own hosts. What is written of others stands beside it: Proxmox VE
-// fences a node after 60 s without a watchdog's update and restarts its VMs about 2 minutes
-// after the failure (its manual, chapter High Availability, "Fencing" and "Recover").
+// elsewhere needs hosts of its own.
 package main
 
 import (
@@ -115,7 +113,6 @@ func run(ctx context.Context) (err error) {
 	if *scale != 1 {
 		fmt.Printf("timings × %g\n", *scale)
 	}
-	fmt.Println("others: Proxmox VE about 120 s (its manual)")
 	figure.Line("failover_s", figure.Median(served).Seconds(), "s", "<=", 90)
 	return nil
 }
