@@ -398,7 +398,7 @@ func (k *Keeper) Open(ctx context.Context, id vee.ID, e vee.Epoch) error {
 	switch {
 	case k.host.Guard.Expired(k.cfg.Now()):
 		return fault.New(fault.Unavailable, "this host's lease has run out")
-	case e.Compare(h.Epoch) <= 0 && h.Taken != e:
+	case e.Compare(h.Epoch) <= 0 && (h.State != ownership.Held || h.Epoch != e):
 		return fault.New(fault.StaleEpoch, "VEE %s: this host has promised to refuse epoch %s", id, e)
 	}
 	return nil
