@@ -3,7 +3,6 @@ package scenario
 import (
 	_ "embed"
 	"fmt"
-	"hash/fnv"
 	"html/template"
 	"io"
 	"math"
@@ -31,6 +30,9 @@ type page struct {
 	Bars   []bar
 }
 
+// Bottom of the time line's drawing, which begins above its lanes.
+func (p page) Bottom() int { return p.Height + 24 }
+
 // lane of a host, with bars where VEEs ran.
 type lane struct {
 	Name   string
@@ -41,7 +43,7 @@ type lane struct {
 type box struct {
 	X, Width float64
 	Y        int
-	Hue      uint32
+	Hue      int
 	Name     string
 	Hint     string
 }
@@ -86,24 +88,28 @@ func (p *page) timeline(r Report) {
 		return
 	}
 	x := func(d time.Duration) float64 { return math.Round(10_000*d.Seconds()/h.End.Seconds()) / 10 }
-	rows := map[vee.ID]int{}
+	colour := map[vee.ID]int{} // far apart for VEEs that follow each other
 	for _, s := range h.Spans {
-		if _, known := rows[s.VEE]; !known {
-			rows[s.VEE] = len(rows)
+		if _, known := colour[s.VEE]; !known {
+			colour[s.VEE] = len(colour) * 137 % 360
 		}
 	}
-	for i, name := range h.Hosts {
-		l := lane{Name: name, Top: i * (len(rows) + 1) * rowHeight}
-		l.Y = l.Top + rowHeight/2 + 4
+	for _, name := range h.Hosts {
+		l := lane{Name: name, Top: p.Height, Y: p.Height + rowHeight/2 + 4}
+		rows := map[vee.ID]int{}
 		for _, s := range h.Spans {
-			if s.Host == name && s.To > 0 {
-				l.Boxes = append(l.Boxes, box{X: x(s.From), Width: max(1, x(s.To)-x(s.From)), Y: l.Top + (rows[s.VEE]+1)*rowHeight - 10, Hue: hue(string(s.VEE)),
-					Name: string(s.VEE), Hint: fmt.Sprintf("%s on %s, %.1f s to %.1f s", s.VEE, name, s.From.Seconds(), s.To.Seconds())})
+			if s.Host != name || s.To == 0 {
+				continue
 			}
+			if _, known := rows[s.VEE]; !known {
+				rows[s.VEE] = len(rows)
+			}
+			l.Boxes = append(l.Boxes, box{X: x(s.From), Width: max(1, x(s.To)-x(s.From)), Y: l.Top + rows[s.VEE]*rowHeight + 4, Hue: colour[s.VEE],
+				Name: string(s.VEE), Hint: fmt.Sprintf("%s on %s, %.1f s to %.1f s", s.VEE, name, s.From.Seconds(), s.To.Seconds())})
 		}
+		p.Height += max(1, len(rows))*rowHeight + 6
 		p.Lanes = append(p.Lanes, l)
 	}
-	p.Height = len(h.Hosts)*(len(rows)+1)*rowHeight + 10
 	for _, m := range h.Marks {
 		p.Marks = append(p.Marks, mark{x(m.At), fmt.Sprintf("%.1f s: %s", m.At.Seconds(), m.Do)})
 	}
@@ -114,12 +120,6 @@ func (p *page) timeline(r Report) {
 	for at := time.Duration(0); at <= h.End; at += step {
 		p.Ticks = append(p.Ticks, mark{x(at), at.String()})
 	}
-}
-
-func hue(name string) uint32 {
-	h := fnv.New32a()
-	h.Write([]byte(name))
-	return h.Sum32() * 137 % 360
 }
 
 func (p *page) experiment(r Report) {
@@ -140,4 +140,7 @@ func (p *page) experiment(r Report) {
 			Width: 600 * x.Violations.Mean() / longest, Y: 10 + 26*i, Hue: colour})
 	}
 	p.Height = 20 + 26*len(p.Bars)
+	for i := range 7 {
+		p.Ticks = append(p.Ticks, mark{1000 * float64(i) / 6, (r.results[0].Config.Duration * time.Duration(i) / 6).Round(time.Second).String()})
+	}
 }

@@ -70,7 +70,7 @@ func (a *author) harm() {
 	for g == h {
 		g = a.host()
 	}
-	switch a.r.IntN(20) {
+	switch a.r.IntN(22) {
 	case 0, 1:
 		a.pair("cut "+h, "join "+h, 5*time.Second, 150*time.Second)
 	case 2:
@@ -106,12 +106,8 @@ func (a *author) harm() {
 		if a.r.IntN(2) == 0 { // which the site's VEEM sees as well
 			a.then(a.between(time.Second, 12*time.Second), "move %s %s", a.vee(), h)
 		}
-	case 18:
-		a.then(0, "move %s %s", a.vee(), h)
-		if a.r.IntN(2) == 0 { // and the power fails when it has just arrived, or not
-			a.now += a.between(4*time.Second, 6*time.Second)
-			a.pair("power-off "+h, "power-on "+h, time.Second, 60*time.Second)
-		}
+	case 18, 19:
+		a.move(h)
 	default:
 		switch {
 		case a.Watchdog && a.r.IntN(2) == 0:
@@ -126,6 +122,23 @@ func (a *author) harm() {
 		default:
 			a.pair("drain "+h, "undrain "+h, 10*time.Second, 90*time.Second)
 		}
+	}
+}
+
+// move a VEE, and harm that strikes when it has just gone, or not.
+func (a *author) move(to string) {
+	n := a.r.IntN(a.VEEs)
+	a.then(0, "move v%d %s", n+1, to)
+	if a.r.IntN(2) == 0 {
+		a.pair("tickets lost", "tickets kept", time.Second, 60*time.Second)
+	}
+	a.now += a.between(4*time.Second, 8*time.Second)
+	home := fmt.Sprintf("h%d", n%a.Hosts+1)
+	switch a.r.IntN(3) {
+	case 0:
+		a.pair("power-off "+to, "power-on "+to, time.Second, 60*time.Second)
+	case 1:
+		a.pair("crash-agent "+home, "start-agent "+home, 100*time.Millisecond, 10*time.Second)
 	}
 }
 
@@ -160,7 +173,7 @@ func (s *Site) peace() error {
 	if s.out != nil {
 		fmt.Fprintln(s.out, "> peace")
 	}
-	s.store.down = false
+	s.store.down, s.loseTickets = false, false
 	if !s.boss.alive {
 		s.elect()
 	}

@@ -36,6 +36,10 @@ func Commands() []Command {
 		{"join HOST [HOST]", "undo that", func(s *Site, a []string) error { return s.cut(a, false, true) }},
 		{"deafen HOST [HOST]", "nothing reaches the host any more; what it sends does", func(s *Site, a []string) error { return s.cut(a, true, false) }},
 		{"network LOSS DELAY", "share of messages lost, and their delay: network 20% 100ms", (*Site).network},
+		{"tickets lost|kept", "whether what hosts say to each other about a VEE that is handed over arrives", func(s *Site, a []string) error {
+			s.loseTickets = a[0] == "lost"
+			return nil
+		}},
 
 		{"power-off HOST", "the machine loses power", onHost(func(h *host) { h.powerOff() })},
 		{"power-on HOST", "and has it again", onHost(func(h *host) { h.powerOn() })},
@@ -74,7 +78,7 @@ func Commands() []Command {
 			}
 		})},
 		{"pause-agent HOST", "SIGSTOP: what it is told waits", onHost(func(h *host) { h.paused = h.alive })},
-		{"resume-agent HOST", "SIGCONT", onHost(func(h *host) { h.paused = false; h.drainLine() })},
+		{"resume-agent HOST", "SIGCONT", onHost(func(h *host) { h.paused = h.hung; h.drainLine() })},
 		{"kill VEE", "the guest's process ends by itself", func(s *Site, a []string) error {
 			v := s.guest(vee.ID(a[0]))
 			if v == nil {

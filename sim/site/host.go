@@ -113,7 +113,7 @@ func (h *host) powerOff() {
 // startAgent on what is on the disk and in the guard.
 func (h *host) startAgent(first ownership.Event) {
 	h.life++
-	h.alive, h.paused, h.writing, h.line = true, false, false, nil
+	h.alive, h.paused, h.writing, h.line = true, h.hung, false, nil // without the guard it can do nothing
 	g := h.core.Guard
 	if _, boots := first.(ownership.Booted); !boots {
 		g = ownership.Guard{Boot: h.boot, Armed: h.armed, Deadline: h.deadline}
@@ -289,7 +289,16 @@ func (h *host) post(a ownership.Send) {
 			s.say("%s: has lost the control plane, and says so", h.name)
 		}
 		h.lost = true
+	case ownership.Ticket:
+		if s.loseTickets {
+			s.say("%s: the ticket %s of %s is lost", h.name, m.Epoch, m.VEE)
+			return
+		}
 	case ownership.Void:
+		if s.loseTickets {
+			s.say("%s: the word that the ticket %s of %s is void is lost", h.name, m.Epoch, m.VEE)
+			return
+		}
 		s.say("%s: the ticket %s of %s is void", h.name, m.Epoch, m.VEE)
 	}
 	if to := s.host(a.To); to == h {

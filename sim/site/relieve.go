@@ -213,6 +213,11 @@ func (h *host) migrate(id vee.ID, to *host, p *dvms.Partition, done func(failed 
 			h.s.sim.After(moveTime, "", func() {
 				h.queue(func() {
 					over()
+					if !to.alive || !h.s.net.Reaches(h.name, to.name) {
+						h.s.say("%s: the move of %s to %s breaks: the memory did not arrive", h.name, id, to.name)
+						done(true)
+						return
+					}
 					h.step(ownership.Give{VEE: id, To: to.name})
 					h.s.sim.After(time.Second, "", func() { h.queue(func() { done(h.core.Hold(id).State == ownership.Held) }) })
 				})

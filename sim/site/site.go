@@ -74,8 +74,10 @@ type Site struct {
 	twice vee.ID          // runs twice, as has been said
 	parts map[string]part // of each host: the partition that it is in, and since when
 	dice  *rand.Rand
-	spans []Span
-	marks []Mark
+	// loseTickets: what hosts say to each other about a gift does not arrive.
+	loseTickets bool
+	spans       []Span
+	marks       []Mark
 }
 
 // guest is a VEE as the world sees it.
