@@ -47,7 +47,7 @@ it is checked that nothing is wrong: no VEE runs twice, none forgets what it ack
 		if cmd.Flags().Changed("seed") {
 			s.Seed(seed)
 		}
-		var log io.Writer = a.out
+		log := a.out
 		if *f == "json" || *f == "yaml" {
 			log = io.Discard
 		}
