@@ -6,7 +6,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/sim"
@@ -206,18 +205,4 @@ func (s *Site) peace() error {
 		v.load = s.Load
 	}
 	return nil
-}
-
-// Script of a story, to be read and to be run: the lines of a scenario file.
-func (t Story) Script() string {
-	var b strings.Builder
-	at := time.Duration(0)
-	for _, m := range t.Moments {
-		if m.At > at {
-			fmt.Fprintf(&b, "wait %v\n", m.At-at)
-			at = m.At
-		}
-		fmt.Fprintln(&b, m.Do)
-	}
-	return b.String()
 }
