@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -421,4 +423,64 @@ func TestOwnershipUnderChaos(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A site is lost and put back from a backup, after which a VEE had been given away: what runs
+// is found where it is, nothing runs twice, and nothing is given away before every host has
+// reported or was said to be off.
+func TestRestore(t *testing.T) {
+	inLeasedSite(t, 4, func(s *fakeSite) {
+		all := s.deployElsewhere(4)
+		s.store.mu.Lock()
+		backup := maps.Clone(s.store.rows)
+		s.store.mu.Unlock()
+		moved := all[0]
+		first := s.host(s.get(moved).Host)
+		first.set(func() { first.down = true })
+		now := s.untilThat(moved, "elsewhere", func(v vmi.VEE) bool { return v.Host != first.name && v.GuestReady }).Host
+		first.set(func() { first.down = false })
+		time.Sleep(time.Minute)
+		before := map[vee.ID][]string{}
+		for _, id := range all {
+			before[id] = s.runsOn(id)
+		}
+
+		s.stop()
+		s.store.mu.Lock()
+		s.store.rows, s.store.gen = backup, 1000
+		s.store.mu.Unlock()
+		dead := s.host(s.hostWithout(first.name, now))
+		dead.set(func() { dead.down = true })
+		s.start()
+		time.Sleep(3 * time.Minute)
+		for _, id := range all {
+			if on := s.runsOn(id); !slices.Equal(on, before[id]) && before[id][0] != dead.name {
+				t.Errorf("in recovery VEE %s runs on %v, before on %v", id, on, before[id])
+			}
+		}
+		if n := s.events.count("GivenAway"); n != 1 {
+			t.Errorf("%d VEEs were given away in all, want the one before the backup was used", n)
+		}
+		if v := s.get(moved); v.Host != now {
+			t.Errorf("the record says that it is on %s, and it runs on %s", v.Host, now)
+		}
+		dead.set(func() { dead.down = false })
+		time.Sleep(3 * time.Minute)
+		for _, id := range all {
+			v := s.untilThat(id, "ready", func(v vmi.VEE) bool { return v.GuestReady })
+			if on := s.runsOn(id); len(on) != 1 || on[0] != v.Host || v.Epoch.Generation != 1000 {
+				t.Errorf("VEE %s runs on %v, the record says %s under %s", id, on, v.Host, v.Epoch)
+			}
+		}
+	})
+}
+
+// hostWithout is a host other than these.
+func (s *fakeSite) hostWithout(names ...string) string {
+	for _, h := range s.hosts {
+		if !slices.Contains(names, h.name) {
+			return h.name
+		}
+	}
+	return ""
 }

@@ -220,11 +220,12 @@ func (k *Keeper) tidy(l vhi.LeaseReply) error {
 	d := kept{k.host.Disk, k.disk.Addresses}
 	if l.Answer.Vouch && len(l.Addresses) > 0 {
 		d.Addresses = l.Addresses
+		d.Members = k.host.Disk.Witnesses.Members // whom a restored log has to hear
 	}
 	d.Holds = slices.DeleteFunc(slices.Clone(d.Holds), func(h ownership.Hold) bool {
 		return slices.Contains(l.Over, h.VEE) && !slices.ContainsFunc(k.host.Guard.Guests, func(g ownership.Guest) bool { return g.VEE == h.VEE })
 	})
-	if len(d.Holds) == len(k.host.Disk.Holds) && maps.Equal(d.Addresses, k.disk.Addresses) {
+	if len(d.Holds) == len(k.host.Disk.Holds) && maps.Equal(d.Addresses, k.disk.Addresses) && slices.Equal(d.Members, k.host.Disk.Members) {
 		return nil
 	}
 	if err := k.persist(d); err != nil {
