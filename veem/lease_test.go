@@ -484,3 +484,59 @@ func (s *fakeSite) hostWithout(names ...string) string {
 	}
 	return ""
 }
+
+// Eight VEEs of a host that dies do not start all at once where they go, and what has no room
+// says so until there is.
+func TestStartsElsewhereAreBounded(t *testing.T) {
+	inLeasedSite(t, 3, func(s *fakeSite) {
+		let := func(to vmi.HostState, hosts ...string) {
+			for _, h := range hosts {
+				if _, err := s.m.SetHostState(s.operator(), h, to); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		let(vmi.HostDraining, "h2", "h3")
+		all := s.deployElsewhere(8)
+		let(vmi.HostOn, "h2")
+		for _, h := range s.hosts {
+			h.set(func() { h.slow = 3 * time.Second })
+		}
+		dead := s.host("h1")
+		dead.set(func() { dead.down = true })
+		h2 := s.host("h2")
+		h2.set(func() { h2.capacity.MilliCPU = 7000 })
+		most := 0
+		for range 3000 {
+			time.Sleep(100 * time.Millisecond)
+			starting := 0
+			s.m.ledger.read(func(st *state) {
+				for _, r := range st.vees.rows {
+					if r.Lease != nil && r.Lease.Given != nil {
+						starting++
+					}
+				}
+			})
+			most = max(most, starting)
+		}
+		if most != startsAtOnce {
+			t.Errorf("%d were starting at once, want %d", most, startsAtOnce)
+		}
+		here, waits := 0, 0
+		for _, id := range all {
+			switch v := s.get(id); {
+			case v.Host == "h2" && v.GuestReady:
+				here++
+			case strings.Contains(v.Error, "cannot be started elsewhere"):
+				waits++
+			}
+		}
+		if here != 7 || waits != 1 {
+			t.Errorf("%d run elsewhere and %d say what they wait for, want 7 and 1", here, waits)
+		}
+		let(vmi.HostOn, "h3")
+		for _, id := range all {
+			s.untilThat(id, "ready", func(v vmi.VEE) bool { return v.Host != "h1" && v.GuestReady && v.Error == "" })
+		}
+	})
+}
