@@ -74,6 +74,11 @@ usecase: packages images ## One of them: make usecase N=2.2.6 (root)
 model-check: ## Explore the ownership protocol exhaustively, large scenarios (some minutes)
 	@scripts/model-check.sh
 
+.PHONY: sim-check
+sim-check: ## 1,000 seeds of random faults, the peers' ordeals, and deliberate bugs that must be found (minutes)
+	$(GO) test ./sim/site -run 'Chaos|Mutants' -count 1 -timeout 20m -v -args -seeds $(or $(SEEDS),1000) | grep -vE '^=== '
+	$(GO) test ./dvms -run 'Ordeal|Mutants' -count 1 -timeout 20m -v -args -seeds $(or $(SEEDS),1000) | grep -vE '^=== '
+
 .PHONY: fuzz-placement
 fuzz-placement: ## Random sites and what befalls them, for some hours (FUZZ_CHECKS=100000 of each test)
 	$(GO) test ./placement/solve ./placement/reassign -run 'Agrees|Events|Relieve$$|Holds|Delay|Exact|Improve$$|Counts' -rapid.checks=$(or $(FUZZ_CHECKS),100000) -timeout 0 -v

@@ -119,8 +119,11 @@ func (f *fake) furnish() {
 		}
 		h.Capacity, h.Drivers, h.CPUs, h.DiskFree, h.Version = room, qemu, 2, 30*vee.GiB, "v0.1"
 		h.Address, h.Joined, h.LastSeen = fmt.Sprintf("10.80.0.%d:8441", 11+i), f.ago(3*time.Hour), f.ago(-time.Hour)
+		h.HA = vmi.HostHA{Witness: i < 2}
 		f.hosts = append(f.hosts, h)
 	}
+	f.hosts[0].HA.Degraded = "no hardware watchdog resets it when agent and guard stand still together"
+	f.hosts[2].HA.Fenced = true
 	f.hosts[2].LastSeen = f.ago(5 * time.Minute)
 	for i, v := range []vmi.VEE{
 		{ID: "alpha.aaaaaaaaaa", State: vee.Active, Phase: vee.PhaseRunning, GuestReady: true, GuestSeen: true, Host: "h1"},

@@ -19,6 +19,8 @@ func (a *app) hostCmd() *cobra.Command {
 		a.hostState("cordon", vmi.HostDraining, "Let a host take no new VEEs; those there stay"),
 		a.hostDrain(), a.hostOff(),
 		a.hostState("on", vmi.HostOn, "Let a host take VEEs again"),
+		a.hostArm("disarm", false, "Let the guests of a host live on without a lease, for maintenance"),
+		a.hostArm("arm", true, "Have the guests of a host end with its lease again, to be restarted elsewhere"),
 		a.hostRemove())
 	a.hostProcess(cmd)
 	return cmd
@@ -60,11 +62,14 @@ func (a *app) hostListing() listing[vmi.Host] {
 				}
 				return text
 			}},
+			{head: "HA", cell: ha},
 			{head: "ADDRESS", cell: func(h vmi.Host) string { return h.Address }, wide: true},
 			{head: "CPUS", cell: func(h vmi.Host) string { return strconv.Itoa(h.CPUs) }, wide: true},
 			{head: "DISK-FREE", cell: func(h vmi.Host) string { return h.DiskFree.String() }, wide: true},
 			{head: "VERSION", cell: func(h vmi.Host) string { return h.Version }, wide: true},
 			{head: "JOINED", cell: func(h vmi.Host) string { return a.since(h.Joined) }, wide: true},
+			{head: "WITNESS", cell: func(h vmi.Host) string { return yes(h.HA.Witness) }, wide: true},
+			{head: "WHY-DEGRADED", cell: func(h vmi.Host) string { return h.HA.Degraded }, wide: true},
 			{head: "WHY-THIS-ACCELERATOR", cell: func(h vmi.Host) string {
 				for _, d := range h.Drivers {
 					if d.Why != "" {
@@ -124,6 +129,32 @@ func (a *app) hostState(verb string, to vmi.HostState, shortHelp string) *cobra.
 	f := outputFlag(cmd)
 	cmd.RunE = a.onSite(func(ctx context.Context, r *remote, args []string) error {
 		h, err := r.vmi.SetHostState(ctx, args[0], to)
+		if err != nil {
+			return err
+		}
+		return a.hostListing().printOne(a, *f, h)
+	})
+	return cmd
+}
+
+// ha is how far the VEEs of a host can be restarted elsewhere, in one word.
+func ha(h vmi.Host) string {
+	switch {
+	case h.HA.Fenced:
+		return "fenced"
+	case h.HA.Disarmed:
+		return "disarmed"
+	case h.HA.Degraded != "":
+		return "degraded"
+	}
+	return "ok"
+}
+
+func (a *app) hostArm(verb string, armed bool, shortHelp string) *cobra.Command {
+	cmd := &cobra.Command{Use: verb + " NAME", Short: shortHelp, ValidArgsFunction: a.names(hostNames)}
+	f := outputFlag(cmd)
+	cmd.RunE = a.onSite(func(ctx context.Context, r *remote, args []string) error {
+		h, err := r.vmi.ArmHost(ctx, args[0], armed)
 		if err != nil {
 			return err
 		}

@@ -29,7 +29,7 @@ func (a *app) veeCmd() *cobra.Command {
 		a.veeAction("shutdown", vee.Shutdown, vee.Defined, "Shut down, keep the disks"),
 		a.veeAction("destroy", vee.Destroy, vee.Destroyed, "End a VEE and delete its disks"),
 		a.veeConsole(), a.veeSSH(), a.veePortForward(), a.veeTell(), a.veeUpdate(), a.veeDisk(), a.veeSnapshot(),
-		a.veeMigrate(), a.veeMigrations(), a.veeMigration())
+		a.veeMigrate(), a.veeMigrations(), a.veeMigration(), a.veeClaim())
 }
 
 func (a *app) veeListing() listing[vmi.VEE] {

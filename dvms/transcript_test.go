@@ -47,7 +47,9 @@ func (w *world) command(line string) error {
 			w.load[n] = load
 		}
 	case "drain":
-		w.drain[f[1]] = true
+		w.drain[f[1]] = Draining
+	case "idle":
+		w.drain[f[1]] = Idle
 	case "reserve":
 		w.step(f[1], Reserved{By: true})
 	case "release":

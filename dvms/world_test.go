@@ -23,8 +23,8 @@ type world struct {
 	down          map[string]bool
 	moves         map[string]int // that run at a node now
 	begun         map[ID]Time
-	drain         map[string]bool
-	asked, merged int // escalations, and partitions that another one absorbed
+	drain         map[string]Reason // hosts to be emptied, and why
+	asked, merged int               // escalations, and partitions that another one absorbed
 
 	say     func(format string, args ...any)
 	written map[string]string // partition and version: what it said
@@ -42,7 +42,7 @@ func newWorld(seed uint64, p Protocol, over Overlay, names []string, link sim.Li
 	s := sim.New(seed, epoch)
 	s.ShuffleTies()
 	w := &world{sim: s, net: sim.NewNetwork(s, link), p: p, over: over, names: names, nodes: map[string]*Node{}, load: map[string]int{},
-		down: map[string]bool{}, moves: map[string]int{}, begun: map[ID]Time{}, drain: map[string]bool{}, written: map[string]string{}}
+		down: map[string]bool{}, moves: map[string]int{}, begun: map[ID]Time{}, drain: map[string]Reason{}, written: map[string]string{}}
 	for _, n := range names {
 		w.nodes[n] = &Node{Host: n}
 	}
@@ -123,7 +123,7 @@ func (w *world) share(p Partition) map[string]int {
 	all, places := 0, 0
 	for _, m := range p.Members {
 		all += w.load[m]
-		if !w.drain[m] {
+		if w.drain[m] == "" {
 			places++
 		}
 	}
@@ -133,13 +133,13 @@ func (w *world) share(p Partition) map[string]int {
 	to := map[string]int{}
 	for _, m := range p.Members {
 		to[m] = min(w.load[m], room)
-		if w.drain[m] {
+		if w.drain[m] != "" {
 			to[m] = 0
 		}
 		all -= to[m]
 	}
 	for _, m := range p.Members {
-		if !w.drain[m] {
+		if w.drain[m] == "" {
 			more := min(all, room-to[m])
 			to[m], all = to[m]+more, all-more
 		}
@@ -147,7 +147,7 @@ func (w *world) share(p Partition) map[string]int {
 	return to
 }
 
-func (w *world) violated(n string) bool { return w.load[n] > room || w.drain[n] && w.load[n] > 0 }
+func (w *world) violated(n string) bool { return w.load[n] > room || w.drain[n] != "" && w.load[n] > 0 }
 
 func (w *world) solve(host string, p Partition) {
 	o := Planned
@@ -221,8 +221,8 @@ func (w *world) monitor(n string) {
 	was := false
 	w.sim.Every(time.Second, "", func() bool {
 		switch {
-		case w.drain[n] && w.load[n] > 0:
-			w.step(n, Violated{Draining})
+		case w.drain[n] != "" && w.load[n] > 0:
+			w.step(n, Violated{w.drain[n]})
 		case w.load[n] > room:
 			w.step(n, Violated{Overloaded})
 		case was:

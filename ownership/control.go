@@ -10,8 +10,8 @@ import (
 type view struct {
 	host  string
 	seen  bool
-	fresh Time     // receipt of the last fresh renewal
-	since Time     // begin of the unbroken time of being current
+	fresh Time      // receipt of the last fresh renewal
+	since Time      // begin of the unbroken time of being current
 	holds []Holding // the newest of each VEE
 }
 
@@ -197,6 +197,8 @@ func (c Control) answer(p Protocol, now Time, e ReadDone, r Renew) []Action {
 	a.Vouch = e.Of.Fresh && !a.Nonce.Silent
 	if a.Vouch {
 		a.Witnesses = log.Witnesses[len(log.Witnesses)-1]
+		m, _ := log.member(r.Host)
+		a.Upkeep = m.Upkeep
 		for _, rec := range log.Records {
 			a.Verdicts = append(a.Verdicts, verdict(p, rec, r.Host))
 		}
@@ -242,7 +244,8 @@ func verdict(p Protocol, rec Record, host string) Verdict {
 func (c Control) fold(e ReadDone, r Renew) (Commit, bool) {
 	log := e.Log
 	m, known := log.member(r.Host)
-	n := Member{Host: r.Host, Witnesses: max(m.Witnesses, r.Witnesses), Awaited: m.Awaited && !e.Of.Turned}
+	n := Member{Host: r.Host, Witnesses: max(m.Witnesses, r.Witnesses), Awaited: m.Awaited && !e.Of.Turned,
+		Upkeep: max(m.Upkeep, r.Upkeep), Heeded: max(m.Heeded, r.Upkeep)}
 	if n != m || !known {
 		k := Commit{Leader: c.Leader, Generation: c.Generation, NewM: &n, For: e.Of}
 		if known {
@@ -299,7 +302,7 @@ func (c Control) consider(p Protocol, now Time, e Consider) []Action {
 	steady := c.steady(p, now, e.Log.Witnesses)
 	gone := func(host string) bool {
 		m, _ := e.Log.member(host)
-		return m.Fenced || steady && c.expired(p, now, host)
+		return m.Fenced || m.mortal() && steady && c.expired(p, now, host)
 	}
 	next := rec
 	if !rec.Sealing && p.keeps(ruleIntentFirst) {

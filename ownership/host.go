@@ -53,9 +53,15 @@ func (w WitnessSet) majority(p Protocol, n int) bool {
 type Disk struct {
 	Generation uint64     `json:"generation"` // newest seen of the site's log; older is refused
 	Witnesses  WitnessSet `json:"witnesses"`
-	Members    []string   `json:"members,omitempty"`
-	Holds      []Hold     `json:"holds,omitempty"`
+	// Upkeep counts the changes between maintenance and not: while it is odd the host's guard
+	// is unarmed, and nothing of the host's is given away.
+	Upkeep  uint64   `json:"upkeep,omitempty"`
+	Members []string `json:"members,omitempty"`
+	Holds   []Hold   `json:"holds,omitempty"`
 }
+
+// Armed reports whether guests are under lease here.
+func (d Disk) Armed() bool { return d.Witnesses.leases() && d.Upkeep%2 == 0 }
 
 // Guest is a guest's process. Running: its vCPUs may run.
 type Guest struct {
@@ -148,7 +154,7 @@ func (h Host) Step(p Protocol, now Time, e Event) (Host, []Action) {
 		s.Host = Host{ID: h.ID, Disk: h.Disk, Guard: h.Guard, heard: now}
 	case Booted:
 		s.Host = Host{ID: h.ID, Disk: h.Disk, heard: now,
-			Guard: Guard{Boot: h.Guard.Boot + 1, Armed: h.Disk.Witnesses.leases(), Deadline: now}}
+			Guard: Guard{Boot: h.Guard.Boot + 1, Armed: h.Disk.Armed(), Deadline: now}}
 	}
 	return s.Host, s.actions
 }
@@ -222,7 +228,7 @@ func (s *hostStep) run(k Hold) {
 
 func (s *hostStep) renew() Renew {
 	r := Renew{Host: s.ID, Boot: s.Guard.Boot, Sent: s.now, Echo: s.echo,
-		Witnesses: s.Disk.Witnesses.Config, Members: s.Disk.Members}
+		Witnesses: s.Disk.Witnesses.Config, Upkeep: s.Disk.Upkeep, Members: s.Disk.Members}
 	for _, k := range s.Disk.Holds {
 		k = s.Hold(k.VEE)
 		r.Holds = append(r.Holds, Holding{VEE: k.VEE, Epoch: k.Epoch, State: k.State, To: k.To, Running: s.Running(k.VEE)})
@@ -252,10 +258,13 @@ func (s *hostStep) answer(a Answer) {
 	if !a.Vouch {
 		return
 	}
-	if a.Witnesses.Config > s.Disk.Witnesses.Config {
-		s.Disk.Witnesses = a.Witnesses
-		s.words = nil
-		s.Guard.Armed = a.Witnesses.leases()
+	if a.Witnesses.Config > s.Disk.Witnesses.Config || a.Upkeep > s.Disk.Upkeep {
+		if a.Witnesses.Config > s.Disk.Witnesses.Config {
+			s.Disk.Witnesses = a.Witnesses
+			s.words = nil
+		}
+		s.Disk.Upkeep = max(s.Disk.Upkeep, a.Upkeep)
+		s.Guard.Armed = s.Disk.Armed()
 		s.do(Persist{s.Disk})
 	}
 	for _, v := range a.Verdicts {

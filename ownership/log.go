@@ -31,7 +31,14 @@ type Member struct {
 	Witnesses uint64 `json:"witnesses"`         // configuration that it has acknowledged
 	Awaited   bool   `json:"awaited,omitempty"` // has not reported since a restore
 	Fenced    bool   `json:"fenced,omitempty"`  // a person or a power fence says that it is off
+	// Upkeep is odd while the host is in maintenance (Disk.Upkeep); Heeded is the newest that
+	// it has acknowledged.
+	Upkeep uint64 `json:"upkeep,omitempty"`
+	Heeded uint64 `json:"heeded,omitempty"`
 }
+
+// mortal: the host's guard is armed for certain, so that its guests end with its lease.
+func (m Member) mortal() bool { return m.Upkeep%2 == 0 && m.Heeded == m.Upkeep }
 
 // Log is a site's record of truth: linearisable, durable, changed by Apply alone.
 type Log struct {

@@ -34,12 +34,13 @@ type Message interface{ message() }
 
 // Renew is a host's report, sent every Timings.Renew.
 type Renew struct {
-	Host      string   `json:"host"`
-	Boot      uint64   `json:"boot"`
-	Sent      Time     `json:"sent"` // host's clock; comes back in the answer
-	Echo      Nonce    `json:"echo"` // of the last answer received
-	Witnesses uint64   `json:"witnesses"`
-	Members   []string `json:"members,omitempty"` // hosts that it knows by its own membership
+	Host      string    `json:"host"`
+	Boot      uint64    `json:"boot"`
+	Sent      Time      `json:"sent"` // host's clock; comes back in the answer
+	Echo      Nonce     `json:"echo"` // of the last answer received
+	Witnesses uint64    `json:"witnesses"`
+	Upkeep    uint64    `json:"upkeep,omitempty"`  // as Disk.Upkeep
+	Members   []string  `json:"members,omitempty"` // hosts that it knows by its own membership
 	Holds     []Holding `json:"holds,omitempty"`
 }
 
@@ -60,6 +61,7 @@ type Answer struct {
 	Nonce      Nonce      `json:"nonce"`
 	Vouch      bool       `json:"vouch"` // extends the lease; without it only Nonce counts
 	Witnesses  WitnessSet `json:"witnesses"`
+	Upkeep     uint64     `json:"upkeep,omitempty"`
 	Verdicts   []Verdict  `json:"verdicts,omitempty"`
 	Generation uint64     `json:"generation"`
 }

@@ -42,7 +42,7 @@ func (c Control) MajorityCurrent(p Protocol, now Time, set WitnessSet) bool {
 func (c Control) Waiting(p Protocol, now Time, log Log, id vee.ID, e vee.Epoch) (hosts []string) {
 	steady := c.steady(p, now, log.Witnesses)
 	for _, m := range log.Members {
-		if !c.view(m.Host).sealed(id, e) && !m.Fenced && !(steady && c.expired(p, now, m.Host)) {
+		if !c.view(m.Host).sealed(id, e) && !m.Fenced && !(m.mortal() && steady && c.expired(p, now, m.Host)) {
 			hosts = append(hosts, m.Host)
 		}
 	}

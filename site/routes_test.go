@@ -57,6 +57,8 @@ var routes = map[string]struct{ may, path, body string }{
 	"DELETE /vmi/v1/groups/{group}/networks/{name}":      {"OPS", "/vmi/v1/groups/~/networks/back", ""},
 	"GET /vmi/v1/vees/{id}/ports/{number}":               {"OPS", "/vmi/v1/vees/" + anID + "/ports/22", ""},
 	"GET /vmi/v1/vees/{id}/nics/{number}/capture":        {"OPS", "/vmi/v1/vees/" + anID + "/nics/0/capture", ""},
+	"PUT /vmi/v1/hosts/{name}/armed":                     {"OS", "/vmi/v1/hosts/h1/armed", `{"armed":false}`},
+	"POST /vmi/v1/vees/{id}/claim":                       {"OS", "/vmi/v1/vees/" + anID + "/claim", `{"fenced":true}`},
 	"POST /vmi/v1/hosts/{name}/drain":                    {"OS", "/vmi/v1/hosts/h1/drain", `{}`},
 	"GET /vmi/v1/reconfiguration":                        {"OAS", "", ""},
 	"POST /vmi/v1/reconfiguration":                       {"OS", "", `{}`},

@@ -135,6 +135,8 @@ func decideReported(r record, p vhi.Report, settled bool) decision {
 		// This record is an old copy: whoever restored it must say so first.
 		r.Error = fmt.Sprintf("host %s has obeyed epoch %s, newer than this site's generation %d", r.Host, p.Epoch, r.Epoch.Generation)
 		return decision{rec: r}
+	case c > 0 && r.Lease != nil && r.Lease.Sealing:
+		return decision{rec: r} // the log of ownership finds out who has it
 	case c > 0:
 		// The host was fenced by a command that is not in the record; it is still the one
 		// that should have it.

@@ -133,6 +133,7 @@ type fakeHost struct {
 	movesTo     int    // migrations under way
 	atMost      int    // of movesTo so far
 	powerOffs   int
+	guard       *fakeGuard // nil: it runs no VEE under lease
 }
 
 var errNet = fault.New(fault.Unavailable, "connection reset")
@@ -218,6 +219,9 @@ func (h *fakeHost) report() vhi.HostReport {
 	r := vhi.HostReport{Host: h.name, Incarnation: fmt.Sprint(h.incarnation), Seq: h.seq, Address: h.name + ":1", Capacity: h.capacity, CPUs: 4,
 		Drivers: []vhi.DriverInfo{{Name: "sim", Simulated: true, Operations: append([]string{opMigrate}, h.live...)}}, Generation: h.generation,
 		Underlay: netip.MustParseAddr("192.0.2." + h.name[1:]), Segments: map[string]uint64{}}
+	if h.guard != nil {
+		r.Lease = vhi.LeaseStatus{Guarded: true, Degraded: "its guests are simulated"}
+	}
 	for id, g := range h.segments {
 		r.Segments[id] = g.Version
 	}
@@ -315,6 +319,10 @@ func (h *fakeHost) step() bool {
 		if h.stepMove(id, g) {
 			return true
 		}
+		if g.now == vhi.Running && !h.lives(id, g) {
+			g.now, g.ready = vhi.Failed, false
+			return true
+		}
 		to, during := g.next()
 		if to == "" && g.now == vhi.Running && len(h.live) > 0 && g.fitted != g.want.Seq && g.err == "" {
 			if g.err = h.failFit; g.err == "" {
@@ -328,6 +336,9 @@ func (h *fakeHost) step() bool {
 		if g.phase != during {
 			g.phase = during
 			return true
+		}
+		if to == vhi.Running && !h.mayRun(id, g) {
+			continue
 		}
 		g.phase = ""
 		if to == vhi.Suspended && h.failSave {
@@ -378,7 +389,10 @@ func (g *fakeGuest) next() (to vhi.Power, during vee.Phase) {
 
 // renew once; with chaos also twice.
 func (h *fakeHost) renew(ctx context.Context) {
-	r := h.report()
+	r := vhi.Renewal{Report: h.report()}
+	if h.guard != nil {
+		r.Lease = h.guard.keeper.Renewal(ctx)
+	}
 	times := 1
 	h.mu.Lock()
 	if h.chaos > 0 && h.rng.IntN(5) == 0 {
@@ -390,11 +404,12 @@ func (h *fakeHost) renew(ctx context.Context) {
 		if m == nil || h.net() != nil {
 			continue
 		}
-		out, err := m.Renew(identity.With(ctx, identity.Caller{Role: identity.HostRole, Host: h.name}), vhi.Renewal{Report: r})
-		if err == nil {
+		out, err := m.Renew(identity.With(ctx, identity.Caller{Role: identity.HostRole, Host: h.name}), r)
+		if err == nil && h.net() == nil {
 			h.mu.Lock()
 			h.generation = max(h.generation, out.Generation)
 			h.mu.Unlock()
+			h.guard.heed(ctx, out)
 		}
 	}
 }
@@ -612,7 +627,7 @@ func (s *fakeSite) check(h *fakeHost, id vee.ID, g *fakeGuest) {
 	}
 	for _, other := range s.hosts {
 		for oid, o := range other.guests {
-			if (other != h || oid != id) && (o.now == vhi.Running || o.now == vhi.Paused) {
+			if (other != h || oid != id) && (o.now == vhi.Running || o.now == vhi.Paused) && other.lives(oid, o) {
 				if oid == id {
 					s.breaks("VEE %s runs on %s and %s", id, h.name, other.name)
 				}

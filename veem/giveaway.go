@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/ownership"
@@ -21,6 +22,9 @@ const startsAtOnce = 4
 
 // lead begins a term as the leader of the site's log.
 func (m *Manager) lead(ctx context.Context) error {
+	if err := m.recover(ctx); err != nil {
+		return fmt.Errorf("put the log of ownership back: %w", err)
+	}
 	err := m.ledger.do(ctx, func(t *tx) error {
 		n := logRecord{Witnesses: []ownership.WitnessSet{{Config: 1}}}
 		if row := t.logs.get(logKey); row != nil {
@@ -41,17 +45,67 @@ func (m *Manager) lead(ctx context.Context) error {
 	return nil
 }
 
+// takeOver leads as soon as the store lets it.
+func (m *Manager) takeOver(ctx context.Context) {
+	for {
+		err := m.lead(ctx)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		m.cfg.Log.Warn("take over the site's log of ownership", "err", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(m.cfg.Timing.Retry):
+		}
+	}
+}
+
+// recover makes the log of a record that was restored from a backup (ownership.Restore):
+// every host is awaited, and a give-away in the new generation is open for every VEE under
+// lease. It may be cut off and done again; the row of the log is written last.
+func (m *Manager) recover(ctx context.Context) error {
+	for more := true; more; {
+		err := m.ledger.do(ctx, func(t *tx) error {
+			more = false
+			row := t.logs.get(logKey)
+			if row == nil || row.Generation >= m.gen {
+				return nil
+			}
+			n := 0
+			for name, h := range t.hosts.all() {
+				if n < MaxOps/2 && (!h.Awaited || h.Fenced) {
+					next := *h
+					next.Awaited, next.Fenced = true, false
+					put(t, &t.hosts, name, &next)
+					n++
+				}
+			}
+			for _, r := range t.vees.all() {
+				if n < MaxOps/2 && r.leased() && (!r.Lease.Sealing || r.Lease.Next.Generation != m.gen) {
+					next := *r
+					next.Lease = &lease{Sealing: true, Next: vee.Epoch{Generation: m.gen, Term: max(r.Epoch.Term, r.Lease.Next.Term) + 1}}
+					t.putVEE(next)
+					n++
+				}
+			}
+			if more = n > 0; more {
+				return nil
+			}
+			last := *row
+			last.Generation, last.Restored, last.Leader = m.gen, true, last.Leader+1
+			put(t, &t.logs, logKey, &last)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // lookAtOwners keeps the witness set, and gives away what may be given away.
 func (m *Manager) lookAtOwners(ctx context.Context) result {
 	again := result{after: m.cfg.Ownership.Renew / 2, lane: leaseLane}
-	m.owners.mu.Lock()
-	leads := m.owners.leads
-	m.owners.mu.Unlock()
-	if !leads {
-		if err := m.lead(ctx); err != nil {
-			return m.attempt("keep the log of ownership", leaseLane, err)
-		}
-	}
 	if err := m.keepWitnesses(ctx); err != nil {
 		return m.attempt("keep the witness set", leaseLane, err)
 	}

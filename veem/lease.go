@@ -132,7 +132,7 @@ func (r *record) owned() ownership.Record {
 }
 
 func (h *hostRecord) member() ownership.Member {
-	return ownership.Member{Host: h.Name, Witnesses: h.Witnesses, Awaited: h.Awaited, Fenced: h.Fenced}
+	return ownership.Member{Host: h.Name, Witnesses: h.Witnesses, Awaited: h.Awaited, Fenced: h.Fenced, Upkeep: h.Upkeep, Heeded: h.Heeded}
 }
 
 // siteLog is the log as it is in the store.
@@ -205,8 +205,13 @@ func (m *Manager) vouch(ctx context.Context, ask renewal) (*vhi.LeaseReply, erro
 		if err := ctx.Err(); err != nil {
 			return nil, fault.New(fault.Timeout, "vouch for a host: %w", err)
 		}
+		if host := ask.read.For.(ownership.Renew).Host; !m.hasHost(host) {
+			return nil, errNoHost(host) // removed meanwhile
+		}
 	}
 }
+
+func (m *Manager) hasHost(name string) bool { _, ok := m.ledger.host(name); return ok }
 
 // addresses of hosts.
 func (m *Manager) addresses(names []string) map[string]string {
@@ -232,11 +237,16 @@ func (m *Manager) commit(ctx context.Context, c ownership.Commit) error {
 		n := *row
 		if c.NewM != nil {
 			h := t.hosts.get(c.NewM.Host)
-			if h == nil || c.OldM == nil || h.member() != *c.OldM {
+			switch {
+			case h == nil && c.OldM == nil && c.NewM.Awaited:
+				// After a restore, one that others know: it joined after the backup.
+				h = &hostRecord{Name: c.NewM.Host, State: vmi.HostOn, Joined: t.now}
+			case h == nil || c.OldM == nil || h.member() != *c.OldM:
 				return stale
 			}
 			next := *h
 			next.Witnesses, next.Awaited, next.Fenced = c.NewM.Witnesses, c.NewM.Awaited, c.NewM.Fenced
+			next.Upkeep, next.Heeded = c.NewM.Upkeep, c.NewM.Heeded
 			put(t, &t.hosts, h.Name, &next)
 			n.Witnesses = inUse(n.Witnesses, t)
 		} else {
@@ -281,7 +291,6 @@ func (m *Manager) obeyLog(t *tx, r *record, n ownership.Record) {
 			r.Host, r.Epoch, r.HostRestarts = n.Host, n.Epoch, 0
 			r.State, r.Phase, r.Error = vee.Defined, vee.PhaseProlog, ""
 			r.GuestReady, r.GuestSeen, r.GuestFailure = false, false, ""
-			r.Restarts++
 		case r.moving() && n.Host == r.Move.To:
 			p := m.hosts.view(n.Host, r.ID).report
 			if p == nil || p.Epoch != n.Epoch {
@@ -293,6 +302,12 @@ func (m *Manager) obeyLog(t *tx, r *record, n ownership.Record) {
 		}
 		r.Seq++
 		r.Settled = false
+	}
+	if l.Sealing && !n.Sealing && r.Epoch.Generation < m.gen {
+		// Found where it was, after a restore: its host goes on under an epoch of the new
+		// generation, which nobody else was or will be given.
+		r.Epoch = n.Next
+		r.Seq++
 	}
 	l.Sealing, l.Next = n.Sealing, n.Next
 	r.Lease = &l

@@ -364,7 +364,7 @@ func (l *ledger) load(ctx context.Context) error {
 		}
 	}
 	for _, r := range l.vees.rows {
-		if r.State != vee.Destroyed {
+		if r.State != vee.Destroyed && r.Lease == nil { // else by the log of ownership
 			r.Epoch.Generation = max(r.Epoch.Generation, l.gen) // hosts refuse older ones
 		}
 	}

@@ -127,6 +127,8 @@ type hostRecord struct {
 	Witnesses uint64 `json:"witnesses,omitempty"` // configuration that it has acknowledged
 	Awaited   bool   `json:"awaited,omitempty"`   // has not reported since a restore
 	Fenced    bool   `json:"fenced,omitempty"`    // a person says that it is off
+	Upkeep    uint64 `json:"upkeep,omitempty"`    // odd: in maintenance
+	Heeded    uint64 `json:"heeded,omitempty"`    // newest Upkeep that it has acknowledged
 	// Guarded: it can run VEEs under lease.
 	Guarded bool `json:"guarded,omitempty"`
 }

@@ -230,6 +230,7 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 func (m *Manager) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { m.ledger.run(ctx) })
+	m.takeOver(ctx) // before anything is decided about who runs what
 	wg.Go(func() { m.askAll(ctx) })
 	wg.Go(func() { m.account(ctx) })
 	m.wakeAll()

@@ -94,6 +94,14 @@ func (c *counting) DrainHost(_ context.Context, name string, _ vmi.Drain) (vmi.H
 	c.n++
 	return vmi.Host{Name: name, VEEs: c.n}, nil
 }
+func (c *counting) ArmHost(_ context.Context, name string, _ bool) (vmi.Host, error) {
+	c.n++
+	return vmi.Host{Name: name, VEEs: c.n}, nil
+}
+func (c *counting) ClaimVEE(_ context.Context, id vee.ID, _ vmi.Claim) (vmi.VEE, error) {
+	c.n++
+	return vmi.VEE{ID: id, Restarts: c.n}, nil
+}
 func (c *counting) PlanRebalance(_ context.Context, r vmi.Rebalance) (vmi.Reconfiguration, error) {
 	c.n++
 	return vmi.Reconfiguration{Policy: r.Policy, Attempt: c.n}, nil
@@ -133,6 +141,12 @@ var keyed = map[string]func(ctx context.Context, s vmi.Service, v int) (any, err
 	},
 	"POST /vmi/v1/hosts/{name}/drain": func(ctx context.Context, s vmi.Service, v int) (any, error) {
 		return s.DrainHost(ctx, fmt.Sprint("h", v), vmi.Drain{})
+	},
+	"PUT /vmi/v1/hosts/{name}/armed": func(ctx context.Context, s vmi.Service, v int) (any, error) {
+		return s.ArmHost(ctx, fmt.Sprint("h", v), v == 1)
+	},
+	"POST /vmi/v1/vees/{id}/claim": func(ctx context.Context, s vmi.Service, v int) (any, error) {
+		return s.ClaimVEE(ctx, id, vmi.Claim{Fenced: v == 1})
 	},
 	"POST /vmi/v1/reconfiguration": func(ctx context.Context, s vmi.Service, v int) (any, error) {
 		return s.Rebalance(ctx, vmi.Rebalance{Policy: []string{"", "balance", "cost"}[v]})

@@ -73,6 +73,7 @@ func Register(s *httpapi.Server, svc Service) {
 	registerQuotas(s, svc)
 	registerMigrations(s, svc)
 	registerReconfigurations(s, svc)
+	registerOwnership(s, svc)
 }
 
 func registerCollections(s *httpapi.Server, svc Service) {

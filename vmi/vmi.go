@@ -216,6 +216,8 @@ type Host struct {
 	// Leaving: its VEEs are to leave it (DrainHost). Drained: nothing runs there any more.
 	Leaving bool `json:"leaving,omitempty"`
 	Drained bool `json:"drained,omitempty"`
+	// HA is how far its VEEs can be restarted elsewhere.
+	HA HostHA `json:"ha,omitzero"`
 }
 
 // Placement is an answer of Plan: where a VEE would go, or why nowhere.
@@ -235,6 +237,7 @@ type Service interface {
 	Storage
 	Migrations
 	Reconfigurations
+	Ownership
 	// InitializeVEEs makes never-used identifiers known. Errors: Malformed (field and
 	// reason), NoResources (TWOPHASE), Denied.
 	InitializeVEEs(ctx context.Context, r Initialize) (Initialized, error)

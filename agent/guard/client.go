@@ -85,8 +85,11 @@ func (c Client) call(ctx context.Context, r Request) (s State, err error) {
 // End the process, if it is still the one that was held: for an agent whose guard is gone.
 func (x Guest) End() error {
 	fd, err := unix.PidfdOpen(x.PID, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
 	if err != nil {
-		return nil // it has ended
+		return fmt.Errorf("end process %d of VEE %s: %w", x.PID, x.VEE, err)
 	}
 	h := held{x, os.NewFile(uintptr(fd), "pidfd")}
 	defer h.pidfd.Close()

@@ -364,7 +364,7 @@ func (g *guard) serve(ctx context.Context, ln *net.UnixListener) error {
 	for {
 		c, err := ln.AcceptUnix()
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // it was closed for that
 		}
 		if err != nil {
 			return fmt.Errorf("the guard's socket: %w", err)

@@ -88,7 +88,7 @@ func (k *Keeper) protocol() ownership.Protocol { return ownership.Protocol{Timin
 // see what the guard holds, and have it armed as the witness set says. k.mu is held.
 func (k *Keeper) see(ctx context.Context) error {
 	s, err := k.cfg.Guard.Show(ctx)
-	if want := k.host.Disk.Witnesses.Leases(); err == nil && s.Armed != want {
+	if want := k.host.Disk.Armed(); err == nil && s.Armed != want {
 		s, err = k.cfg.Guard.Arm(ctx, want)
 	}
 	if err == nil && s.Boot == k.guard.Boot {
@@ -101,23 +101,20 @@ func (k *Keeper) see(ctx context.Context) error {
 	return nil
 }
 
-// remind a guard that has lost its memory of what it had. k.mu is held.
+// remind a guard whose deadline has gone back, which means that it has lost its memory, of
+// what it had. k.mu is held.
 func (k *Keeper) remind(ctx context.Context, s guard.State) (guard.State, error) {
-	var err error
-	if s.Deadline < k.guard.Deadline {
-		if s, err = k.cfg.Guard.Extend(ctx, k.guard.Deadline); err != nil {
-			return s, err
-		}
+	if s.Deadline >= k.guard.Deadline {
+		return s, nil
 	}
+	s, err := k.cfg.Guard.Extend(ctx, k.guard.Deadline)
 	for _, x := range k.guard.Guests {
-		if start, err := guard.StartTime(x.PID); err != nil || start != x.Start || slices.Contains(s.Guests, x) {
+		if start, gone := guard.StartTime(x.PID); err != nil || gone != nil || start != x.Start {
 			continue
 		}
-		if s, err = k.cfg.Guard.Hold(ctx, x.VEE, x.PID); err != nil {
-			return s, err
-		}
+		s, err = k.cfg.Guard.Hold(ctx, x.VEE, x.PID)
 	}
-	return s, nil
+	return s, err
 }
 
 // adopt the guard's state as the core's. A guest counts as running while its process is
@@ -223,11 +220,12 @@ func (k *Keeper) tidy(l vhi.LeaseReply) error {
 	d := kept{k.host.Disk, k.disk.Addresses}
 	if l.Answer.Vouch && len(l.Addresses) > 0 {
 		d.Addresses = l.Addresses
+		d.Members = k.host.Disk.Witnesses.Members // whom a restored log has to hear
 	}
 	d.Holds = slices.DeleteFunc(slices.Clone(d.Holds), func(h ownership.Hold) bool {
 		return slices.Contains(l.Over, h.VEE) && !slices.ContainsFunc(k.host.Guard.Guests, func(g ownership.Guest) bool { return g.VEE == h.VEE })
 	})
-	if len(d.Holds) == len(k.host.Disk.Holds) && maps.Equal(d.Addresses, k.disk.Addresses) {
+	if len(d.Holds) == len(k.host.Disk.Holds) && maps.Equal(d.Addresses, k.disk.Addresses) && slices.Equal(d.Members, k.host.Disk.Members) {
 		return nil
 	}
 	if err := k.persist(d); err != nil {
@@ -401,7 +399,7 @@ func (k *Keeper) Open(ctx context.Context, id vee.ID, e vee.Epoch) error {
 	switch {
 	case k.host.Guard.Expired(k.cfg.Now()):
 		return fault.New(fault.Unavailable, "this host's lease has run out")
-	case e.Compare(h.Epoch) <= 0 && h.Taken != e:
+	case e.Compare(h.Epoch) <= 0 && (h.State != ownership.Held || h.Epoch != e):
 		return fault.New(fault.StaleEpoch, "VEE %s: this host has promised to refuse epoch %s", id, e)
 	}
 	return nil
@@ -431,6 +429,8 @@ func (k *Keeper) Status() vhi.LeaseStatus {
 	switch {
 	case k.blind != nil:
 		s.Degraded = "its guard does not answer"
+	case k.host.Disk.Upkeep%2 == 1:
+		s.Degraded = "it is in maintenance: its guard lets guests live"
 	case !k.host.Disk.Witnesses.Leases():
 		s.Degraded = "the site has fewer than three witnesses"
 	case k.guard.Watchdog == "":

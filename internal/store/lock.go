@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
 	"github.com/reservoir-cloud/reservoir/internal/durable"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 )
+
+// Lock keeps every record out of dir until it is closed: for who copies it.
+func Lock(dir string) (io.Closer, error) { return lockDir(dir) }
 
 // lockDir takes dir for this process until the returned file is closed or the process
 // ends, however it ends. The file tells the next one who has it.

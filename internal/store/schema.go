@@ -15,8 +15,8 @@ type Migration struct {
 	Apply func(context.Context, *Store) error
 }
 
-// meta is what the record knows of itself. A restore from a backup is a new Generation: it
-// puts the objects back and this with Generation+1, in that order.
+// meta is what the record knows of itself. A restore from a backup is a new Generation
+// (NextGeneration).
 type meta struct {
 	Schema     int    `json:"schema"`
 	Generation uint64 `json:"generation"`
@@ -58,4 +58,20 @@ func (s *Store) migrate(ctx context.Context, migrations []Migration) error {
 	}
 	s.generation = m.Generation
 	return nil
+}
+
+// NextGeneration makes a record that was put back from a backup another one: with a
+// generation that is larger than that of the backup, and at least least. The record that it
+// replaces may have been restored from the same backup before, so least is to be larger than
+// all that there ever were; the clock is.
+func (s *Store) NextGeneration(ctx context.Context, least uint64) (uint64, error) {
+	m, _, err := NewCollection[meta](s, metaName).Modify(ctx, metaKey, func(m *meta) error {
+		m.Generation = max(m.Generation+1, least)
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	s.generation = m.Generation
+	return m.Generation, nil
 }

@@ -83,7 +83,7 @@ func cannotReach(t *testing.T, v vmi.VEE, targets ...string) {
 // devices of private networks on a host.
 func devices(t *testing.T, host string) (names []string) {
 	t.Helper()
-	out, err := exec.Command("ip", "-n", prefix+"-alpha-"+host, "-br", "link").Output()
+	out, err := exec.Command("ip", "-n", stage.prefix+"-alpha-"+host, "-br", "link").Output()
 	if err != nil {
 		t.Fatal(err)
 	}

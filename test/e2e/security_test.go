@@ -20,9 +20,9 @@ func TestNothingListensWithoutAuthentication(t *testing.T) {
 	s := deploy(t, manifest(t, "listen", 1, ""), "listen")
 	_, accessPort, _ := strings.Cut(strings.TrimPrefix(s.URLs[0].URL, "http://"), ":")
 	accessPort = strings.TrimRight(accessPort, "/")
-	spaces := map[string]string{prefix + "-alpha": "10." + subnet + ".0.1"}
+	spaces := map[string]string{stage.prefix + "-alpha": "10." + stage.subnet + ".0.1"}
 	for i := range hosts {
-		spaces[fmt.Sprintf("%s-alpha-h%d", prefix, i+1)] = fmt.Sprintf("10.%s.0.%d", subnet, 11+i)
+		spaces[fmt.Sprintf("%s-alpha-h%d", stage.prefix, i+1)] = fmt.Sprintf("10.%s.0.%d", stage.subnet, 11+i)
 	}
 	anonymous := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}} // a stranger does not know the site's authority

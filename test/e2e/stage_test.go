@@ -28,17 +28,15 @@ import (
 )
 
 // The stage has names of its own, so that a federation of the user's may run beside it.
-const (
-	prefix = "e2e"
-	subnet = "120"
-	hosts  = 3
-)
+const hosts = 3
 
-var stage struct {
+var stage = struct {
 	binary string
 	dir    string // of the federation
 	tmp    string
-}
+	prefix string // of its namespaces
+	subnet string
+}{prefix: "e2e", subnet: "120"}
 
 func TestMain(m *testing.M) {
 	code, err := run(m)
@@ -75,7 +73,7 @@ func run(m *testing.M) (code int, err error) {
 		}
 	}()
 	// The guest's time to shut down by itself is real; nothing here waits for a lost host.
-	if _, err := cli("dev", "up", "--detach", "--hosts", strconv.Itoa(hosts), "--dir", stage.dir, "--prefix", prefix, "--subnet", subnet,
+	if _, err := cli("dev", "up", "--detach", "--hosts", strconv.Itoa(hosts), "--dir", stage.dir, "--prefix", stage.prefix, "--subnet", stage.subnet,
 		"--accounting-interval", "5s"); err != nil {
 		return 1, err
 	}
@@ -227,7 +225,7 @@ func nothingLeft(t *testing.T) {
 		}
 	}
 	for i := range hosts {
-		out, err := exec.Command("ip", "-n", fmt.Sprintf("%s-alpha-h%d", prefix, i+1), "-o", "link").Output()
+		out, err := exec.Command("ip", "-n", fmt.Sprintf("%s-alpha-h%d", stage.prefix, i+1), "-o", "link").Output()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -248,7 +246,7 @@ func guests(t *testing.T) (list []guestProcess) {
 	here := map[string]bool{}
 	for i := range hosts {
 		var st syscall.Stat_t
-		if err := syscall.Stat(fmt.Sprintf("/run/netns/%s-alpha-h%d", prefix, i+1), &st); err != nil {
+		if err := syscall.Stat(fmt.Sprintf("/run/netns/%s-alpha-h%d", stage.prefix, i+1), &st); err != nil {
 			t.Fatal(err)
 		}
 		here[fmt.Sprintf("net:[%d]", st.Ino)] = true
