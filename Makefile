@@ -37,7 +37,7 @@ build: ## build/reservoir, the one binary
 	@scripts/step "build reservoir $(VERSION)" $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o build/reservoir ./cmd/reservoir
 
 .PHONY: images
-images: packages build ## The images of the examples and the tests; kept in .cache/images between runs (root)
+images: packages build ## The images of the tests; kept in .cache/images between runs (root)
 	@scripts/images.sh
 
 .PHONY: packages
