@@ -41,7 +41,7 @@ type Port struct {
 	Addresses []netip.Addr `json:"addresses"`
 	// Host that the VEE runs on, and that host's underlay address.
 	Host     string     `json:"host"`
-	Underlay netip.Addr `json:"underlay"`
+	Underlay netip.Addr `json:"underlay,omitzero"`
 	// Names relative to Domain: "web-1.web", "web-1", and "web" while it is ready, which other
 	// ports have too. Nothing else stands for it; empty while the replica must not be found.
 	Names []string `json:"names,omitempty"`
