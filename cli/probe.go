@@ -156,7 +156,7 @@ func matching(all []monitor.SourceProbe, pattern string) (found []monitor.Source
 	for _, p := range all {
 		id := p.ID()
 		if !strings.Contains(pattern, "/") {
-			id = p.Ref.String()
+			id = p.String()
 		}
 		ok, err := path.Match(pattern, id)
 		if err != nil {

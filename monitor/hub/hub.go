@@ -56,7 +56,7 @@ func kept(source string, o monitor.Order) KeptOrder {
 	return KeptOrder{source, o}
 }
 
-func (k KeptOrder) key() string { return k.Source + "/" + k.Ref.String() }
+func (k KeptOrder) key() string { return k.Source + "/" + k.String() }
 
 // Sink of a hub.
 type Sink interface {
@@ -398,7 +398,7 @@ func (h *Hub) forget(ctx context.Context) {
 	h.mu.Unlock()
 	for _, k := range gone {
 		if err := h.cfg.Keeper.Delete(ctx, k.key(), 0); err != nil && !fault.Has(err, fault.NotFound) {
-			h.cfg.Log.Warn("forget the order of a probe whose VEE is gone", "probe", k.Ref.String(), "err", err)
+			h.cfg.Log.Warn("forget the order of a probe whose VEE is gone", "probe", k.String(), "err", err)
 			continue
 		}
 		h.mu.Lock()
