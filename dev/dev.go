@@ -118,6 +118,26 @@ func Up(ctx context.Context, c Config, client Client, say func(format string, ar
 	return l.serve(ctx, client, say)
 }
 
+// awaitGuard of a host before its agent starts: a VEE that comes to a host without one runs
+// there without a lease. One that does not come up in time is its host's to complain of.
+func awaitGuard(ctx context.Context, dir string) {
+	for end := time.Now().Add(guardPatience); time.Now().Before(end); {
+		if _, err := os.Stat(filepath.Join(dir, guardSocket)); err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+const (
+	guardSocket   = "guard.sock" // as agent/guard calls it
+	guardPatience = 5 * time.Second
+)
+
 // serve runs all processes until ctx is done or something cannot be started at all.
 func (l layout) serve(ctx context.Context, client Client, say func(string, ...any)) error {
 	ctx, stop := context.WithCancelCause(ctx)
@@ -135,6 +155,9 @@ func (l layout) serve(ctx context.Context, client Client, say func(string, ...an
 			wg.Go(func() { l.supervise(ctx, n.guardian(), say) })
 		}
 		wg.Go(func() {
+			if n.guard != nil {
+				awaitGuard(ctx, n.dir)
+			}
 			if n.libvirtd == "" {
 				l.supervise(ctx, n, say)
 				return

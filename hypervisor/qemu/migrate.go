@@ -38,7 +38,7 @@ const (
 	// default.
 	firstDowntime = 10 * time.Millisecond
 	maxDowntime   = 300 * time.Millisecond
-	patientRounds = 4
+	patientRounds = 2
 	// unlimited bandwidth, bytes per second.
 	unlimited = int64(1) << 40
 	// stirPatience bounds the wait for an event before QEMU is asked anyway.
@@ -99,6 +99,9 @@ func socketPair() (ours net.Conn, theirs *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a socket pair: %w", err)
+	}
+	for _, fd := range fds { // best effort: it works with any
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, streamRoom)
 	}
 	mine := os.NewFile(uintptr(fds[0]), "stream")
 	theirs = os.NewFile(uintptr(fds[1]), "stream of QEMU")
@@ -219,8 +222,12 @@ func (o *outlet) carry(near, far io.ReadWriteCloser, sent *atomic.Int64) {
 	go func() { defer close(back); _, _ = io.Copy(near, far); _ = near.Close() }()
 }
 
-// carryBuffer is how many bytes are carried at once.
-const carryBuffer = 256 << 10
+// Bytes that are carried at once, and that may wait in a memory stream's socket: a guest that
+// has been stopped waits for them.
+const (
+	carryBuffer = 256 << 10
+	streamRoom  = 256 << 10
+)
 
 // meter counts what is written.
 type meter struct {

@@ -57,6 +57,16 @@ func TestNothingListensWithoutAuthentication(t *testing.T) {
 				if err != nil || reply.Rcode != dns.RcodeRefused {
 					t.Errorf("%s: a stranger asks for a name: %v, %v", ns, reply, err)
 				}
+			case "4318": // measurements of the host's own guests; a stranger is refused
+				resp, err := (&http.Client{Transport: &http.Transport{}}).Post("http://"+net.JoinHostPort(addr, port)+"/v1/metrics", "application/json", strings.NewReader("{}"))
+				if err != nil {
+					t.Errorf("%s port %s: %v", ns, port, err)
+					continue
+				}
+				resp.Body.Close()
+				if resp.StatusCode != http.StatusForbidden {
+					t.Errorf("%s port %s answers a stranger's measurements with %s", ns, port, resp.Status)
+				}
 			default:
 				t.Errorf("%s: something listens on %s", ns, f[3])
 			}
