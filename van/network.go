@@ -330,7 +330,7 @@ func (n *Network) unplug(drop func(name string) bool) error {
 
 // Release says that a VEE has left for the host with that underlay address: this host stops
 // owning its addresses at once, and passes on what still comes for it until the segments
-// say where it is. It is called before the other host's Announce.
+// say where it is. It may come after the other host's Announce.
 func (n *Network) Release(id vee.ID, to netip.Addr) error {
 	return n.move(id, func(said string) moved { return moved{said: said, at: to} })
 }
