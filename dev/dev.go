@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -122,7 +123,9 @@ func Up(ctx context.Context, c Config, client Client, say func(format string, ar
 // there without a lease. One that does not come up in time is its host's to complain of.
 func awaitGuard(ctx context.Context, dir string) {
 	for end := time.Now().Add(guardPatience); time.Now().Before(end); {
-		if _, err := os.Stat(filepath.Join(dir, guardSocket)); err == nil {
+		// The socket of an earlier one may still be there, with nobody behind it.
+		if c, err := (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(dir, guardSocket)); err == nil {
+			_ = c.Close()
 			return
 		}
 		select {
