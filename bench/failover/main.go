@@ -9,7 +9,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -17,13 +16,13 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/bench/figure"
+	"github.com/reservoir-cloud/reservoir/bench/stage"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vmi"
 )
@@ -67,29 +66,13 @@ type outage struct {
 }
 
 func run(ctx context.Context) (err error) {
-	dir, err := os.MkdirTemp("", "bench-failover")
+	on, err := stage.Up(ctx, *binary, *layout, "--hosts", "3", "--prefix", *prefix, "--subnet", *subnet,
+		"--ha-scale", strconv.FormatFloat(*scale, 'g', -1, 64))
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	os.Setenv("RESERVOIR_CONFIG", filepath.Join(dir, "contexts.yaml"))
-	stage := filepath.Join(dir, "dev")
-	defer func() {
-		_, e := reservoir(context.WithoutCancel(ctx), "dev", "down", "--dir", stage)
-		err = errors.Join(err, e)
-	}()
-	if _, err := reservoir(ctx, "dev", "up", "--detach", "--hosts", "3", "--dir", stage, "--prefix", *prefix, "--subnet", *subnet,
-		"--ha-scale", strconv.FormatFloat(*scale, 'g', -1, 64)); err != nil {
-		return err
-	}
-	if _, err := reservoir(ctx, "image", "push", *layout, "appliance"); err != nil {
-		return err
-	}
-	file := filepath.Join(dir, "manifest.yaml")
-	if err := os.WriteFile(file, []byte(manifest), 0o600); err != nil {
-		return err
-	}
-	if _, err := reservoir(ctx, "service", "deploy", file, "--wait", "--timeout", "4m"); err != nil {
+	defer func() { err = errors.Join(err, on.Down(ctx)) }()
+	if err := on.Deploy(ctx, manifest, "--timeout", "4m"); err != nil {
 		return err
 	}
 	// Until every host counts by the three witnesses, and they have been there for a while.
@@ -98,7 +81,7 @@ func run(ctx context.Context) (err error) {
 	}
 	var all []outage
 	for range *rounds {
-		o, err := kill(ctx, stage)
+		o, err := kill(ctx, on)
 		if err != nil {
 			return err
 		}
@@ -118,13 +101,13 @@ func run(ctx context.Context) (err error) {
 }
 
 // kill the host of the VEE, and bring it back when the VEE is elsewhere.
-func kill(ctx context.Context, stage string) (o outage, err error) {
-	v, err := web(ctx)
+func kill(ctx context.Context, on *stage.Stage) (o outage, err error) {
+	v, err := web(ctx, on)
 	if err != nil {
 		return o, err
 	}
 	o.from = v.Host
-	supervisor, err := processOf(ctx, stage, "dev")
+	supervisor, err := processOf(ctx, on, "dev")
 	if err != nil {
 		return o, err
 	}
@@ -149,7 +132,7 @@ func kill(ctx context.Context, stage string) (o outage, err error) {
 	}
 	url := "http://" + strings.SplitN(v.Descriptor.NICs[0].Address, "/", 2)[0] + "/"
 	for {
-		n, err := web(ctx)
+		n, err := web(ctx, on)
 		if err != nil {
 			return o, err
 		}
@@ -172,7 +155,7 @@ func kill(ctx context.Context, stage string) (o outage, err error) {
 		return o, err
 	}
 	for { // the host is back, and the witnesses are steady
-		hosts, err := list[vmi.Host](ctx, "host", "list")
+		hosts, err := stage.List[vmi.Host](ctx, on, "host", "list")
 		if err != nil {
 			return o, err
 		}
@@ -207,8 +190,8 @@ func answers(ctx context.Context, url string) bool {
 	return err == nil && resp.StatusCode == http.StatusOK
 }
 
-func web(ctx context.Context) (vmi.VEE, error) {
-	vees, err := list[vmi.VEE](ctx, "vee", "list")
+func web(ctx context.Context, on *stage.Stage) (vmi.VEE, error) {
+	vees, err := stage.List[vmi.VEE](ctx, on, "vee", "list")
 	if err == nil && len(vees) != 1 {
 		err = fmt.Errorf("%d VEEs, want one", len(vees))
 	}
@@ -218,12 +201,12 @@ func web(ctx context.Context) (vmi.VEE, error) {
 	return vees[0], nil
 }
 
-func processOf(ctx context.Context, stage, name string) (int, error) {
+func processOf(ctx context.Context, on *stage.Stage, name string) (int, error) {
 	type process struct {
 		Name string `json:"name"`
 		PID  int    `json:"pid"`
 	}
-	all, err := list[process](ctx, "dev", "status", "--dir", stage)
+	all, err := stage.List[process](ctx, on, "dev", "status", "--dir", on.Dir)
 	if err != nil {
 		return 0, err
 	}
@@ -233,25 +216,6 @@ func processOf(ctx context.Context, stage, name string) (int, error) {
 		}
 	}
 	return 0, fmt.Errorf("there is no process %s", name)
-}
-
-func list[T any](ctx context.Context, args ...string) (all []T, err error) {
-	out, err := reservoir(ctx, append(args, "-o", "json")...)
-	if err != nil {
-		return nil, err
-	}
-	return all, json.Unmarshal([]byte(out), &all)
-}
-
-func reservoir(ctx context.Context, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, *binary, args...)
-	var errs strings.Builder
-	cmd.Stderr = &errs
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("reservoir %s: %w\n%s", strings.Join(args, " "), err, errs.String())
-	}
-	return string(out), nil
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

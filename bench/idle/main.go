@@ -5,17 +5,14 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/bench/figure"
+	"github.com/reservoir-cloud/reservoir/bench/stage"
 )
 
 var (
@@ -46,32 +43,16 @@ type process struct {
 }
 
 func run(ctx context.Context) (err error) {
-	dir, err := os.MkdirTemp("", "bench-idle")
+	on, err := stage.Up(ctx, *binary, *layout, "--hosts", fmt.Sprint(hosts))
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	os.Setenv("RESERVOIR_CONFIG", filepath.Join(dir, "contexts.yaml"))
-	stage := filepath.Join(dir, "dev")
-	defer func() {
-		_, e := reservoir(context.WithoutCancel(ctx), "dev", "down", "--dir", stage)
-		err = errors.Join(err, e)
-	}()
-	if _, err := reservoir(ctx, "dev", "up", "--detach", "--hosts", fmt.Sprint(hosts), "--dir", stage); err != nil {
-		return err
-	}
-	if _, err := reservoir(ctx, "image", "push", *layout, "appliance"); err != nil {
-		return err
-	}
-	file := filepath.Join(dir, "idle.yaml")
-	if err := os.WriteFile(file, []byte(manifest), 0o600); err != nil {
-		return err
-	}
+	defer func() { err = errors.Join(err, on.Down(ctx)) }()
 	fmt.Printf("%-14s %-10s %14s %14s   (after %s without work)\n", "state", "process", "RSS", "its guests", *settle)
 	var site, host int64
 	for _, state := range []string{"no guest", "a guest each"} {
 		if state != "no guest" {
-			if _, err := reservoir(ctx, "service", "deploy", file, "--wait"); err != nil {
+			if err := on.Deploy(ctx, manifest); err != nil {
 				return err
 			}
 		}
@@ -81,13 +62,9 @@ func run(ctx context.Context) (err error) {
 			return ctx.Err()
 		case <-time.After(*settle):
 		}
-		out, err := reservoir(ctx, "dev", "status", "--dir", stage, "-o", "json")
+		list, err := stage.List[process](ctx, on, "dev", "status", "--dir", on.Dir)
 		if err != nil {
 			return err
-		}
-		var list []process
-		if err := json.Unmarshal([]byte(out), &list); err != nil {
-			return fmt.Errorf("read dev status: %w", err)
 		}
 		for _, p := range list {
 			if p.Kind == "supervisor" {
@@ -118,14 +95,3 @@ networks:
 `
 
 func mb(b int64) float64 { return float64(b) / 1e6 }
-
-func reservoir(ctx context.Context, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, *binary, args...)
-	var errs strings.Builder
-	cmd.Stderr = &errs
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("reservoir %s: %w\n%s", strings.Join(args, " "), err, errs.String())
-	}
-	return string(out), nil
-}

@@ -14,7 +14,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -27,6 +26,7 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/bench/figure"
+	"github.com/reservoir-cloud/reservoir/bench/stage"
 	"github.com/reservoir-cloud/reservoir/hypervisor/disk"
 	"github.com/reservoir-cloud/reservoir/hypervisor/qemu/qmp"
 	"github.com/reservoir-cloud/reservoir/vhi/guest"
@@ -69,42 +69,26 @@ func main() {
 type result struct{ down, total time.Duration }
 
 func run(ctx context.Context) (err error) {
-	dir, err := os.MkdirTemp("", "bench-migrate")
+	on, err := stage.Up(ctx, *binary, *layout, "--hosts", "2", "--prefix", *prefix, "--subnet", *subnet)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	os.Setenv("RESERVOIR_CONFIG", filepath.Join(dir, "contexts.yaml"))
-	stage := filepath.Join(dir, "dev")
-	defer func() {
-		_, e := reservoir(context.WithoutCancel(ctx), "dev", "down", "--dir", stage)
-		err = errors.Join(err, e)
-	}()
-	file := filepath.Join(dir, "busy.yaml")
-	if err := os.WriteFile(file, []byte(manifest), 0o600); err != nil {
+	defer func() { err = errors.Join(err, on.Down(ctx)) }()
+	if err := on.Deploy(ctx, manifest); err != nil {
 		return err
 	}
-	for _, args := range [][]string{
-		{"dev", "up", "--detach", "--hosts", "2", "--dir", stage, "--prefix", *prefix, "--subnet", *subnet},
-		{"image", "push", *layout, "appliance"},
-		{"service", "deploy", file, "--wait"},
-	} {
-		if _, err := reservoir(ctx, args...); err != nil {
-			return err
-		}
-	}
-	m, err := machineOf(stage, dir)
+	m, err := machineOf(on.Dir, on.Scratch)
 	if err != nil {
 		return err
 	}
 	var ours, hand []result
 	fmt.Printf("%-6s %22s %22s\n", "round", "product down / total", "by hand down / total")
 	for i := range *rounds {
-		p, err := product(ctx)
+		p, err := product(ctx, on)
 		if err != nil {
 			return fmt.Errorf("round %d: %w", i+1, err)
 		}
-		h, err := byHand(ctx, filepath.Join(dir, fmt.Sprint("hand", i)), m)
+		h, err := byHand(ctx, filepath.Join(on.Scratch, fmt.Sprint("hand", i)), m)
 		if err != nil {
 			return fmt.Errorf("round %d by hand: %w", i+1, err)
 		}
@@ -148,22 +132,21 @@ networks:
 `
 
 // product migrates the VEE to the other host.
-func product(ctx context.Context) (result, error) {
+func product(ctx context.Context, on *stage.Stage) (result, error) {
 	for _, work := range []string{"burn-cpu amount=1", fmt.Sprintf("burn-memory amount=%d", burnMemory)} {
-		if _, err := reservoir(ctx, append([]string{"vee", "tell", "web-1"}, append(strings.Fields(work), fmt.Sprintf("seconds=%d", burnSeconds))...)...); err != nil {
+		if _, err := on.Run(ctx, append([]string{"vee", "tell", "web-1"}, append(strings.Fields(work), fmt.Sprintf("seconds=%d", burnSeconds))...)...); err != nil {
 			return result{}, err
 		}
 	}
-	if _, err := reservoir(ctx, "vee", "migrate", "web-1", "--wait"); err != nil {
+	if _, err := on.Run(ctx, "vee", "migrate", "web-1", "--wait"); err != nil {
 		return result{}, err
 	}
-	out, err := reservoir(ctx, "vee", "migrations", "-o", "json")
+	list, err := stage.List[vmi.Migration](ctx, on, "vee", "migrations")
 	if err != nil {
 		return result{}, err
 	}
-	var list []vmi.Migration
-	if err := json.Unmarshal([]byte(out), &list); err != nil || len(list) == 0 || list[0].Ended == nil {
-		return result{}, fmt.Errorf("read vee migrations: %q: %w", out, err)
+	if len(list) == 0 || list[0].Ended == nil {
+		return result{}, fmt.Errorf("vee migrations lists no migration that has ended: %+v", list)
 	}
 	// The guest's channel is open again, and its work is over, before the next round.
 	time.Sleep(burnSeconds*time.Second - time.Since(list[0].Started))
@@ -180,14 +163,14 @@ type machine struct {
 var fdPath = regexp.MustCompile(`^/proc/self/fd/\d+$`)
 
 // machineOf the product's guest, with what it has open by name.
-func machineOf(stage, dir string) (m machine, err error) {
+func machineOf(federation, dir string) (m machine, err error) {
 	cmdlines, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		return m, err
 	}
 	for _, c := range cmdlines {
 		b, err := os.ReadFile(c)
-		if err != nil || !strings.Contains(string(b), "qemu-system") || !strings.Contains(string(b), stage+"/") {
+		if err != nil || !strings.Contains(string(b), "qemu-system") || !strings.Contains(string(b), federation+"/") {
 			continue
 		}
 		args := strings.Split(strings.TrimRight(string(b), "\x00"), "\x00")[1:]
@@ -205,13 +188,13 @@ func machineOf(stage, dir string) (m machine, err error) {
 				m.args = append(m.args, a)
 			}
 		}
-		return m, m.copySeed(stage, dir)
+		return m, m.copySeed(federation, dir)
 	}
 	return m, errors.New("the stage's guest is not to be found among the processes")
 }
 
-func (m *machine) copySeed(stage, dir string) error {
-	found, err := filepath.Glob(filepath.Join(stage, "*", "*", "qemu", "vees", "*", disk.SeedFile))
+func (m *machine) copySeed(federation, dir string) error {
+	found, err := filepath.Glob(filepath.Join(federation, "*", "*", "qemu", "vees", "*", disk.SeedFile))
 	if err != nil || len(found) != 1 {
 		return fmt.Errorf("find the seed of the stage's guest: %d found: %w", len(found), err)
 	}
@@ -464,15 +447,4 @@ func work(ctx context.Context, path string) error {
 		}
 	}
 	return nil
-}
-
-func reservoir(ctx context.Context, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, *binary, args...)
-	var errs strings.Builder
-	cmd.Stderr = &errs
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("reservoir %s: %w\n%s", strings.Join(args, " "), err, errs.String())
-	}
-	return string(out), nil
 }
