@@ -162,9 +162,8 @@ func decideReported(r record, p vhi.Report, settled bool) decision {
 		return decideGone(r)
 	}
 	r = observed(r, p)
-	atRest := p.Phase == vee.PhaseStopped || p.Power != vhi.Stopped && p.Power != vhi.Unprepared // no start under way
-	if r.State == r.Target && atRest {
-		r.Settled = true
+	starts := (p.Power == vhi.Stopped || p.Power == vhi.Unprepared) && p.Phase != vee.PhaseStopped
+	if r.Settled = r.State == r.Target && !starts; r.Settled {
 		r.Lease = r.Lease.running()
 		r.Holds = r.Holds && r.State != vee.Defined && r.State != vee.Suspended
 	}

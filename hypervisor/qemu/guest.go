@@ -407,6 +407,7 @@ func (v *vm) finish(how string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.vm = nil
+	g.since = g.d.cfg.Now() // also when it is again what it was before a start that failed
 	if v.stopping != "" {
 		g.set(v.stopping, "")
 	} else {

@@ -346,6 +346,46 @@ func TestFailedStartSaysWhy(t *testing.T) {
 	}
 }
 
+// A QEMU that dies before it answers is not waited for, and its end counts from then.
+func TestItDiesWhileItStarts(t *testing.T) {
+	dir := t.TempDir()
+	needsRoot(t)
+	t.Cleanup(func() { sweep(t, dir) })
+	deadly := false
+	d, err := New(t.Context(), Config{Dir: dir, Accelerator: "tcg", Guard: func(_ context.Context, _ vee.ID, pid int) error {
+		if deadly {
+			kill(t, pid)
+		}
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Close() })
+	g := sectorGuestOn(sectorImage(t, dir))
+	o := start(t, d, g)
+	kill(t, o.PID)
+	for e := range d.Events() {
+		if e.Condition == hypervisor.Crashed {
+			break
+		}
+	}
+	crashed, err := d.Inspect(t.Context(), g.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	deadly = true
+	err = d.Start(t.Context(), g)
+	if err == nil || strings.Contains(err.Error(), "does not answer") {
+		t.Errorf("start: %v, want an error, and not that of its patience", err)
+	}
+	again, err := d.Inspect(t.Context(), g.ID)
+	if err != nil || again.Condition != hypervisor.Crashed || !again.Since.After(crashed.Since) {
+		t.Errorf("it is %+v, %v, want crashed again, later than at %v", again, err, crashed.Since)
+	}
+}
+
 func TestFailedWakeStaysSuspended(t *testing.T) {
 	dir := t.TempDir()
 	d := openDriver(t, dir)
