@@ -87,13 +87,16 @@ func TestLiveChanges(t *testing.T) {
 	want.Memory = 256 * vee.MiB
 	want.Disks = []vee.Disk{want.Disks[0], {Name: "data", Size: 32 * vee.MiB}}
 	resize(want)
-	s := guest(func(s *channel.Status) bool { return s.KPIs["disk_vda_bytes"] == 32<<20 })
-	if s.KPIs["memory_total_bytes"]-first.KPIs["memory_total_bytes"] != 128<<20 || s.UptimeS < first.UptimeS {
+	// The balloon takes its time, also at boot: what counts is where it ends.
+	s := guest(func(s *channel.Status) bool {
+		return s.KPIs["disk_vda_bytes"] == 32<<20 && s.KPIs["memory_total_bytes"] > 192<<20
+	})
+	if s.UptimeS < first.UptimeS {
 		t.Errorf("it has %v after %.0f s, had %v after %.0f s", s.KPIs, s.UptimeS, first.KPIs, first.UptimeS)
 	}
 	want.Memory = 128 * vee.MiB
 	resize(want)
-	guest(func(s *channel.Status) bool { return s.KPIs["memory_total_bytes"] <= first.KPIs["memory_total_bytes"] })
+	guest(func(s *channel.Status) bool { return s.KPIs["memory_total_bytes"] < 128<<20 })
 
 	want.VCPUs, want.Memory = 2, 512*vee.MiB
 	resize(want, "memory of 512MiB: it was started with at most 256MiB", "2 vCPUs: through libvirt")
