@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/hypervisor"
+	"github.com/reservoir-cloud/reservoir/vee"
 	channel "github.com/reservoir-cloud/reservoir/vhi/guest"
 )
 
@@ -76,23 +77,21 @@ func (a *agent) report() error {
 		return nil
 	}
 	up := a.g.d.cfg.Clock.Now().Sub(s.Booted)
-	kpis := maps.Clone(s.KPIs)
+	kpis := hardware(s.Guest.Descriptor)
 	if a.g.d.cfg.KPIs != nil {
-		own := a.g.d.cfg.KPIs(s.Guest.ID, up)
-		if kpis == nil {
-			kpis = map[string]float64{}
-		}
-		for name, value := range own {
-			if _, told := s.KPIs[name]; !told {
-				kpis[name] = value
-			}
-		}
+		maps.Copy(kpis, a.g.d.cfg.KPIs(s.Guest.ID, up))
 	}
+	maps.Copy(kpis, s.KPIs)
 	ready := up >= a.g.d.cfg.ReadyAfter
 	if s.Ready != nil {
 		ready = *s.Ready
 	}
 	return a.say(channel.Status{Type: "status", Ready: ready, KPIs: kpis, UptimeS: up.Seconds()})
+}
+
+// hardware that the agent of a simulated guest sees, as that of a real one tells it.
+func hardware(d vee.Descriptor) map[string]float64 {
+	return map[string]float64{"vcpus_online": float64(d.VCPUs), "memory_total_bytes": float64(d.Memory), "memory_available_bytes": float64(d.Memory) / 2}
 }
 
 // untilReady is how long the guest still needs to boot.
