@@ -44,6 +44,8 @@ func (m *Manager) reconcile(ctx context.Context, j job) result {
 		return m.reconfigure(ctx)
 	case leaseJob:
 		return m.lookAtOwners(ctx)
+	case switchJob:
+		return m.lookAtSwitch(ctx, j.name)
 	default:
 		return m.sweep(ctx)
 	}
@@ -67,6 +69,8 @@ func (m *Manager) changed(changes []change) {
 			m.queue.add(job{planJob, ""}, planLane)
 		case kindPoint:
 			m.queue.add(job{pointJob, c.key}, accessLane)
+		case kindSwitch:
+			m.queue.add(job{switchJob, c.key}, placeLane)
 		}
 	}
 }
@@ -86,6 +90,9 @@ func (m *Manager) changedVEE(c change) {
 	}
 	if m.reconfiguring.busy.Load() {
 		m.queue.add(job{planJob, ""}, planLane)
+	}
+	if c.after != nil && c.after.Switch != "" {
+		m.queue.add(job{switchJob, c.after.Switch}, placeLane)
 	}
 	if serves(c.before) != serves(c.after) {
 		m.wakePoints(func(r *record) bool { return c.after != nil && r.ID == c.after.ID })
@@ -175,15 +182,17 @@ func (m *Manager) assign(ctx context.Context, r record) result {
 	return m.attempt(fmt.Sprintf("assign VEE %s to host %s", r.ID, r.Host), hostLane(r.Host), err)
 }
 
-// placePending finds places for the VEEs that have none, oldest first.
+// placePending gives room to those that wait for it, as they stand in the queue (inQueue).
 func (m *Manager) placePending(ctx context.Context) result {
-	for more := true; more; {
-		err := m.ledger.do(ctx, func(t *tx) error {
-			more = m.placeSome(t)
-			return nil
-		})
-		if err != nil {
-			return m.attempt("place VEEs that wait for room", placeLane, err)
+	for _, some := range []func(*tx) bool{m.admit, m.placeSome} {
+		for more := true; more; {
+			err := m.ledger.do(ctx, func(t *tx) error {
+				more = some(t)
+				return nil
+			})
+			if err != nil {
+				return m.attempt("place VEEs that wait for room", placeLane, err)
+			}
 		}
 	}
 	return result{}
@@ -192,21 +201,10 @@ func (m *Manager) placePending(ctx context.Context) result {
 // placeSome places as many pending VEEs as one write takes, and reports whether there may
 // be more.
 func (m *Manager) placeSome(t *tx) (more bool) {
-	var pending []record
-	for _, r := range t.vees.all() {
-		if r.State == vee.Initial && r.Host == "" && r.Target != vee.Destroyed {
-			pending = append(pending, *r)
-		}
-	}
+	pending := pending(t.vees.all())
 	if len(pending) == 0 {
 		return false
 	}
-	slices.SortFunc(pending, func(a, b record) int {
-		if c := a.Created.Compare(b.Created); c != 0 {
-			return c
-		}
-		return strings.Compare(string(a.ID), string(b.ID))
-	})
 	changed := 0
 	for i, c := range m.choose(t, pending) {
 		r := pending[i]
@@ -264,8 +262,9 @@ func (m *Manager) chooseOn(t *tx, rs []record, board []placement.Host) []placeme
 func (m *Manager) board(t *tx) []placement.Host {
 	at := map[string]int{}
 	var hosts []placement.Host
+	capacity := m.capacities(t.hosts.all(), t.vees.all())
 	for _, h := range t.hosts.all() {
-		p := placement.Host{Name: h.Name, Capacity: h.Capacity, Drivers: h.driverNames()}
+		p := placement.Host{Name: h.Name, Capacity: capacity[h.Name], Drivers: h.driverNames()}
 		switch {
 		case h.State == vmi.HostOff:
 			p.Closed = "it is off"
@@ -292,7 +291,6 @@ func (m *Manager) board(t *tx) []placement.Host {
 			}
 		}
 	}
-	m.book(t, hosts)
 	return hosts
 }
 
