@@ -47,6 +47,10 @@ type Assignment struct {
 	// Leased: it may be restarted elsewhere, so it runs only while the host has the right to
 	// (docs/ownership.md), and its guest is under guard.
 	Leased bool `json:"leased,omitempty"`
+	// Apart and Together name what binds it, so that hosts that move it by themselves know:
+	// VEEs that share a name of Apart are on distinct hosts, those of one of Together on one.
+	Apart    []string `json:"apart,omitempty"`
+	Together []string `json:"together,omitempty"`
 }
 
 // Report of one VEE by its host.
@@ -96,6 +100,8 @@ type HostReport struct {
 	Underlay   netip.Addr  `json:"underlay,omitzero"`
 	Generation uint64      `json:"generation"` // newest seen; the host refuses older
 	Lease      LeaseStatus `json:"lease,omitzero"`
+	// Peering is absent where the host knows of no others.
+	Peering *Peering `json:"peering,omitempty"`
 }
 
 // DriverInfo is what hypervisor.Capabilities tells of a driver.
@@ -152,6 +158,7 @@ type Renewal struct {
 type RenewalReply struct {
 	Generation uint64      `json:"generation"`
 	Lease      *LeaseReply `json:"lease,omitempty"`
+	Company    Company     `json:"company,omitzero"`
 }
 
 // Manager is a site's VEE Manager, as a host sees it.
