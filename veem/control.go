@@ -154,6 +154,16 @@ func (m *Manager) UpdateState(ctx context.Context, u vmi.UpdateState) ([]vmi.Out
 	if err := m.ready(ctx); err != nil {
 		return nil, err
 	}
+	if u.Together {
+		outs, seqs, err := m.switchAll(ctx, caller, u, key, hash)
+		if err != nil {
+			return nil, fmt.Errorf("%s %d VEEs together: %w", u.Action, len(u.IDs), err)
+		}
+		if u.Wait {
+			m.awaitAll(ctx, outs, seqs)
+		}
+		return outs, nil
+	}
 	step := chunk
 	if u.Ordered {
 		step = 1

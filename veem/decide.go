@@ -165,7 +165,7 @@ func decideReported(r record, p vhi.Report, settled bool) decision {
 	starts := (p.Power == vhi.Stopped || p.Power == vhi.Unprepared) && p.Phase != vee.PhaseStopped
 	if r.Settled = r.State == r.Target && !starts; r.Settled {
 		r.Lease = r.Lease.running()
-		r.Holds = r.Holds && r.State != vee.Defined && r.State != vee.Suspended
+		r.Holds = r.Holds && r.State != vee.Defined && !r.asleep()
 	}
 	if settled {
 		return judge(r, p)

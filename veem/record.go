@@ -42,6 +42,8 @@ type record struct {
 	// Lease under which it runs, so that it may be restarted elsewhere; nil: none. It is
 	// decided when the VEE is first assigned, and stays.
 	Lease *lease `json:"lease,omitempty"`
+	// Switch is the context switch that it is part of.
+	Switch string `json:"switch,omitempty"`
 }
 
 // retarget is a new wish: the old one's failure is forgotten.
@@ -105,7 +107,7 @@ func (r *record) same(o *record) bool {
 		r.Error == o.Error && r.Host == o.Host && r.Epoch == o.Epoch && r.GuestReady == o.GuestReady &&
 		r.GuestSeen == o.GuestSeen && r.GuestFailure == o.GuestFailure && r.Restarts == o.Restarts && r.Seq == o.Seq && r.Assigned == o.Assigned && r.Settled == o.Settled && r.Holds == o.Holds &&
 		r.Failure == o.Failure && r.FailureCode == o.FailureCode && r.HostRestarts == o.HostRestarts &&
-		r.Move.same(o.Move) && r.Lease.same(o.Lease) && (r.ReservedUntil == nil) == (o.ReservedUntil == nil)
+		r.Move.same(o.Move) && r.Lease.same(o.Lease) && r.Switch == o.Switch && (r.ReservedUntil == nil) == (o.ReservedUntil == nil)
 }
 
 // hostRecord is what the store has of a host: what was wanted of it, and what it said last,

@@ -279,6 +279,9 @@ func (m *Manager) wakeAll() {
 		for key := range s.networks.rows {
 			m.queue.add(job{networkJob, key}, placeLane)
 		}
+		for key := range s.switches.rows {
+			m.queue.add(job{switchJob, key}, placeLane)
+		}
 	})
 	m.queue.add(job{placeJob, ""}, placeLane)
 	m.queue.add(job{sweepJob, ""}, sweepLane)

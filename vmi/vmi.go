@@ -83,6 +83,8 @@ type VEE struct {
 	// GuestFailure is what went wrong in the guest's first boot, in its own words.
 	GuestFailure string `json:"guestFailure,omitempty"`
 	Restarts     int    `json:"restarts,omitempty"`
+	// Queue is its place, from 1, among those that wait for room; 0: it does not wait.
+	Queue int `json:"queue,omitempty"`
 	// ReservedUntil is set while a TWOPHASE reservation is held and not yet submitted.
 	ReservedUntil *time.Time `json:"reservedUntil,omitempty"`
 	Created       time.Time  `json:"created"`
@@ -129,6 +131,12 @@ type UpdateState struct {
 	// Wait until each VEE has reached its state or failed before answering. An ordered
 	// collection always waits between its members.
 	Wait bool `json:"wait,omitempty"`
+	// Together makes SUSPEND and ACTIVATE one context switch: all VEEs get there, or each
+	// stays, or goes back to, where it was. Those that are there already are left out.
+	Together bool `json:"together,omitempty"`
+	// Queue: where there is no room to wake all of them, they wait for it together. Only with
+	// Together.
+	Queue bool `json:"queue,omitempty"`
 	// Versions that VEEs must still have; for those that are named and have changed, the
 	// outcome is a version-conflict.
 	Versions       map[vee.ID]uint64 `json:"versions,omitempty"`
