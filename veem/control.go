@@ -282,7 +282,7 @@ func (m *Manager) await(ctx context.Context, id vee.ID, seq uint64) vmi.Outcome 
 			return outcome(id, string(vee.Destroyed), nil)
 		case r.Seq > seq && r.Failure != "":
 			return vmi.Outcome{ID: id, Detail: fmt.Sprintf("VEE %s stays %s: %s", id, r.State, r.Failure), Code: orElse(r.FailureCode, string(fault.WrongState))}
-		case r.State == r.Target && r.Settled:
+		case r.State == r.Target && r.Settled && r.Switch == "":
 			return outcome(id, string(r.State), nil)
 		case r.Seq > seq && r.Target != vee.Destroyed:
 			return outcome(id, "", fault.New(fault.Conflict, "VEE %s: another action has overtaken this one", id))
