@@ -71,7 +71,7 @@ func (v *tracked) assign(a vhi.Assignment) error {
 	}
 	before := v.move
 	if id := moveID(a); id != "" && id != v.move.id {
-		v.move = moving{id: id, plugs: v.move.plugs, report: vhi.MoveReport{ID: id, Stage: vhi.MoveWaiting}}
+		v.move = moving{id: id, plugs: v.move.plugs, report: a.Move.Report(vhi.MoveWaiting)}
 	}
 	part := v.part
 	switch {

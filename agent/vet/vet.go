@@ -192,19 +192,10 @@ func (t *Tracker) Assign(_ context.Context, a vhi.Assignment) (vhi.Report, error
 	if _, ok := orders[a.Power]; !ok {
 		return vhi.Report{}, fault.New(fault.Malformed, "VEE %s: power %q cannot be assigned", a.VEE, a.Power)
 	}
-	t.mu.Lock()
-	v := t.vees[a.VEE]
-	fresh := v == nil
-	if fresh {
-		v = newTracked(t, vhi.Assignment{VEE: a.VEE})
-		t.vees[a.VEE] = v
-	}
-	t.mu.Unlock()
+	v, fresh := t.findOrMake(a.VEE)
 	if err := v.assign(a); err != nil {
 		if fresh {
-			t.mu.Lock()
-			delete(t.vees, a.VEE)
-			t.mu.Unlock()
+			t.drop(a.VEE)
 		}
 		return vhi.Report{}, err
 	}
@@ -214,6 +205,23 @@ func (t *Tracker) Assign(_ context.Context, a vhi.Assignment) (vhi.Report, error
 		t.mu.Unlock()
 	}
 	return v.report(), nil
+}
+
+// findOrMake what tracks a VEE; fresh: it is to begin, or to be dropped.
+func (t *Tracker) findOrMake(id vee.ID) (v *tracked, fresh bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if v = t.vees[id]; v == nil {
+		v, fresh = newTracked(t, vhi.Assignment{VEE: id}), true
+		t.vees[id] = v
+	}
+	return v, fresh
+}
+
+func (t *Tracker) drop(id vee.ID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.vees, id)
 }
 
 var _ peer.Host = (*Tracker)(nil)
