@@ -95,6 +95,8 @@ var routes = map[string]struct{ may, path, body string }{
 	"PUT /smi/v1/services/{name}/components/{component}/rules":    {"OPS", "/smi/v1/services/shop/components/web/rules", `{"on":false}`},
 	"POST /smi/v1/services/{name}/rules/replay":                   {"OPAS", "/smi/v1/services/shop/rules/replay", `{"samples":[{"kpi":"a","atMs":1,"value":1}]}`},
 	"DELETE /smi/v1/services/{name}":                              {"OPS", "/smi/v1/services/shop", ""},
+	"POST /smi/v1/services/{name}/sleep":                          {"OPS", "/smi/v1/services/shop/sleep", ""},
+	"POST /smi/v1/services/{name}/wake":                           {"OPS", "/smi/v1/services/shop/wake", ""},
 	"GET /smi/v1/events":                                          {"OPAS", "", ""},
 	"GET /smi/v1/watch/events":                                    {"OPAS", "", ""},
 
