@@ -44,6 +44,9 @@ func (s *Service) Descriptor(c *Component, n int, by Owner) vee.Descriptor {
 		Restart:   c.Restart,
 		Tags:      []string{c.Name},
 	}
+	if r := c.Reliability; r != nil {
+		d.Reliability = vee.Reliability{CheckpointMS: time.Duration(r.Checkpoint).Milliseconds(), Keep: r.Keep, From: r.From, HeartbeatMS: time.Duration(r.Heartbeat).Milliseconds()}
+	}
 	for _, k := range c.Disks {
 		source := k.Image
 		if f, ok := s.File(k.Image); ok {
