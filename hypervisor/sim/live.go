@@ -18,6 +18,7 @@ import (
 const (
 	Resize         Op = "resize"
 	TakeSnapshot   Op = "snapshot"
+	Unpack         Op = "unpack"
 	Restore        Op = "restore"
 	DeleteSnapshot Op = "delete-snapshot"
 )
