@@ -133,16 +133,19 @@ var routes = map[string]struct{ may, path, body string }{
 
 // stock is what plain handlers serve; they check for themselves.
 var stock = map[string]struct{ may, path, body string }{
-	"GET /v2/":                     {"OPASHQ", "", ""},
-	"DELETE /v2/{name}/manifests":  {"OPS", "/v2/web/manifests/latest", ""},
-	"GET /prometheus/api/v1/query": {"OPAS", "", ""},
-	"GET /metrics":                 {"OAS", "", ""},
-	"GET /metrics/hosts/h9":        {"OAS", "", ""},
-	"GET " + occi.QueryPath:        {"OPAS", "", ""},
-	"POST " + occi.QueryPath:       {"OPS", "", ""},
-	"GET occi compute":             {"OPAS", occi.Base + "/compute/", ""},
-	"POST occi compute":            {"OPS", occi.Base + "/compute/", ""},
-	"DELETE occi compute":          {"OPS", occi.Base + "/compute/" + anID, ""},
+	"GET /v2/":                                    {"OPASHQ", "", ""},
+	"DELETE /v2/{name}/manifests":                 {"OPS", "/v2/web/manifests/latest", ""},
+	"GET /prometheus/api/v1/query":                {"OPAS", "", ""},
+	"GET /prometheus/api/v1/labels":               {"OPAS", "", ""},
+	"GET /prometheus/api/v1/series":               {"OPAS", "/prometheus/api/v1/series?match[]=x", ""},
+	"GET /prometheus/api/v1/label/service/values": {"OPAS", "", ""},
+	"GET /metrics":                                {"OAS", "", ""},
+	"GET /metrics/hosts/h9":                       {"OAS", "", ""},
+	"GET " + occi.QueryPath:                       {"OPAS", "", ""},
+	"POST " + occi.QueryPath:                      {"OPS", "", ""},
+	"GET occi compute":                            {"OPAS", occi.Base + "/compute/", ""},
+	"POST occi compute":                           {"OPS", occi.Base + "/compute/", ""},
+	"DELETE occi compute":                         {"OPS", occi.Base + "/compute/" + anID, ""},
 }
 
 var callers = map[rune]identity.Caller{
