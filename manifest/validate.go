@@ -541,7 +541,7 @@ func (v *validator) component(p string, c *Component) {
 // guest under load is late now and then.
 const (
 	minCheckpoint = Duration(5 * time.Second)
-	minHeartbeat  = Duration(3 * time.Second)
+	minHeartbeat  = Duration(10 * time.Second) // the agent in the guest speaks every 5 s
 	maxKeep       = 16
 )
 
@@ -554,7 +554,7 @@ func (v *validator) reliability(p string, c *Component) {
 		v.bad(p+".checkpoint", time.Duration(r.Checkpoint).String(), "want at least 5s: every guest of the service stands still while one is taken")
 	}
 	if r.Heartbeat != 0 && r.Heartbeat < minHeartbeat {
-		v.bad(p+".heartbeat", time.Duration(r.Heartbeat).String(), "want at least 3s")
+		v.bad(p+".heartbeat", time.Duration(r.Heartbeat).String(), "want at least 10s")
 	}
 	v.within(p+".keep", r.Keep, 0, maxKeep)
 	switch {
