@@ -43,7 +43,7 @@ type Config struct {
 	Underlay netip.Addr
 	Dial     Dial
 	Scale    float64 // of all timings
-	// Doubted is told of a host that does not answer any more; it must not block.
+	// Doubted is told, by Run, of a host that does not answer any more.
 	Doubted func(host string)
 	// Changed: what is known of the others has; it must not block.
 	Changed func()
@@ -82,6 +82,7 @@ type Tracker struct {
 	known map[string]*acquaintance // by host; outlives its being there
 	near  map[string]*coordinate.Coordinate
 	news  chan struct{}  // of size one: look for others now
+	gone  []string       // since Run looked last
 	kept  []acquaintance // as it is on disk; Run's alone
 }
 
@@ -116,7 +117,7 @@ func Open(cfg Config) (*Tracker, error) {
 	c.BindAddr, c.BindPort = cfg.Address.Addr().String(), int(cfg.Address.Port())
 	c.AdvertiseAddr, c.AdvertisePort = c.BindAddr, c.BindPort
 	c.Delegate, c.Events, c.Ping = meta{t}, (*events)(t), (*pings)(t)
-	c.UDPBufferSize = largestPacket
+	c.UDPBufferSize, c.TCPTimeout = largestPacket, 3*time.Second
 	for _, d := range []*time.Duration{&c.TCPTimeout, &c.PushPullInterval, &c.ProbeTimeout, &c.ProbeInterval, &c.GossipInterval, &c.GossipToTheDeadTime} {
 		*d = time.Duration(float64(*d) * cfg.Scale)
 	}
@@ -168,6 +169,13 @@ func (t *Tracker) Run(ctx context.Context) error {
 			return err
 		case <-t.news:
 		case <-tick.C:
+		}
+		t.mu.Lock()
+		gone := t.gone
+		t.gone = nil
+		t.mu.Unlock()
+		for _, host := range gone {
+			t.cfg.Doubted(host)
 		}
 		t.keep()
 	}
@@ -285,9 +293,10 @@ func (t *Tracker) lost(host string) {
 		k.there, k.Seen = false, time.Now()
 	}
 	delete(t.near, host)
+	t.gone = append(t.gone, host) // the membership is locked now: whom this concerns is told by Run
 	t.mu.Unlock()
 	t.coords.ForgetNode(host)
-	t.cfg.Doubted(host)
+	t.poke()
 	t.cfg.Changed()
 }
 

@@ -64,23 +64,19 @@ func (v *tracked) stays() string {
 	return ""
 }
 
-// Moves reports whether the site has a VEE moved to or from this host.
-func (t *Tracker) Moves() bool {
+// Moves reports whether VEEs are on their way to or from this host, by the site's word or by
+// what hosts have agreed on.
+func (t *Tracker) Moves() (bySite, byHosts bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, v := range t.vees {
-		if v.movesForSite() {
-			return true
+		v.mu.Lock()
+		if m := v.want.Move; m != nil && !v.move.over {
+			bySite, byHosts = bySite || m.By == "", byHosts || m.By != ""
 		}
+		v.mu.Unlock()
 	}
-	return false
-}
-
-func (v *tracked) movesForSite() bool {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	m := v.want.Move
-	return m != nil && m.By == "" && !v.move.over
+	return bySite, byHosts
 }
 
 // Depart begins to hand a VEE over that runs here under epoch e.
