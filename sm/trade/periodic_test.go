@@ -57,12 +57,12 @@ func TestInvoicesOfPeriods(t *testing.T) {
 	// What comes later is on the next one, and days without usage have none.
 	m.use(t, "alpha.s-1", "alpha.web1", day(6, 5), day(6, 6), true)
 	bill(day(8, 1), first, second, third)
-	late := "07 00h to 09 00h 66"
+	late := "07 00h to 08 00h 66"
 	bill(day(9, 0), first, second, third, late)
 	m.use(t, "alpha.s-1", "alpha.web2", day(12, 3), day(13, 3), true)
 	m.price(t, strings.Replace(daily, "daily", "weekly", 1))
 	bill(day(15, 23), first, second, third, late)
-	bill(day(16, 0), first, second, third, late, "09 00h to 16 00h 1584")
+	bill(day(16, 0), first, second, third, late, "08 00h to 16 00h 1584")
 	if n := len(m.reasons("Invoiced")); n != 5 {
 		t.Errorf("%d invoices were told of", n)
 	}
