@@ -76,7 +76,9 @@ type Config struct {
 	Said func(id vee.ID, s guest.Status)
 	// Leases of VEEs that are assigned under lease; nil: none may run here.
 	Leases Leases
-	Log    *slog.Logger
+	// Checkpoints that VEEs go on from; nil: there are none.
+	Checkpoints Checkpoints
+	Log         *slog.Logger
 }
 
 // keepTombstone is how long the assignment of a VEE that is gone goes on refusing late
@@ -98,6 +100,9 @@ type Tracker struct {
 func Open(ctx context.Context, cfg Config) (*Tracker, error) {
 	if cfg.Leases == nil {
 		cfg.Leases = noLeases{}
+	}
+	if cfg.Checkpoints == nil {
+		cfg.Checkpoints = noCheckpoints{}
 	}
 	t := &Tracker{cfg: cfg, dir: filepath.Join(cfg.Dir, "assignments"), vees: map[vee.ID]*tracked{}}
 	if err := os.MkdirAll(t.dir, 0o700); err != nil {
@@ -167,12 +172,13 @@ func (t *Tracker) Run(ctx context.Context) error {
 	}
 }
 
-// begin starts the loop of v. t.mu is held.
+// begin starts the loop of v, once. t.mu is held.
 func (t *Tracker) begin(v *tracked) {
 	ctx := t.ctx
-	if ctx == nil || ctx.Err() != nil {
+	if ctx == nil || ctx.Err() != nil || v.begun {
 		return
 	}
+	v.begun = true
 	t.wg.Add(1)
 	go func() { defer t.wg.Done(); v.loop(ctx) }()
 }

@@ -34,7 +34,9 @@ func (g *guest) play(ctx context.Context, conn net.Conn) {
 		<-ctx.Done()
 		conn.Close()
 	})
-	_ = a.say(a.hello())
+	if !g.state().Hung {
+		_ = a.say(a.hello())
+	}
 	for a.report() == nil {
 		wait := statusEvery
 		if left := g.untilReady(); left > 0 {
@@ -73,7 +75,7 @@ func (a *agent) hello() channel.Hello {
 // report the status. A guest whose vCPUs stand still says nothing.
 func (a *agent) report() error {
 	s := a.g.state()
-	if s.Condition != hypervisor.Running {
+	if s.Condition != hypervisor.Running || s.Hung {
 		return nil
 	}
 	up := a.g.d.cfg.Clock.Now().Sub(s.Booted)
@@ -108,7 +110,7 @@ func (a *agent) obey() {
 			return
 		}
 		c, ok := msg.(*channel.Command)
-		if !ok || a.g.state().Condition != hypervisor.Running {
+		if s := a.g.state(); !ok || s.Condition != hypervisor.Running || s.Hung {
 			continue
 		}
 		reply := channel.Reply{Type: "reply", ID: c.ID, OK: true}
