@@ -27,6 +27,8 @@ type view struct {
 	// settled: the report was made a while after the assignment, so that an error in it is
 	// the outcome and not what stood there before.
 	settled bool
+	// guarded: the host can run VEEs under lease.
+	guarded bool
 	// progress that the phase which has ended had made; nil: nothing is known.
 	progress *vee.Progress
 }
@@ -75,7 +77,11 @@ func decide(r record, v view, now time.Time, keep time.Duration) decision {
 		return decideGone(r)
 	}
 	r.Progress = v.progress
-	return decideReported(r, *v.report, v.settled)
+	d := decideReported(r, *v.report, v.settled)
+	if d.do == nothing && v.report.Epoch == d.rec.Epoch && v.report.Seq == d.rec.Seq {
+		d.rec = decideLease(d.rec, *v.report, v.guarded)
+	}
+	return d
 }
 
 // decideUnassigned is for a VEE that no host has heard of.
@@ -171,6 +177,21 @@ func decideReported(r record, p vhi.Report, settled bool) decision {
 		return judge(r, p)
 	}
 	return decision{rec: r}
+}
+
+// decideLease gives a VEE that came to its host before that had a guard the lease that it
+// wants. First the host puts its guest under guard, then, and not before, the log of ownership
+// counts on the guest's end: a give-away honours only what the host has acknowledged.
+func decideLease(r record, p vhi.Report, guarded bool) record {
+	switch {
+	case r.Lease != nil || !r.wantsLease() || r.Target == vee.Destroyed:
+	case r.Offered && p.Guarded:
+		r.Offered, r.Lease = false, &lease{}
+	case !r.Offered && guarded && r.Settled:
+		r.Offered, r.Settled = true, false
+		r.Seq++
+	}
+	return r
 }
 
 // states that a power is seen as.

@@ -145,7 +145,7 @@ func (h *hosts) view(name string, id vee.ID) view {
 	if w == nil {
 		return view{host: alive}
 	}
-	return view{host: alive, known: true, report: w.report, settled: w.settled, progress: w.progress}
+	return view{host: alive, known: true, report: w.report, settled: w.settled, guarded: v.report.Lease.Guarded, progress: w.progress}
 }
 
 // older reports whether a is about an older assignment than b.
@@ -240,7 +240,7 @@ func sameReport(a, b vhi.Report) bool {
 	a.DiskUsed, b.DiskUsed = 0, 0
 	return a.VEE == b.VEE && a.Epoch == b.Epoch && a.Seq == b.Seq && a.Power == b.Power && a.Phase == b.Phase &&
 		a.GuestReady == b.GuestReady && a.GuestSeen == b.GuestSeen && a.GuestIdle == b.GuestIdle && a.GuestFailure == b.GuestFailure &&
-		a.Restarts == b.Restarts && a.Error == b.Error && a.Code == b.Code &&
+		a.Restarts == b.Restarts && a.Guarded == b.Guarded && a.Error == b.Error && a.Code == b.Code &&
 		a.Fitted == b.Fitted && slices.Equal(a.NextBoot, b.NextBoot)
 }
 

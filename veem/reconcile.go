@@ -61,6 +61,7 @@ func (m *Manager) changed(changes []change) {
 			m.queue.add(job{hostJob, c.key}, controlLane(c.key))
 			m.queue.add(job{placeJob, ""}, placeLane)
 			m.wakeSegmentsAt(c.key)
+			m.wakeUnleased(c.key)
 			m.queue.add(job{planJob, ""}, planLane)
 		case kindNetwork:
 			m.wakeSegment(c.key)
@@ -97,6 +98,20 @@ func (m *Manager) changedVEE(c change) {
 	if serves(c.before) != serves(c.after) {
 		m.wakePoints(func(r *record) bool { return c.after != nil && r.ID == c.after.ID })
 	}
+}
+
+// wakeUnleased looks at the VEEs on a host that could get a lease, if it has a guard now.
+func (m *Manager) wakeUnleased(host string) {
+	m.ledger.read(func(s *state) {
+		if h := s.hosts.rows[host]; h == nil || !h.Guarded {
+			return
+		}
+		for id, r := range s.vees.rows {
+			if r.Host == host && r.Lease == nil && r.Assigned && r.wantsLease() {
+				m.queue.add(job{veeJob, id}, hostLane(host))
+			}
+		}
+	})
 }
 
 func (m *Manager) record(e Event) { m.cfg.Recorder.Record(e) }

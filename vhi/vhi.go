@@ -78,6 +78,8 @@ type Report struct {
 	// Freed on the host's disk, by the removal of a VEE that is gone.
 	Freed vee.Bytes   `json:"freedBytes,omitempty"`
 	Move  *MoveReport `json:"move,omitempty"` // of the newest Move
+	// Guarded: it is assigned under lease, and if it has a process, that is under guard.
+	Guarded bool `json:"guarded,omitempty"`
 }
 
 // HostReport is all that a host says of itself.
@@ -159,6 +161,9 @@ type RenewalReply struct {
 	Generation uint64      `json:"generation"`
 	Lease      *LeaseReply `json:"lease,omitempty"`
 	Company    Company     `json:"company,omitzero"`
+	// Members of the site's control plane answer at these addresses; none: at the one that the
+	// host knows.
+	Members []string `json:"members,omitempty"`
 }
 
 // Manager is a site's VEE Manager, as a host sees it.

@@ -45,6 +45,7 @@ type tracked struct {
 	hung     bool       // its guest was ended because it hung
 	still    *stillness // for a checkpoint; nil: it does not stand still
 	unpacked int        // starts from a checkpoint without a calm time in between
+	held     int        // process that is under guard
 	asleep   int        // attempts to wake it that went wrong
 }
 
@@ -178,6 +179,11 @@ func (v *tracked) loop(ctx context.Context) {
 		if s == rest && err == nil && v.misfit(a, o.Condition) {
 			s = resize
 		}
+		v.mu.Lock()
+		if s == rest && err == nil && v.unheld() {
+			s = guarding
+		}
+		v.mu.Unlock()
 		var listen time.Duration
 		if s == rest && err == nil {
 			s, listen = v.listen(a, o.Condition)
@@ -389,6 +395,8 @@ func (v *tracked) perform(ctx context.Context, s step, a vhi.Assignment) error {
 		return nil
 	case resize:
 		return v.resize(ctx, a)
+	case guarding:
+		return v.hold(ctx, a)
 	case pause:
 		return d.Pause(ctx, a.VEE, a.Epoch)
 	case resume:
@@ -490,6 +498,7 @@ func (v *tracked) report() vhi.Report {
 		Progress: v.progress, GuestSeen: seen, GuestReady: status.Ready, GuestIdle: status.Idle, GuestFailure: status.Failure,
 		Restarts: v.restarts, Since: v.seen.Since, DiskUsed: v.seen.DiskUsed,
 		Fitted: v.fit.epoch == v.want.Epoch && v.fit.seq == v.want.Seq, NextBoot: v.fit.waiting, Freed: v.freed,
+		Guarded: v.want.Leased && !v.unheld(),
 	}
 	if v.move.id != "" {
 		m := v.move.report

@@ -59,6 +59,8 @@ type Leases interface {
 	// repeatedly. After an error of Take the VEE must not run under that epoch.
 	Open(ctx context.Context, id vee.ID, e vee.Epoch) error
 	Take(ctx context.Context, id vee.ID, from string, e vee.Epoch) error
+	// Hold a process under guard; again does nothing.
+	Hold(ctx context.Context, id vee.ID, pid int) error
 }
 
 // Config of a Tracker. All fields but Leases are needed.
