@@ -76,6 +76,10 @@ func decide(r record, v view, now time.Time, keep time.Duration) decision {
 	case v.report == nil:
 		return decideGone(r)
 	}
+	if m, is := byHosts(&r, v.report, now); is {
+		r.Move = m
+		return decision{rec: r}
+	}
 	r.Progress = v.progress
 	d := decideReported(r, *v.report, v.settled)
 	if d.do == nothing && v.report.Epoch == d.rec.Epoch && v.report.Seq == d.rec.Seq {

@@ -97,7 +97,8 @@ var powers = map[vee.State]vhi.Power{
 
 func (r *record) assignment(grace time.Duration) vhi.Assignment {
 	a := vhi.Assignment{VEE: r.ID, Epoch: r.Epoch, Seq: r.Seq, Power: powers[r.Target], Descriptor: r.Descriptor, GraceMS: grace.Milliseconds(), Leased: r.Lease != nil || r.Offered && !r.moving()}
-	if r.moving() && !r.Move.Cancelling {
+	a.Apart, a.Together = r.bonds()
+	if r.moving() && !r.Move.Cancelling && r.Move.By == "" {
 		a.Move = r.Move.move()
 	}
 	return a

@@ -92,6 +92,8 @@ type VEE struct {
 	DiskUsed      vee.Bytes  `json:"diskUsedBytes,omitempty"`
 	// NextBoot says what of the descriptor the guest that runs has not got yet, and why.
 	NextBoot []string `json:"nextBoot,omitempty"`
+	// Checkpoint is the newest one that it can go on from.
+	Checkpoint *vee.Checkpoint `json:"checkpoint,omitempty"`
 	// Freed on the host's disk, by the removal of a VEE that is gone.
 	Freed vee.Bytes `json:"freedBytes,omitempty"`
 	// History of its states and phases, oldest first; only GetVEE tells it.
@@ -226,6 +228,8 @@ type Host struct {
 	Drained bool `json:"drained,omitempty"`
 	// HA is how far its VEEs can be restarted elsewhere.
 	HA HostHA `json:"ha,omitzero"`
+	// Peering is what it says of the others, and of what they do together by themselves.
+	Peering *vhi.Peering `json:"peering,omitempty"`
 }
 
 // Placement is an answer of Plan: where a VEE would go, or why nowhere.
