@@ -25,6 +25,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/agent/lease"
 	"github.com/reservoir-cloud/reservoir/agent/lrt"
 	"github.com/reservoir-cloud/reservoir/agent/measure"
+	"github.com/reservoir-cloud/reservoir/agent/ve"
 	"github.com/reservoir-cloud/reservoir/agent/vet"
 	"github.com/reservoir-cloud/reservoir/hypervisor"
 	"github.com/reservoir-cloud/reservoir/image"
@@ -108,6 +109,7 @@ type agent struct {
 	measuring   atomic.Pointer[measure.Measurer] // nil until the agent is open
 	leases      *lease.Keeper                    // nil: its guests are simulated
 	company     company
+	ves         *ve.Tracker
 	off         chan struct{} // has a word in it when the agent is to end for good
 
 	peersMu sync.Mutex
@@ -192,7 +194,7 @@ func (a *agent) run(ctx context.Context) error {
 			a.cfg.Log.Warn("close the networks of this host", "err", err)
 		}
 	}()
-	a.tracker, err = vet.Open(ctx, vet.Config{Dir: a.cfg.Dir, Driver: driver, Images: images, Plugs: a.networks, NameServers: nameServers(a.cfg), Changed: a.changed, Said: a.said, Peer: a.peer, Leases: a.rights(), Log: a.cfg.Log})
+	a.tracker, err = vet.Open(ctx, vet.Config{Dir: a.cfg.Dir, Driver: driver, Images: images, Plugs: a.networks, NameServers: nameServers(a.cfg), Changed: a.changed, Said: a.said, Peer: a.peer, Leases: a.rights(), Checkpoints: newest{a}, Log: a.cfg.Log})
 	if err != nil {
 		return err
 	}
@@ -200,6 +202,9 @@ func (a *agent) run(ctx context.Context) error {
 		return err
 	}
 	if err := a.openCompany(); err != nil {
+		return err
+	}
+	if err := a.openVEs(); err != nil {
 		return err
 	}
 	source := a.measures(wire.NewClient(toSite))
@@ -215,6 +220,7 @@ func (a *agent) run(ctx context.Context) error {
 	vhi.RegisterHost(api, a)
 	peer.Register(api, a.tracker)
 	peer.RegisterWitness(api, a)
+	peer.RegisterTrackers(api, a.ves)
 	peer.RegisterGossip(api, a.company.others.Accept)
 	peer.RegisterRelief(api, neighbourly{a.company.relief, a})
 	lend(api, images)
@@ -231,6 +237,7 @@ func (a *agent) run(ctx context.Context) error {
 		func(ctx context.Context) error { a.measuring.Load().Run(ctx); return nil },
 		source.Run,
 		a.company.run,
+		a.ves.Run,
 		func(ctx context.Context) error { return server.Serve(ctx, ln) },
 		func(ctx context.Context) error {
 			a.keys.KeepFresh(ctx, a.cfg.Log, func(ctx context.Context, csr []byte) (chain, bundle []byte, err error) {
@@ -370,7 +377,7 @@ func (a *agent) report() vhi.HostReport {
 	return vhi.HostReport{
 		Host: a.cfg.Name, Incarnation: a.incarnation, Seq: a.seq.Add(1), Address: a.cfg.Advertise, Version: a.cfg.Version,
 		Capacity: a.capacity, DiskFree: free, Drivers: []vhi.DriverInfo{a.info}, CPUs: a.cpus, Price: a.cfg.Price,
-		VEEs: a.tracker.Reports(), Generation: a.generation.Load(), Segments: a.networks.versions(), Underlay: a.cfg.Underlay, Lease: a.leaseStatus(), Peering: a.peering(),
+		VEEs: a.lastCheckpoints(a.tracker.Reports()), Generation: a.generation.Load(), Segments: a.networks.versions(), Underlay: a.cfg.Underlay, Lease: a.leaseStatus(), Peering: a.peering(),
 	}
 }
 

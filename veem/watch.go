@@ -97,7 +97,7 @@ func (m *Manager) showAll(rs []*record) []vmi.VEE {
 		}
 		if w := h.vees[r.ID]; w != nil && w.report != nil {
 			v.Progress, v.GuestIdle, v.DiskUsed = w.report.Progress, w.report.GuestIdle, w.report.DiskUsed
-			v.NextBoot = w.report.NextBoot
+			v.NextBoot, v.Checkpoint = w.report.NextBoot, w.report.Checkpoint
 		}
 		if v.Error == "" {
 			v.Error = h.troubles[r.ID]

@@ -80,6 +80,8 @@ type Report struct {
 	Move  *MoveReport `json:"move,omitempty"` // of the newest Move
 	// Guarded: it is assigned under lease, and if it has a process, that is under guard.
 	Guarded bool `json:"guarded,omitempty"`
+	// Checkpoint is the newest whole one that the host keeps of it.
+	Checkpoint *vee.Checkpoint `json:"checkpoint,omitempty"`
 }
 
 // HostReport is all that a host says of itself.

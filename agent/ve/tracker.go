@@ -454,6 +454,9 @@ func (t *Tracker) Kept(_ context.Context, id vee.ID) ([]peer.Kept, error) {
 	return t.cfg.Store.List(id), nil
 }
 
+// Last whole checkpoint of a VEE that this host keeps.
+func (t *Tracker) Last(id vee.ID) (peer.Kept, bool) { return Best(t.cfg.Store.List(id)) }
+
 // Read implements peer.Trackers.
 func (t *Tracker) Read(_ context.Context, id vee.ID, n int) (io.ReadWriteCloser, error) {
 	f, err := t.cfg.Store.Open(id, n)
