@@ -25,6 +25,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/agent/lease"
 	"github.com/reservoir-cloud/reservoir/agent/lrt"
 	"github.com/reservoir-cloud/reservoir/agent/measure"
+	"github.com/reservoir-cloud/reservoir/agent/ve"
 	"github.com/reservoir-cloud/reservoir/agent/vet"
 	"github.com/reservoir-cloud/reservoir/hypervisor"
 	"github.com/reservoir-cloud/reservoir/image"
@@ -58,6 +59,9 @@ type Config struct {
 	Driver   string // "qemu", "libvirt", "libvirt:URI" or "sim"
 	Offer    lrt.Offer
 	Price    float64 // per hour while the host has VEEs
+	// Overload is the part of this host's CPUs above which its guests take too much; 0: as the
+	// site says, negative: never.
+	Overload float64
 	PowerOff string  // shell command that switches the machine off; empty: only the agent ends
 	HAScale  float64 // scales every timing together; 0: 1
 	Version  string
@@ -104,7 +108,9 @@ type agent struct {
 	renewer     renewer
 	measuring   atomic.Pointer[measure.Measurer] // nil until the agent is open
 	leases      *lease.Keeper                    // nil: its guests are simulated
-	off         chan struct{}                    // has a word in it when the agent is to end for good
+	company     company
+	ves         *ve.Tracker
+	off         chan struct{} // has a word in it when the agent is to end for good
 
 	peersMu sync.Mutex
 	peers   map[string]*httpapi.Client // by name and address
@@ -164,7 +170,7 @@ func (a *agent) run(ctx context.Context) error {
 	manager := vhi.NewManagerClient(toSite)
 	a.renewer = renewer{site: manager, report: a.renewal, heed: a.heed, scale: a.cfg.HAScale, log: a.cfg.Log, changed: make(chan struct{}, 1)}
 
-	images, err := image.OpenCache(filepath.Join(a.cfg.Dir, "images"), image.Remote{Base: toSite.Base, HTTP: toSite.HTTP}, image.CacheOptions{
+	images, err := image.OpenCache(filepath.Join(a.cfg.Dir, "images"), image.Remote{Base: toSite.Base, HTTP: &http.Client{Transport: borrowing{toSite.HTTP.Transport, a}}}, image.CacheOptions{
 		InUse: func() []string { return a.tracker.InUse() }, KeepFree: keepFree,
 	})
 	if err != nil {
@@ -188,11 +194,17 @@ func (a *agent) run(ctx context.Context) error {
 			a.cfg.Log.Warn("close the networks of this host", "err", err)
 		}
 	}()
-	a.tracker, err = vet.Open(ctx, vet.Config{Dir: a.cfg.Dir, Driver: driver, Images: images, Plugs: a.networks, NameServers: nameServers(a.cfg), Changed: a.changed, Said: a.said, Peer: a.peer, Leases: a.rights(), Log: a.cfg.Log})
+	a.tracker, err = vet.Open(ctx, vet.Config{Dir: a.cfg.Dir, Driver: driver, Images: images, Plugs: a.networks, NameServers: nameServers(a.cfg), Changed: a.changed, Said: a.said, Peer: a.peer, Leases: a.rights(), Checkpoints: newest{a}, Log: a.cfg.Log})
 	if err != nil {
 		return err
 	}
 	if err := a.guardAdopted(ctx); err != nil {
+		return err
+	}
+	if err := a.openCompany(); err != nil {
+		return err
+	}
+	if err := a.openVEs(); err != nil {
 		return err
 	}
 	source := a.measures(wire.NewClient(toSite))
@@ -208,6 +220,10 @@ func (a *agent) run(ctx context.Context) error {
 	vhi.RegisterHost(api, a)
 	peer.Register(api, a.tracker)
 	peer.RegisterWitness(api, a)
+	peer.RegisterTrackers(api, a.ves)
+	peer.RegisterGossip(api, a.company.others.Accept)
+	peer.RegisterRelief(api, neighbourly{a.company.relief, a})
+	lend(api, images)
 	a.exportTo(api, source)
 	auth := &identity.Authenticator{Site: a.keys.Site()}
 	server := &httpapi.Listener{Handler: api.Handler(auth.Caller), TLS: a.keys.ServerTLS(), Log: a.cfg.Log}
@@ -220,6 +236,8 @@ func (a *agent) run(ctx context.Context) error {
 		func(ctx context.Context) error { a.renewer.run(ctx); return nil },
 		func(ctx context.Context) error { a.measuring.Load().Run(ctx); return nil },
 		source.Run,
+		a.company.run,
+		a.ves.Run,
 		func(ctx context.Context) error { return server.Serve(ctx, ln) },
 		func(ctx context.Context) error {
 			a.keys.KeepFresh(ctx, a.cfg.Log, func(ctx context.Context, csr []byte) (chain, bundle []byte, err error) {
@@ -299,6 +317,9 @@ func (a *agent) Assign(ctx context.Context, as vhi.Assignment) (vhi.Report, erro
 	if as.Epoch.Generation < a.generation.Load() {
 		return vhi.Report{}, fault.New(fault.StaleEpoch, "VEE %s: generation %d is older than %d, which this host has seen", as.VEE, as.Epoch.Generation, a.generation.Load())
 	}
+	if err := a.reserved(as); err != nil {
+		return vhi.Report{}, err
+	}
 	return a.tracker.Assign(ctx, as)
 }
 
@@ -356,7 +377,7 @@ func (a *agent) report() vhi.HostReport {
 	return vhi.HostReport{
 		Host: a.cfg.Name, Incarnation: a.incarnation, Seq: a.seq.Add(1), Address: a.cfg.Advertise, Version: a.cfg.Version,
 		Capacity: a.capacity, DiskFree: free, Drivers: []vhi.DriverInfo{a.info}, CPUs: a.cpus, Price: a.cfg.Price,
-		VEEs: a.tracker.Reports(), Generation: a.generation.Load(), Segments: a.networks.versions(), Underlay: a.cfg.Underlay, Lease: a.leaseStatus(),
+		VEEs: a.lastCheckpoints(a.tracker.Reports()), Generation: a.generation.Load(), Segments: a.networks.versions(), Underlay: a.cfg.Underlay, Lease: a.leaseStatus(), Peering: a.peering(),
 	}
 }
 
@@ -379,6 +400,7 @@ func (a *agent) heed(ctx context.Context, r vhi.RenewalReply) (again bool) {
 		}
 		a.generation.Store(r.Generation)
 	}
+	a.hear(r.Company)
 	if a.leases == nil || r.Lease == nil {
 		return false
 	}

@@ -55,6 +55,18 @@ func (m *fakeMonitoring) SetProbe(_ context.Context, source string, r monitor.Re
 	return monitor.SourceProbe{}, notThere("probe", r.String())
 }
 
+func (m *fakeMonitoring) LabelNames(context.Context, monitor.Selection) ([]string, bool, error) {
+	return nil, false, nil
+}
+
+func (m *fakeMonitoring) LabelValues(context.Context, string, monitor.Selection) ([]string, bool, error) {
+	return nil, false, nil
+}
+
+func (m *fakeMonitoring) Series(context.Context, monitor.Selection) ([]map[string]string, bool, error) {
+	return nil, false, nil
+}
+
 func (m *fakeMonitoring) Querier(monitor.Scope) monitor.Querier { return m }
 
 func (m *fakeMonitoring) Query(_ context.Context, expr string, at time.Time) ([]monitor.Series, error) {

@@ -290,6 +290,28 @@ func (f fakeSM) Delete(_ context.Context, customer, name string) error {
 	return nil
 }
 
+func (f fakeSM) Sleep(_ context.Context, customer, name string) (smi.Service, error) {
+	return f.as(customer, name, smi.Sleeping)
+}
+
+func (f fakeSM) Wake(_ context.Context, customer, name string) (smi.Service, error) {
+	return f.as(customer, name, smi.Deploying)
+}
+
+// as another phase.
+func (f fakeSM) as(customer, name string, phase smi.Phase) (smi.Service, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s, ok := f.services[f.key(customer, name)]
+	if !ok {
+		return s, notThere("service", name)
+	}
+	f.version++
+	s.Version, s.Phase = f.version, phase
+	f.services[f.key(customer, name)] = s
+	return s, nil
+}
+
 // Watch a service until it is ready or deleted, a step at each message; then the channel
 // closes, as it may.
 func (f fakeSM) Watch(ctx context.Context, customer, name string) (<-chan smi.Service, error) {

@@ -17,7 +17,7 @@ func (a *app) serviceCmd() *cobra.Command {
 	var customer string
 	cmd := noun("service", "Deploy services, scale them, see how they are",
 		a.serviceDeploy(&customer, false), a.serviceDeploy(&customer, true), a.servicePlan(&customer), a.serviceOffer(&customer), a.serviceOffers(&customer), a.serviceAccept(), a.serviceList(&customer),
-		a.serviceShow(&customer), a.serviceAccess(&customer), a.serviceUsage(&customer), a.serviceSLA(&customer), a.serviceScale(&customer), a.serviceRules(&customer), a.serviceManifest(&customer), a.serviceDelete(&customer))
+		a.serviceShow(&customer), a.serviceAccess(&customer), a.serviceUsage(&customer), a.serviceSLA(&customer), a.serviceScale(&customer), a.serviceSleep(&customer), a.serviceWake(&customer), a.serviceRules(&customer), a.serviceManifest(&customer), a.serviceDelete(&customer))
 	cmd.PersistentFlags().StringVar(&customer, "customer", "", "whose services (your own)")
 	return cmd
 }
@@ -195,6 +195,11 @@ their VEEs.`
 
 // settle shows a changed service, after it has become as desired where that was asked for.
 func (a *app) settle(ctx context.Context, r *remote, f format, w *waiting, s smi.Service) error {
+	return a.settleAs(ctx, r, f, w, s, "ready", settled)
+}
+
+// settleAs is settle for a service that is to be what done says.
+func (a *app) settleAs(ctx context.Context, r *remote, f format, w *waiting, s smi.Service, what string, done func(smi.Service) (bool, error)) error {
 	if !w.wait {
 		if err := a.serviceListing().printOne(a, f, s); err != nil {
 			return err
@@ -204,7 +209,7 @@ func (a *app) settle(ctx context.Context, r *remote, f format, w *waiting, s smi
 	}
 	screen := newScreen(a.err)
 	revision := s.Revision
-	err := w.until(ctx, fmt.Sprintf("service %s ready", s.Name), func(ctx context.Context) error {
+	err := w.until(ctx, fmt.Sprintf("service %s %s", s.Name, what), func(ctx context.Context) error {
 		return follow(ctx, func(ctx context.Context) (<-chan smi.Service, error) {
 			return r.smi.Watch(ctx, s.Customer, s.Name)
 		}, func(now smi.Service) (bool, error) {
@@ -216,7 +221,7 @@ func (a *app) settle(ctx context.Context, r *remote, f format, w *waiting, s smi
 			if s.Revision > revision && s.Undone != "" {
 				return false, fault.New(fault.WrongState, "service %s: %s", s.Name, s.Undone).Try("reservoir event list --service %s", s.Name)
 			}
-			return settled(s)
+			return done(s)
 		})
 	})
 	if err != nil {
@@ -255,6 +260,34 @@ func (a *app) serviceScale(customer *string) *cobra.Command {
 			return err
 		}
 		a.rulesGoOn(ctx, r, *customer, args[0], args[1])
+		return a.settle(ctx, r, *f, w, s)
+	})
+	return cmd
+}
+
+func (a *app) serviceSleep(customer *string) *cobra.Command {
+	cmd := &cobra.Command{Use: "sleep NAME", Short: "Save all VEEs of a service to disk, all or none", ValidArgsFunction: a.names(serviceNames),
+		Long: `Save all VEEs of a service to disk: they take no processor and no memory then, and keep
+their addresses. When one cannot be saved, all of them go on.`}
+	f, w := outputFlag(cmd), waitFlags(cmd)
+	cmd.RunE = a.onSite(func(ctx context.Context, r *remote, args []string) error {
+		s, err := r.smi.Sleep(ctx, *customer, args[0])
+		if err != nil {
+			return err
+		}
+		return a.settleAs(ctx, r, *f, w, s, "asleep", func(s smi.Service) (bool, error) { return s.Phase == smi.Sleeping, nil })
+	})
+	return cmd
+}
+
+func (a *app) serviceWake(customer *string) *cobra.Command {
+	cmd := &cobra.Command{Use: "wake NAME", Short: "Let a service that sleeps go on, as soon as there is room", ValidArgsFunction: a.names(serviceNames)}
+	f, w := outputFlag(cmd), waitFlags(cmd)
+	cmd.RunE = a.onSite(func(ctx context.Context, r *remote, args []string) error {
+		s, err := r.smi.Wake(ctx, *customer, args[0])
+		if err != nil {
+			return err
+		}
 		return a.settle(ctx, r, *f, w, s)
 	})
 	return cmd

@@ -52,6 +52,12 @@ func (a *app) veeListing() listing[vmi.VEE] {
 			{head: "VCPUS", cell: func(v vmi.VEE) string { return strconv.Itoa(v.Descriptor.VCPUs) }, wide: true},
 			{head: "MEMORY", cell: func(v vmi.VEE) string { return v.Descriptor.Memory.String() }, wide: true},
 			{head: "DISK", cell: func(v vmi.VEE) string { return v.DiskUsed.String() }, wide: true},
+			{head: "QUEUE", cell: func(v vmi.VEE) string {
+				if v.Queue == 0 {
+					return ""
+				}
+				return strconv.Itoa(v.Queue)
+			}, wide: true},
 			{head: "RESTARTS", cell: func(v vmi.VEE) string { return strconv.Itoa(v.Restarts) }, wide: true},
 			{head: "SITE", cell: func(v vmi.VEE) string { return v.Site }, wide: true},
 			{head: "EPOCH", cell: func(v vmi.VEE) string { return v.Epoch.String() }, wide: true},

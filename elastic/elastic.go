@@ -125,7 +125,8 @@ type Observation struct {
 }
 
 // State between steps; the zero value is that of a new component. It may be kept as JSON.
-// One that is lost costs a full window, and forgets a cool-down.
+// One that is lost costs a full window, unless a step is given what was measured before
+// (Policy.Past), and forgets a cool-down.
 type State struct {
 	Samples   map[string][]Sample  `json:"samples,omitempty"`  // by KPI, in the order of time
 	From      time.Time            `json:"from,omitzero"`      // measurements after it count

@@ -29,6 +29,28 @@ func (e *evaluation) lookBack(kpi string) (back time.Duration) {
 	return back
 }
 
+// Past of a KPI that counts: so far back, at such steps.
+type Past struct {
+	KPI        string
+	Back, Step time.Duration
+}
+
+// Past measurements that a state which was lost can be made up for with: those of the windows
+// of arrays. Rules look at the newest one alone.
+func (p Policy) Past() (list []Past) {
+	for _, a := range p.Arrays {
+		back := a.Window + a.gap()
+		x := Past{a.KPI, back, max(a.Every, back/resolution, time.Second)}
+		i := slices.IndexFunc(list, func(y Past) bool { return y.KPI == a.KPI })
+		if i < 0 {
+			list = append(list, x)
+			continue
+		}
+		list[i].Back, list[i].Step = max(list[i].Back, x.Back), min(list[i].Step, x.Step)
+	}
+	return list
+}
+
 // take measurements in, and drop those that are of no use any more. It returns how many of
 // the new ones were none, or came before their time or after.
 func (e *evaluation) take(samples []Sample) (ignored int) {

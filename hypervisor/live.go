@@ -73,3 +73,19 @@ func CheckSnapshotName(name string) error {
 	}
 	return nil
 }
+
+// OpPack in Capabilities.Operations says that the driver is a Packer.
+const OpPack = "snapshot-pack"
+
+// Packer lets a snapshot survive its host: it is written as one stream on one host, and a
+// guest is made of it on another, where the images are that the guest is made of.
+type Packer interface {
+	// Pack writes a snapshot, in any condition of its guest. Only drivers of the same name
+	// read it. ErrNotFound, ErrNoSpace (it is put together on the host first).
+	Pack(ctx context.Context, id vee.ID, snapshot string, w io.Writer) error
+	// Unpack makes a guest (absent → stopped, or suspended where the snapshot has its
+	// memory). Of g its identity, epoch, images and NICs count; the description is the
+	// snapshot's, since memory fits nothing else. A failed one leaves nothing. The stream is
+	// read to its end only when it is whole.
+	Unpack(ctx context.Context, g Guest, r io.Reader) error
+}

@@ -44,6 +44,10 @@ func (s *Service) Descriptor(c *Component, n int, by Owner) vee.Descriptor {
 		Restart:   c.Restart,
 		Tags:      []string{c.Name},
 	}
+	if r := c.Reliability; r != nil {
+		d.Reliability = vee.Reliability{Keep: r.Keep, From: r.From, HeartbeatMS: time.Duration(r.Heartbeat).Milliseconds()}
+	}
+	d.Reliability.CheckpointMS = time.Duration(s.checkpoint()).Milliseconds()
 	for _, k := range c.Disks {
 		source := k.Image
 		if f, ok := s.File(k.Image); ok {
@@ -84,6 +88,17 @@ func (s *Service) Descriptor(c *Component, n int, by Owner) vee.Descriptor {
 		d.Raw[r.Key] = r.Value
 	}
 	return d
+}
+
+// checkpoint is the time between two checkpoints of the service, the shortest that a component
+// asks for: each is one of every component. 0: none are taken.
+func (s *Service) checkpoint() (every Duration) {
+	for _, c := range s.Components {
+		if r := c.Reliability; r != nil && r.Checkpoint > 0 && (every == 0 || r.Checkpoint < every) {
+			every = r.Checkpoint
+		}
+	}
+	return every
 }
 
 // firewall rule with its peer as what it is: a component's tag, a network, or addresses.

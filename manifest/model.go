@@ -46,11 +46,13 @@ type Component struct {
 
 	Metrics *Metrics `yaml:"metrics" ovf:"MetricsSection"`
 
-	Restart    vee.RestartPolicy `yaml:"restart" ovf:"@restart" enum:"in-place,never,elsewhere"`
-	Startup    *Startup          `yaml:"startup"`
-	StartAfter []string          `yaml:"startAfter"` // components that must be there first
-	Tags       []string          `yaml:"tags" ovf:"TagSection>Tag"`
-	Raw        []Pair            `yaml:"raw" ovf:"RawSection>Raw"` // for the driver of that name
+	Restart vee.RestartPolicy `yaml:"restart" ovf:"@restart" enum:"in-place,never,elsewhere"`
+	// Reliability beyond being started again.
+	Reliability *Reliability `yaml:"reliability" ovf:"ReliabilitySection"`
+	Startup     *Startup     `yaml:"startup"`
+	StartAfter  []string     `yaml:"startAfter"` // components that must be there first
+	Tags        []string     `yaml:"tags" ovf:"TagSection>Tag"`
+	Raw         []Pair       `yaml:"raw" ovf:"RawSection>Raw"` // for the driver of that name
 
 	Properties []Property `yaml:"properties"`
 	Products   []Product  `yaml:"products"`

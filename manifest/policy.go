@@ -74,6 +74,15 @@ type Update struct {
 	Patience Duration `yaml:"patience" ovf:"Patience"`
 }
 
+// Reliability says how replicas are kept from losing what they have done when they are started
+// again, and when a guest that answers nobody counts as dead.
+type Reliability struct {
+	Checkpoint Duration        `yaml:"checkpoint" ovf:"Checkpoint"` // time between two, of disks and memory; 0: none are taken
+	Keep       int             `yaml:"keep" ovf:"Keep"`             // newest checkpoints; 0: 2
+	From       vee.RestartFrom `yaml:"from" ovf:"From" enum:"disk,checkpoint"`
+	Heartbeat  Duration        `yaml:"heartbeat" ovf:"Heartbeat"` // silence of the agent in the guest; 0: for ever
+}
+
 // Rule is a trigger and an action: every so often, if the condition holds, do it. The
 // condition is an expression over KPIs and COMPONENT.instances.size.
 type Rule struct {

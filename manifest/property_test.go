@@ -253,6 +253,13 @@ func anyService(t *rapid.T) *Service {
 			m.Port, m.Path = 9100, rapid.SampledFrom([]string{"", "/a b"}).Draw(t, "path")
 			m.Every = max(m.Every, leastScrape)
 		}
+		if r := c.Reliability; r != nil {
+			r.Keep = min(r.Keep, maxKeep)
+			r.Checkpoint, r.Heartbeat = max(r.Checkpoint, minCheckpoint), max(r.Heartbeat, minHeartbeat)
+			if c.Restart == vee.RestartNever {
+				r.From = vee.FromDisk
+			}
+		}
 		for j := range c.Ports {
 			c.Ports[j].Port = 80 + j
 			c.Ports[j].Health = rapid.SampledFrom([]string{"", "/a b"}).Draw(t, "health")

@@ -290,6 +290,7 @@ var infos = map[string]string{
 	"CooldownSection":             "Pauses after a change of size",
 	"ScheduleSection":             "Numbers of replicas at some hours",
 	"UpdateSection":               "How replicas are replaced",
+	"ReliabilitySection":          "Checkpoints, what a restart starts from, heartbeat",
 	"MetricsSection":              "Where its guests tell their measurements",
 	"LoadBalancerSection":         "How requests are spread",
 	"FirewallSection":             "Traffic that is let through",

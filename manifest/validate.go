@@ -532,8 +532,37 @@ func (v *validator) component(p string, c *Component) {
 	v.schedules(p+".schedules", c.Schedules)
 	v.deployment(p+".deployment", c.Deployment)
 	v.promises(p, c.Availability, c.Performance, c.RestartTime)
+	v.reliability(p+".reliability", c)
 	v.firewall(p, c)
 	v.extras(p, c.Extra, "component", "hardware")
+}
+
+// Bounds of what reliability asks for: a checkpoint stops the guests while it is taken, and a
+// guest under load is late now and then.
+const (
+	minCheckpoint = Duration(5 * time.Second)
+	minHeartbeat  = Duration(10 * time.Second) // the agent in the guest speaks every 5 s
+	maxKeep       = 16
+)
+
+func (v *validator) reliability(p string, c *Component) {
+	r := c.Reliability
+	if r == nil {
+		return
+	}
+	if r.Checkpoint != 0 && r.Checkpoint < minCheckpoint {
+		v.bad(p+".checkpoint", time.Duration(r.Checkpoint).String(), "want at least 5s: every guest of the service stands still while one is taken")
+	}
+	if r.Heartbeat != 0 && r.Heartbeat < minHeartbeat {
+		v.bad(p+".heartbeat", time.Duration(r.Heartbeat).String(), "want at least 10s")
+	}
+	v.within(p+".keep", r.Keep, 0, maxKeep)
+	switch {
+	case r.From == vee.FromCheckpoint && r.Checkpoint == 0:
+		v.bad(p+".from", "checkpoint", "want a time between checkpoints, such as checkpoint: 5m")
+	case r.From == vee.FromCheckpoint && c.Restart == vee.RestartNever:
+		v.bad(p+".from", "checkpoint", "want restart: in-place or elsewhere: a component that is never restarted starts from nothing")
+	}
 }
 
 func (v *validator) disks(p string, c *Component) {

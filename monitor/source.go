@@ -25,13 +25,16 @@ const (
 	maxReport    = 5000                  // measurements in one report
 	maxBytes     = 2 << 20               // about, and what one measurement more has
 	maxBuffered  = 100_000               // values that wait for a site that is away; then the oldest go
-	maxProbes    = 10_000
 	reportWithin = 30 * time.Second
 )
+
+// MaxProbes of one source: six for each VEE, on a host with three thousand.
+const MaxProbes = 20_000
 
 // SourceConfig of a Source.
 type SourceConfig struct {
 	Uplink      Uplink
+	MaxProbes   int    // 0: as many as a site remembers
 	Incarnation string // drawn at each start
 	Limits      Limits // of its regulator
 	// Load of this machine, runnable tasks for each CPU; nil: not looked at.
@@ -59,6 +62,7 @@ type Source struct {
 	buffered  int // values in buffer
 	lost      map[Reason]int
 	gone      []Ref // probes that were removed, since that was told
+	full      bool  // it was said that there are too many probes
 }
 
 // loaded is a probe of a source.
@@ -75,24 +79,30 @@ type loaded struct {
 
 // NewSource without probes.
 func NewSource(cfg SourceConfig) *Source {
+	cfg.MaxProbes = cmp.Or(cfg.MaxProbes, MaxProbes)
 	return &Source{cfg: cfg, wake: make(chan struct{}, 1), probes: map[Ref]*loaded{}, ordered: map[Ref]Settings{},
 		lost: map[Reason]int{}, regulator: Regulator{Limits: cfg.Limits}, looked: cfg.Now()}
 }
 
 // Add loads a probe, also while the source runs; one of the same Ref is replaced. Collect
 // may be nil for a probe that lives on events alone. It is called by one goroutine at a
-// time, with a context that ends when it takes too long.
-func (s *Source) Add(p Probe, collect Collect) {
+// time, with a context that ends when it takes too long. It reports false when there are too
+// many: whoever wants the probe adds it again once others are gone.
+func (s *Source) Add(p Probe, collect Collect) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, there := s.probes[p.Ref]; !there && len(s.probes) >= maxProbes {
-		s.cfg.Log.Warn("a source has too many probes", "probe", p.String(), "most", maxProbes)
-		return
+	if _, there := s.probes[p.Ref]; !there && len(s.probes) >= s.cfg.MaxProbes {
+		if !s.full {
+			s.cfg.Log.Warn("a source has too many probes: the first that waits for room is named", "probe", p.String(), "most", s.cfg.MaxProbes)
+		}
+		s.full = true
+		return false
 	}
 	l := &loaded{status: Status{Probe: p}, collect: collect, due: s.cfg.Now()}
 	s.set(l)
 	s.probes[p.Ref] = l
 	s.signal()
+	return true
 }
 
 // Remove unloads a probe.
@@ -101,7 +111,7 @@ func (s *Source) Remove(r Ref) {
 	defer s.mu.Unlock()
 	if _, there := s.probes[r]; there {
 		delete(s.probes, r)
-		s.gone = append(s.gone, r)
+		s.gone, s.full = append(s.gone, r), false
 	}
 }
 
@@ -427,7 +437,7 @@ func (s *Source) back(r Report) int {
 		}
 	}
 	s.gone = append(r.Gone, s.gone...)
-	s.gone = s.gone[max(0, len(s.gone)-maxProbes):]
+	s.gone = s.gone[max(0, len(s.gone)-MaxProbes):]
 	for why, n := range r.Lost {
 		s.lost[why] += n
 	}

@@ -41,7 +41,7 @@ const defaultRate = 50_000
 // metering is the monitoring part of a site.
 type metering struct {
 	store      *measurements.Store
-	repository monitor.Repository // that queries go to
+	repository monitor.Library // that queries go to
 	hub        *hub.Hub
 	export     *export.Registry
 }

@@ -95,6 +95,8 @@ var routes = map[string]struct{ may, path, body string }{
 	"PUT /smi/v1/services/{name}/components/{component}/rules":    {"OPS", "/smi/v1/services/shop/components/web/rules", `{"on":false}`},
 	"POST /smi/v1/services/{name}/rules/replay":                   {"OPAS", "/smi/v1/services/shop/rules/replay", `{"samples":[{"kpi":"a","atMs":1,"value":1}]}`},
 	"DELETE /smi/v1/services/{name}":                              {"OPS", "/smi/v1/services/shop", ""},
+	"POST /smi/v1/services/{name}/sleep":                          {"OPS", "/smi/v1/services/shop/sleep", ""},
+	"POST /smi/v1/services/{name}/wake":                           {"OPS", "/smi/v1/services/shop/wake", ""},
 	"GET /smi/v1/events":                                          {"OPAS", "", ""},
 	"GET /smi/v1/watch/events":                                    {"OPAS", "", ""},
 
@@ -131,16 +133,19 @@ var routes = map[string]struct{ may, path, body string }{
 
 // stock is what plain handlers serve; they check for themselves.
 var stock = map[string]struct{ may, path, body string }{
-	"GET /v2/":                     {"OPASHQ", "", ""},
-	"DELETE /v2/{name}/manifests":  {"OPS", "/v2/web/manifests/latest", ""},
-	"GET /prometheus/api/v1/query": {"OPAS", "", ""},
-	"GET /metrics":                 {"OAS", "", ""},
-	"GET /metrics/hosts/h9":        {"OAS", "", ""},
-	"GET " + occi.QueryPath:        {"OPAS", "", ""},
-	"POST " + occi.QueryPath:       {"OPS", "", ""},
-	"GET occi compute":             {"OPAS", occi.Base + "/compute/", ""},
-	"POST occi compute":            {"OPS", occi.Base + "/compute/", ""},
-	"DELETE occi compute":          {"OPS", occi.Base + "/compute/" + anID, ""},
+	"GET /v2/":                                    {"OPASHQ", "", ""},
+	"DELETE /v2/{name}/manifests":                 {"OPS", "/v2/web/manifests/latest", ""},
+	"GET /prometheus/api/v1/query":                {"OPAS", "", ""},
+	"GET /prometheus/api/v1/labels":               {"OPAS", "", ""},
+	"GET /prometheus/api/v1/series":               {"OPAS", "/prometheus/api/v1/series?match[]=x", ""},
+	"GET /prometheus/api/v1/label/service/values": {"OPAS", "", ""},
+	"GET /metrics":                                {"OAS", "", ""},
+	"GET /metrics/hosts/h9":                       {"OAS", "", ""},
+	"GET " + occi.QueryPath:                       {"OPAS", "", ""},
+	"POST " + occi.QueryPath:                      {"OPS", "", ""},
+	"GET occi compute":                            {"OPAS", occi.Base + "/compute/", ""},
+	"POST occi compute":                           {"OPS", occi.Base + "/compute/", ""},
+	"DELETE occi compute":                         {"OPS", occi.Base + "/compute/" + anID, ""},
 }
 
 var callers = map[rune]identity.Caller{

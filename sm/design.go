@@ -172,7 +172,7 @@ func (d *design) rules(components []string) (rules []vmi.PlacementRule) {
 
 // goal of a record that is at this design.
 func (d *design) goal(rec record) deploy.Goal {
-	g := deploy.Goal{Revision: d.number, BestEffort: rec.BestEffort, Deleting: rec.Deleting, Undo: rec.Update != nil}
+	g := deploy.Goal{Revision: d.number, BestEffort: rec.BestEffort, Deleting: rec.Deleting, Asleep: rec.Asleep, Undo: rec.Update != nil}
 	for _, n := range d.manifest.Networks {
 		if !n.Public {
 			w := vmi.NetworkWish{IPv6: n.IPv6, MTU: n.MTU}

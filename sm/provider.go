@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
@@ -333,6 +334,49 @@ func (m *Manager) Delete(ctx context.Context, customer, name string) error {
 		m.said(rec, "Deleting", "to be deleted with all its VEEs")
 	}
 	return err
+}
+
+// Sleep records that all VEEs of the service should sleep, together; the VEE Manager makes it
+// so, or leaves them as they are.
+func (m *Manager) Sleep(ctx context.Context, customer, name string) (smi.Service, error) {
+	return m.setAsleep(ctx, customer, name, true)
+}
+
+// Wake is the way back from Sleep. Where there is no room, the service waits for it.
+func (m *Manager) Wake(ctx context.Context, customer, name string) (smi.Service, error) {
+	return m.setAsleep(ctx, customer, name, false)
+}
+
+func (m *Manager) setAsleep(ctx context.Context, customer, name string, asleep bool) (smi.Service, error) {
+	if err := mayChange(ctx); err != nil {
+		return smi.Service{}, err
+	}
+	rec, _, err := m.find(ctx, customer, name)
+	if err != nil {
+		return smi.Service{}, err
+	}
+	id, was := rec.ID, asleep
+	rec, version, err := m.records.Modify(ctx, rec.key(), func(r *record) error {
+		if r.Deleting || r.ID != id {
+			return fault.New(fault.WrongState, "service %s is being deleted", name).Try("deploy it again when it is gone: reservoir service list")
+		}
+		if was = r.Asleep; was != asleep {
+			r.Asleep, r.State.Asked = asleep, time.Time{}
+			r.newGoal(m.cfg.Now())
+		}
+		return nil
+	})
+	if err != nil {
+		return smi.Service{}, err
+	}
+	switch {
+	case was == asleep:
+	case asleep:
+		m.said(rec, "ToSleep", "its VEEs are put to sleep together")
+	default:
+		m.said(rec, "ToWake", "its VEEs are woken together")
+	}
+	return m.showNow(ctx, rec, version)
 }
 
 // Watch shows services now and at each change.

@@ -20,6 +20,7 @@ type record struct {
 	Desired    map[string]int `json:"desired"` // replicas by component
 	BestEffort bool           `json:"bestEffort,omitempty"`
 	Deleting   bool           `json:"deleting,omitempty"`
+	Asleep     bool           `json:"asleep,omitempty"`
 	DeployKey  string         `json:"deployKey,omitempty"` // idempotency key of the newest Deploy
 	Created    time.Time      `json:"created"`
 	Changed    time.Time      `json:"changed"` // of goal or phase

@@ -35,6 +35,7 @@ type scaler struct {
 	id     string
 	design *design
 	states map[string]elastic.State // by component
+	asked  map[string]bool          // components whose past was asked for
 	failed int                      // turns, one after the other
 
 	explanation explanation
@@ -60,7 +61,7 @@ type kpiReading struct {
 }
 
 func newScaler(m *Manager, key string) *scaler {
-	return &scaler{m: m, key: key, news: make(chan struct{}, 1), states: map[string]elastic.State{},
+	return &scaler{m: m, key: key, news: make(chan struct{}, 1), states: map[string]elastic.State{}, asked: map[string]bool{},
 		explanation: explanation{why: map[string]explained{}, kpis: map[string]kpiReading{}}}
 }
 
@@ -112,7 +113,7 @@ func (s *scaler) look(ctx context.Context) (wake time.Time, err error) {
 	if err != nil {
 		return time.Time{}, err
 	}
-	if err := s.prepare(ctx, rec); err != nil || rec.Deleting {
+	if err := s.prepare(ctx, rec); err != nil || rec.Deleting || rec.Asleep {
 		return time.Time{}, err
 	}
 	vees, synced := s.m.group(rec.ID)
@@ -125,6 +126,7 @@ func (s *scaler) look(ctx context.Context) (wake time.Time, err error) {
 		if rec.Paused[p.Component] {
 			s.explain(p.Component, now, fmt.Sprintf("stays at %d: its rules are paused", rec.Desired[p.Component]))
 			delete(s.states, p.Component)
+			s.asked[p.Component] = true // they begin anew when they are resumed
 			continue
 		}
 		next, err := s.decide(ctx, rec, p, vees, samples, now)
@@ -143,6 +145,7 @@ func (s *scaler) prepare(ctx context.Context, rec record) error {
 	if s.id != rec.ID { // the first, or another service under the same name
 		s.id, s.design = rec.ID, nil
 		clear(s.states)
+		clear(s.asked)
 	}
 	if s.design != nil && s.design.number == rec.Revision {
 		return nil
@@ -183,6 +186,15 @@ func (s *scaler) decide(ctx context.Context, rec record, p elastic.Policy, vees 
 		state.Changed = at
 	}
 	seen := s.design.observe(rec, p.Component, vees)
+	if !s.asked[p.Component] {
+		samples, err := s.past(ctx, rec, p, now)
+		if err != nil { // asked for again at the next look; until then windows fill anew
+			s.m.cfg.Log.Warn("elasticity: what was measured before", "service", s.key, "component", p.Component, "error", err)
+		} else {
+			s.asked[p.Component], state.From = true, rec.Changed
+		}
+		seen.Samples = samples
+	}
 	for _, kpi := range elastic.Due(p, state, seen, now) {
 		if _, asked := samples[kpi]; !asked {
 			samples[kpi] = s.measure(ctx, rec, kpi, now)

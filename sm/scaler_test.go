@@ -82,10 +82,16 @@ func (s *stage) QueryRange(ctx context.Context, expr string, from, to time.Time,
 	var one monitor.Series
 	for at := from; !at.After(to); at = at.Add(step) {
 		list, err := s.Query(ctx, expr, at)
-		if err != nil || len(list) == 0 {
-			return list, err
+		if err != nil {
+			return nil, err
+		}
+		if len(list) == 0 {
+			continue
 		}
 		one.Points = append(one.Points, list[0].Points...)
+	}
+	if len(one.Points) == 0 {
+		return nil, nil
 	}
 	return []monitor.Series{one}, nil
 }
@@ -285,6 +291,48 @@ func TestRestartInAScaleUp(t *testing.T) {
 
 // What is measured wrongly, too late or not at all changes nothing; and what comes right again
 // is gone by again.
+// A window is of what was measured, whoever looked at it: a manager that starts anew asks for
+// what there is of it, but for what was measured before the last change was done.
+func TestWindowOutlivesARestart(t *testing.T) {
+	s := newStage(t)
+	s.deploy(shop(strings.Replace(array, "up: 2m", "up: 10s", 1)))
+	s.pass(30 * time.Second)
+	since := s.now
+	load := func(at time.Time) ([]monitor.Series, error) {
+		if at.Before(since) {
+			return nil, nil
+		}
+		return []monitor.Series{{Points: []monitor.Point{{At: at, Value: 25}}}}, nil
+	}
+	broken := true
+	s.measured["load"] = func(at time.Time) ([]monitor.Series, error) {
+		if broken && at.Before(s.now) {
+			return nil, fault.New(fault.Unavailable, "the measurements are being read")
+		}
+		return load(at)
+	}
+	s.pass(50 * time.Second)
+	s.want("before the window is full", 1, 1)
+	s.restart()
+	s.pass(5 * time.Second)
+	s.want("before the window is full, after a restart", 1, 1)
+	broken = false // the past is asked for until it is told
+	s.pass(20 * time.Second)
+	if d, _ := s.size(); d != 2 {
+		t.Fatalf("%d wanted 75 s after the load began, with a restart after 50 of them; want 2\n%s", d, strings.Join(s.said(""), "\n"))
+	}
+	s.pass(10 * time.Second)
+	s.want("up", 2, 2)
+	s.restart()
+	s.pass(40 * time.Second)
+	s.want("the second's window is not full, though the load was there before", 2, 2)
+	s.restart()
+	s.pass(40 * time.Second)
+	if d, _ := s.size(); d != 3 {
+		t.Errorf("%d wanted 90 s after the second was there; want 3", d)
+	}
+}
+
 func TestBadMeasurements(t *testing.T) {
 	point := func(age time.Duration, values ...float64) func(at time.Time) ([]monitor.Series, error) {
 		return func(at time.Time) (list []monitor.Series, err error) {

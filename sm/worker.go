@@ -350,6 +350,10 @@ func (w *worker) do(ctx context.Context, rec record, version uint64, a deploy.Ac
 		action := map[deploy.Kind]vee.Action{deploy.Shutdown: vee.Shutdown, deploy.Destroy: vee.Destroy}[a.Kind]
 		outcomes, err := w.m.cfg.VMI.UpdateState(ctx, vmi.UpdateState{Collection: vmi.Collection{IDs: a.VEEs}, Action: action})
 		w.acted(ctx, rec, a, []string{deploy.Stop}, outcomes, err)
+	case deploy.Sleep, deploy.Wake:
+		action := map[deploy.Kind]vee.Action{deploy.Sleep: vee.Suspend, deploy.Wake: vee.Activate}[a.Kind]
+		_, err := w.m.cfg.VMI.UpdateState(ctx, vmi.UpdateState{Collection: vmi.Collection{IDs: a.VEEs}, Action: action, Together: true, Queue: true})
+		w.acted(ctx, rec, a, []string{deploy.Switch}, nil, err)
 	case deploy.PutAccessPoint:
 		p := a.Access
 		p.GroupID, p.Customer = rec.ID, rec.Customer

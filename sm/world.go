@@ -32,6 +32,7 @@ type seen struct {
 	nextBoot             []string
 	failure              string // of its guest
 	submitted            bool
+	queue                int  // its place among those that wait for room
 	ready, answers, idle bool // of its guest
 }
 
@@ -39,7 +40,7 @@ func seenOf(v *vmi.VEE, round uint64) seen {
 	return seen{
 		version: v.Version, round: round, name: v.Descriptor.Name, group: v.Descriptor.GroupID, domain: v.Descriptor.Naming.Domain, nics: v.Descriptor.NICs,
 		state: v.State, target: v.Target, phase: v.Phase, progress: v.Progress, host: v.Host, err: v.Error,
-		nextBoot: v.NextBoot, failure: v.GuestFailure, submitted: v.Submitted, ready: v.GuestReady, answers: v.GuestSeen, idle: v.GuestIdle,
+		nextBoot: v.NextBoot, failure: v.GuestFailure, submitted: v.Submitted, queue: v.Queue, ready: v.GuestReady, answers: v.GuestSeen, idle: v.GuestIdle,
 	}
 }
 
@@ -47,7 +48,7 @@ func (s *seen) vee(id vee.ID) vmi.VEE {
 	return vmi.VEE{
 		ID: id, Version: s.version, Descriptor: vee.Descriptor{Name: s.name, GroupID: s.group, NICs: s.nics, Naming: vee.Naming{Domain: s.domain}},
 		State: s.state, Target: s.target, Phase: s.phase, Progress: s.progress, Host: s.host, Error: s.err,
-		NextBoot: s.nextBoot, GuestFailure: s.failure, Submitted: s.submitted, GuestReady: s.ready, GuestSeen: s.answers, GuestIdle: s.idle,
+		NextBoot: s.nextBoot, GuestFailure: s.failure, Submitted: s.submitted, Queue: s.queue, GuestReady: s.ready, GuestSeen: s.answers, GuestIdle: s.idle,
 	}
 }
 

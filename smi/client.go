@@ -82,6 +82,16 @@ func (c client) Delete(ctx context.Context, customer, name string) error {
 	return c.c.Call(ctx, http.MethodDelete, serviceURL(name, ""), query("customer", customer), nil, nil)
 }
 
+func (c client) Sleep(ctx context.Context, customer, name string) (s Service, err error) {
+	err = c.c.Call(ctx, http.MethodPost, serviceURL(name, "/sleep"), query("customer", customer), nil, &s)
+	return s, err
+}
+
+func (c client) Wake(ctx context.Context, customer, name string) (s Service, err error) {
+	err = c.c.Call(ctx, http.MethodPost, serviceURL(name, "/wake"), query("customer", customer), nil, &s)
+	return s, err
+}
+
 func (c client) Watch(ctx context.Context, customer, name string) (<-chan Service, error) {
 	return httpapi.Stream[Service](ctx, c.c, "/smi/v1/watch/services", query("customer", customer, "name", name))
 }

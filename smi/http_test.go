@@ -70,6 +70,12 @@ func (r *recorder) Usage(_ context.Context, customer, name string) (smi.ServiceU
 func (r *recorder) Delete(_ context.Context, customer, name string) error {
 	return r.got(customer, name)
 }
+func (r *recorder) Sleep(_ context.Context, customer, name string) (smi.Service, error) {
+	return service, r.got(customer, name)
+}
+func (r *recorder) Wake(_ context.Context, customer, name string) (smi.Service, error) {
+	return service, r.got("wake", customer, name)
+}
 func (r *recorder) Watch(_ context.Context, customer, name string) (<-chan smi.Service, error) {
 	return sent(service, smi.Service{Name: "shop", Customer: "acme", Phase: smi.Deleting, Created: at, Changed: at}), r.got(customer, name)
 }
@@ -131,6 +137,8 @@ func TestRoundTrip(t *testing.T) {
 		"List":     {func(m smi.Manager) (any, error) { return m.List(ctx, "acme") }, []any{"acme"}, []smi.Service{service}},
 		"Manifest": {func(m smi.Manager) (any, error) { return m.Manifest(ctx, "acme", "shop") }, []any{"acme", "shop"}, "service: shop\n"},
 		"Delete":   {func(m smi.Manager) (any, error) { return nil, m.Delete(ctx, "acme", "shop") }, []any{"acme", "shop"}, nil},
+		"Sleep":    {func(m smi.Manager) (any, error) { return m.Sleep(ctx, "acme", "shop") }, []any{"acme", "shop"}, service},
+		"Wake":     {func(m smi.Manager) (any, error) { return m.Wake(ctx, "acme", "shop") }, []any{"wake", "acme", "shop"}, service},
 		"Watch": {func(m smi.Manager) (any, error) { return drain(m.Watch(ctx, "acme", "shop")) }, []any{"acme", "shop"},
 			[]smi.Service{service, {Name: "shop", Customer: "acme", Phase: smi.Deleting, Created: at, Changed: at}}},
 		"Events":      {func(m smi.Manager) (any, error) { return m.Events(ctx, filter) }, []any{filter}, []smi.Event{}},
@@ -169,6 +177,8 @@ func TestRoles(t *testing.T) {
 		"plan":   func(m smi.Manager) error { _, err := m.Plan(ctx, smi.Deploy{}); return err },
 		"scale":  func(m smi.Manager) error { _, err := m.Scale(ctx, "", "shop", "web", 1); return err },
 		"delete": func(m smi.Manager) error { return m.Delete(ctx, "", "shop") },
+		"sleep":  func(m smi.Manager) error { _, err := m.Sleep(ctx, "", "shop"); return err },
+		"wake":   func(m smi.Manager) error { _, err := m.Wake(ctx, "", "shop"); return err },
 	}
 	for _, c := range []struct {
 		role        identity.Role

@@ -54,7 +54,9 @@ func TestEveryChangeOnce(t *testing.T) {
 		"PUT /smi/v1/services/{name}/components/{component}/replicas": func(ctx context.Context, v string) (any, error) {
 			return m.Scale(ctx, "acme", "shop", v, 2)
 		},
-		"DELETE /smi/v1/services/{name}": func(ctx context.Context, v string) (any, error) { return nil, m.Delete(ctx, "acme", v) },
+		"POST /smi/v1/services/{name}/sleep": func(ctx context.Context, v string) (any, error) { return m.Sleep(ctx, "acme", v) },
+		"POST /smi/v1/services/{name}/wake":  func(ctx context.Context, v string) (any, error) { return m.Wake(ctx, "acme", v) },
+		"DELETE /smi/v1/services/{name}":     func(ctx context.Context, v string) (any, error) { return nil, m.Delete(ctx, "acme", v) },
 	}
 	var changes []string
 	for _, op := range api.Operations() {

@@ -84,6 +84,10 @@ func registerServices(s *httpapi.Server, m Manager) {
 		}) (Service, error) {
 			return m.Scale(ctx, in.Customer, in.Name, in.Component, in.Body.Replicas)
 		})
+	for verb, do := range map[string]func(context.Context, string, string) (Service, error){"sleep": m.Sleep, "wake": m.Wake} {
+		httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/smi/v1/services/{name}/" + verb, Summary: "All VEEs of a service together: " + verb, Roles: writers, Status: 202},
+			func(ctx context.Context, in *named) (Service, error) { return do(ctx, in.Customer, in.Name) })
+	}
 	httpapi.RegisterNoBody(s, httpapi.Op{Method: "DELETE", Path: "/smi/v1/services/{name}", Summary: "Delete a service; answered when that is recorded, done soon after", Roles: writers, Status: 202},
 		func(ctx context.Context, in *named) error { return m.Delete(ctx, in.Customer, in.Name) })
 }

@@ -43,7 +43,8 @@ const (
 	Ready     Phase = "ready"     // as desired
 	Degraded  Phase = "degraded"  // was ready; some replica is lost or failed
 	Deleting  Phase = "deleting"
-	Failing   Phase = "failing" // cannot become ready without somebody's help; Message says why
+	Sleeping  Phase = "sleeping" // its VEEs are saved to disk and take no processor or memory
+	Failing   Phase = "failing"  // cannot become ready without somebody's help; Message says why
 )
 
 // Service as its provider sees it.
@@ -172,6 +173,10 @@ type Manager interface {
 	// Manifest is the text that was handed in, as it was.
 	Manifest(ctx context.Context, customer, name string) (string, error)
 	Delete(ctx context.Context, customer, name string) error
+	// Sleep saves all VEEs of a service to disk, as one context switch: all sleep, or all go
+	// on. Wake is the way back, and waits for room. Both answer when that is recorded.
+	Sleep(ctx context.Context, customer, name string) (Service, error)
+	Wake(ctx context.Context, customer, name string) (Service, error)
 	// Usage of a service, also of one that is gone; fault.NotFound where nothing is known.
 	Usage(ctx context.Context, customer, name string) (ServiceUsage, error)
 	// Watch sends the service (every service of the customer when name is empty) as it is,

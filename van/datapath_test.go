@@ -344,6 +344,80 @@ func TestAPublicPortsWall(t *testing.T) {
 	}
 }
 
+// TestAHostMayScrapeThroughAWall: a host asks its own guests of public networks for their
+// measurements whatever their walls say, at the one port; nobody else does.
+func TestAHostMayScrapeThroughAWall(t *testing.T) {
+	const scraped, other = 9100, 9101
+	l := newLab(t, "h1", "h2")
+	h1, h2 := l.hosts[0], l.hosts[1]
+	s := publicSegment(testPort(0, 1, h1), testPort(0, 2, h1))
+	s.Ports[0].Firewall, s.Ports[0].Scraped = []plan.Rule{{Allow: true, Protocol: "udp"}}, other
+	l.apply(s)
+	s.Version++
+	s.Ports[0].Scraped = scraped // another port is another entry of the kernel's
+	l.apply(s)
+	walled, neighbour := h1.guest(s.Ports[0]), h1.guest(s.Ports[1])
+	for i, h := range l.hosts {
+		must(t, h.ns.do(func() error {
+			bridge, err := netlink.LinkByName(labBridge)
+			if err != nil {
+				return err
+			}
+			own, err := netlink.ParseAddr(fmt.Sprintf("fd00:90::%d/64", 11+i))
+			if err != nil {
+				return err
+			}
+			own.Flags = unix.IFA_F_NODAD
+			if err := netlink.AddrAdd(bridge, own); err != nil {
+				return err
+			}
+			for _, a := range walled.port.Addresses {
+				n := &netlink.Neigh{LinkIndex: bridge.Attrs().Index, IP: a.AsSlice(), HardwareAddr: walled.mac(), State: netlink.NUD_PERMANENT}
+				if err := netlink.NeighSet(n); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+	}
+	call := func(h *labHost, a netip.Addr, port uint16) { // the guest's answer is not waited for
+		must(t, h.ns.do(func() error {
+			if c, err := net.DialTimeout("tcp", netip.AddrPortFrom(a, port).String(), 10*time.Millisecond); err == nil {
+				return c.Close()
+			}
+			return nil
+		}))
+	}
+	opens := func(from netip.Addr, port uint16) func([]byte) bool {
+		return func(f []byte) bool {
+			src, tcp := 26, 34
+			if from.Is6() {
+				src, tcp = 22, 54
+			}
+			return len(f) > tcp+4 && bytes.Equal(f[src:src+from.BitLen()/8], from.AsSlice()) && binary.BigEndian.Uint16(f[tcp+2:]) == port
+		}
+	}
+	for v, a := range walled.port.Addresses {
+		near, far := h1.underlay, h2.underlay
+		if v == 1 {
+			near, far = netip.MustParseAddr("fd00:90::11"), netip.MustParseAddr("fd00:90::12")
+		}
+		call(h1, a, other)
+		call(h2, a, scraped)
+		neighbour.send(frame(walled.mac(), neighbour.mac(), packet(neighbour.port.Addresses[v], a, unix.IPPROTO_TCP, tcpData(1000, scraped, syn, evil))))
+		call(h1, a, scraped)
+		walled.expect("its host's question", opens(near, scraped), opens(near, other), opens(far, scraped), has(evil))
+	}
+	s.Version++
+	s.Ports[0].Scraped = 0
+	l.apply(s)
+	for v, a := range walled.port.Addresses {
+		call(h1, a, scraped)
+		neighbour.send(frame(walled.mac(), neighbour.mac(), packet(neighbour.port.Addresses[v], a, unix.IPPROTO_UDP, udpData(1000, 1, "done"))))
+		walled.expect("what the wall lets in", has("done"), opens(h1.underlay, scraped), opens(netip.MustParseAddr("fd00:90::11"), scraped))
+	}
+}
+
 // TestNoBlackHole: what is too large for the underlay is answered with the size that fits.
 func TestNoBlackHole(t *testing.T) {
 	l := newLab(t, "h1", "h2")

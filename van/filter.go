@@ -274,6 +274,10 @@ func (f *filter) element(e plan.Entry) (*nftables.Set, nftables.SetElement) {
 		set, x := at(v4, v6, e.Addr, ifname(e.Bridge))
 		x.VerdictData = &expr.Verdict{Kind: expr.VerdictJump, Chain: plan.Wall{Tap: e.Tap, Out: e.Out}.Chain()}
 		return set, x
+	case plan.Hatch:
+		set, x := at(s.scraped4, s.scraped6, e.Addr, ifname(e.Bridge))
+		x.Key = append(x.Key, byte(e.Port>>8), byte(e.Port), 0, 0)
+		return set, x
 	}
 	panic(fmt.Sprintf("entry %T is none of the rule set", e))
 }
@@ -357,6 +361,9 @@ func (f *filter) entry(s *nftables.Set, x nftables.SetElement) plan.Entry {
 		chain := verdictChain(x.Val)
 		tap := chain[strings.IndexByte(chain, '-')+1:]
 		return plan.Door{Bridge: name(x.Key), Addr: addr(x.Key[16:]), Out: s == f.sets.out4 || s == f.sets.out6, Tap: tap}
+	case f.sets.scraped4, f.sets.scraped6:
+		port := len(x.Key) - 4
+		return plan.Hatch{Bridge: name(x.Key), Addr: addr(x.Key[16:port]), Port: binary.BigEndian.Uint16(x.Key[port:])}
 	}
 	panic("a set that nobody reads: " + s.Name)
 }

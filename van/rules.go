@@ -34,7 +34,9 @@ var (
 const (
 	reg1  = unix.NFT_REG_1
 	reg2  = unix.NFT_REG_2
+	reg3  = unix.NFT_REG_3
 	word2 = 9  // of the first: what stands behind a mark in a concatenation
+	word6 = 13 // second of the second: what stands behind a device and an IPv4 address
 	word7 = 14 // third of the second: what stands behind a device and a MAC
 )
 
@@ -158,7 +160,7 @@ type sets struct {
 	networks, macs, own4, own6, answers4, answers6, gates, storm *nftables.Set
 
 	zones, guests4, guests6, services4, services6, underlay4, underlay6 *nftables.Set
-	in4, in6, out4, out6                                                *nftables.Set
+	in4, in6, out4, out6, scraped4, scraped6                            *nftables.Set
 }
 
 var (
@@ -167,6 +169,8 @@ var (
 	own6   = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr, nftables.TypeIP6Addr)
 	if4    = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeIPAddr)
 	if6    = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeIP6Addr)
+	port4  = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeIPAddr, nftables.TypeInetService)
+	port6  = nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeIP6Addr, nftables.TypeInetService)
 	mark4  = nftables.MustConcatSetType(nftables.TypeMark, nftables.TypeIPAddr)
 	mark6  = nftables.MustConcatSetType(nftables.TypeMark, nftables.TypeIP6Addr)
 	zoneID = func() nftables.SetDatatype { t := nftables.TypeInteger; t.Bytes = 2; return t }()
@@ -199,6 +203,8 @@ func newSets() *sets {
 		in6:       to(packets, "in6", if6, nftables.TypeVerdict),
 		out4:      to(packets, "out4", if4, nftables.TypeVerdict),
 		out6:      to(packets, "out6", if6, nftables.TypeVerdict),
+		scraped4:  set(packets, "scraped4", port4),
+		scraped6:  set(packets, "scraped6", port6),
 	}
 	s.storm.Dynamic, s.storm.Size = true, 1<<16-1
 	for _, x := range s.all() {
@@ -210,7 +216,7 @@ func newSets() *sets {
 
 func (s *sets) all() []*nftables.Set {
 	return []*nftables.Set{s.networks, s.macs, s.own4, s.own6, s.answers4, s.answers6, s.gates, s.storm,
-		s.zones, s.guests4, s.guests6, s.services4, s.services6, s.underlay4, s.underlay6, s.in4, s.in6, s.out4, s.out6}
+		s.zones, s.guests4, s.guests6, s.services4, s.services6, s.underlay4, s.underlay6, s.in4, s.in6, s.out4, s.out6, s.scraped4, s.scraped6}
 }
 
 // chain of the constant part.
@@ -323,11 +329,12 @@ func (s *sets) packetChains(underlay netip.Addr) []chain {
 		version                 byte
 		src, dst, size          uint32
 		guests, services, peers *nftables.Set
-		in, out                 *nftables.Set
+		in, out, scraped        *nftables.Set
+		port                    uint32 // the word behind an address in reg2
 	}
 	families := []family{
-		{unix.NFPROTO_IPV4, ip4Src, ip4Dst, 4, s.guests4, s.services4, s.underlay4, s.in4, s.out4},
-		{unix.NFPROTO_IPV6, ip6Src, ip6Dst, 16, s.guests6, s.services6, s.underlay6, s.in6, s.out6},
+		{unix.NFPROTO_IPV4, ip4Src, ip4Dst, 4, s.guests4, s.services4, s.underlay4, s.in4, s.out4, s.scraped4, word6},
+		{unix.NFPROTO_IPV6, ip6Src, ip6Dst, 16, s.guests6, s.services6, s.underlay6, s.in6, s.out6, s.scraped6, reg3},
 	}
 	inDev, outDev := meta(expr.MetaKeyIIFNAME, reg1), meta(expr.MetaKeyOIFNAME, reg1)
 	known := slices.Concat(connection(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), accept)
@@ -371,7 +378,9 @@ func (s *sets) packetChains(underlay netip.Addr) []chain {
 			slices.Concat(version(f.version), inDev, network(f.src, f.size, reg2), in(f.guests), network(f.dst, f.size, reg1), in(f.peers), verdict(expr.VerdictJump, "hosts")),
 			slices.Concat(version(f.version), inDev, network(f.src, f.size, reg2), jumpBy(f.out)),
 			slices.Concat(version(f.version), outDev, network(f.dst, f.size, reg2), jumpBy(f.in)))
-		output = append(output, slices.Concat(version(f.version), outDev, network(f.dst, f.size, reg2), jumpBy(f.in)))
+		output = append(output,
+			slices.Concat(version(f.version), protocol(unix.IPPROTO_TCP), outDev, network(f.dst, f.size, reg2), transport(portDst, 2, f.port), in(f.scraped), accept),
+			slices.Concat(version(f.version), outDev, network(f.dst, f.size, reg2), jumpBy(f.in)))
 	}
 	// The zone is set ahead of defragmentation too: fragments of two networks are not mixed.
 	const beforeDefragmentation = -450

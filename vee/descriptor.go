@@ -28,7 +28,8 @@ type Descriptor struct {
 	// Raw is handed to the driver that is its key, where the site's policy allows it.
 	Raw map[string]string `json:"raw,omitempty"`
 
-	Restart RestartPolicy `json:"restart,omitempty"`
+	Restart     RestartPolicy `json:"restart,omitempty"`
+	Reliability Reliability   `json:"reliability,omitzero"`
 	// Context is what the guest is told at boot: file name to content, written to a
 	// read-only medium with the volume label "cidata" (meta-data, user-data,
 	// network-config, ovf-env.xml).
@@ -151,6 +152,34 @@ const (
 	RestartInPlace RestartPolicy = "in-place" // start it again on the same host, with growing pauses
 	RestartNever   RestartPolicy = "never"    // show it as failed, for somebody to look at
 	RestartElse    RestartPolicy = "elsewhere"
+)
+
+// Reliability says what is done so that a VEE, when it is started again, goes on where it was,
+// and when its guest counts as dead.
+type Reliability struct {
+	// CheckpointMS is the time between two checkpoints (disks and memory) of the VE that the
+	// VEE is part of, ms; 0: none. Keep is how many of them are kept; 0: UsualKeep.
+	CheckpointMS int64 `json:"checkpointMs,omitempty"`
+	Keep         int   `json:"keep,omitempty"`
+	// From is what it is started from again after its guest has ended by itself or its host
+	// was lost; empty: FromDisk.
+	From RestartFrom `json:"from,omitempty"`
+	// HeartbeatMS is how long the agent in the guest may be silent, once it has spoken, before
+	// the guest is taken for dead, ms; 0: for ever.
+	HeartbeatMS int64 `json:"heartbeatMs,omitempty"`
+}
+
+// UsualKeep of checkpoints.
+const UsualKeep = 2
+
+// RestartFrom says what a VEE is started from again.
+type RestartFrom string
+
+// FromDisk boots from the disks as they are, on another host from its images; FromCheckpoint
+// goes on from the newest checkpoint, and from the disks where there is none.
+const (
+	FromDisk       RestartFrom = "disk"
+	FromCheckpoint RestartFrom = "checkpoint"
 )
 
 // Resources that VEEs take and hosts have. Used as one value so that sums and

@@ -15,6 +15,13 @@ type DiskInfo struct {
 	Layers     int    `json:"layers,omitempty"` // frozen ones under it
 }
 
+// Checkpoint of a VEE: its part of a moment of its whole VE.
+type Checkpoint struct {
+	N    int       `json:"n"` // of the VE, from 1
+	At   time.Time `json:"at"`
+	Size Bytes     `json:"sizeBytes"`
+}
+
 // Snapshot of a VEE: its disks as they were, and its memory where it ran and that was
 // asked for.
 type Snapshot struct {

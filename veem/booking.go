@@ -1,33 +1,39 @@
 package veem
 
 import (
-	"github.com/reservoir-cloud/reservoir/placement"
+	"iter"
+
 	"github.com/reservoir-cloud/reservoir/placement/overbook"
+	"github.com/reservoir-cloud/reservoir/vee"
 )
 
-// book sets what of each host's CPU may be promised, where that goes by history
-// (Config.Booking): new VEEs, those that are activated again and those that grow are admitted
-// by it.
-func (m *Manager) book(t *tx, hosts []placement.Host) {
+// capacities of hosts, by name: what VEEs may be promised there. CPU goes by history where the
+// site books it so (Config.Booking). New VEEs, those that are activated again, those that grow
+// and those that are to move are all admitted by it.
+func (m *Manager) capacities(hosts iter.Seq2[string, *hostRecord], vees iter.Seq2[string, *record]) map[string]vee.Resources {
+	capacity, machines := map[string]vee.Resources{}, map[string]*overbook.Machine{}
+	for _, h := range hosts {
+		capacity[h.Name] = h.Capacity
+		if h.CPUs > 0 {
+			machines[h.Name] = &overbook.Machine{CPUs: h.CPUs, Declared: h.Capacity.MilliCPU, Promised: map[string]int64{}}
+		}
+	}
 	if m.cfg.Booking == nil {
-		return
+		return capacity
 	}
-	machines := map[string]*overbook.Machine{}
-	for _, h := range t.hosts.all() {
-		machines[h.Name] = &overbook.Machine{CPUs: h.CPUs, Declared: h.Capacity.MilliCPU, Promised: map[string]int64{}}
-	}
-	for id, r := range t.vees.all() {
+	for id, r := range vees {
 		for _, host := range r.hosts() {
 			if x := machines[host]; x != nil && r.usage().MilliCPU > 0 {
 				x.Promised[id] = r.usage().MilliCPU
 			}
 		}
 	}
-	for i := range hosts {
-		if x := machines[hosts[i].Name]; x != nil && x.CPUs > 0 {
-			hosts[i].Capacity.MilliCPU = m.cfg.Booking(*x)
-		}
+	for name, x := range machines {
+		c := capacity[name]
+		c.MilliCPU = m.cfg.Booking(*x)
+		capacity[name] = c
 	}
+	return capacity
 }
 
 // hosts that r takes room of: its own, and the one that it moves to.

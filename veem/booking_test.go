@@ -4,6 +4,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/placement/overbook"
@@ -54,5 +55,41 @@ func TestBookingByHistory(t *testing.T) {
 		if _, err := s.m.InitializeVEEs(s.operator(), in); !fault.Has(err, fault.NoResources) {
 			t.Errorf("more than was declared: %v", err)
 		}
+	})
+}
+
+// Moving goes by the same capacity as admission: VEEs that were promised more than they have been
+// seen to need stay where they are, though hosts declare more, and one that has proved idle makes
+// room for others.
+func TestMovingIsBookedByHistory(t *testing.T) {
+	inSite(t, 2, func(s *fakeSite) {
+		var mu sync.Mutex
+		idle := false
+		s.stop()
+		s.cfg.Booking = func(m overbook.Machine) int64 {
+			return overbook.Policy{Headroom: 0.25}.Capacity(m, func(string) (int64, bool) {
+				mu.Lock()
+				defer mu.Unlock()
+				return 0, idle
+			})
+		}
+		s.start()
+		s.deploy(4) // two at each host; with a quarter to stay free, each takes a third
+		r, err := s.m.PlanRebalance(s.operator(), vmi.Rebalance{Policy: "consolidate"})
+		if err != nil || len(r.Steps) != 0 {
+			t.Errorf("planned with hosts that take three of the four: %+v, %v", r.Steps, err)
+		}
+		s.drain("h1", vmi.Drain{})
+		time.Sleep(10 * time.Minute)
+		if n := s.on(); n["h1"] != 1 || n["h2"] != 3 {
+			t.Errorf("drained as far as there is room for three: %v run", n)
+		}
+		if n := s.events.count("ReconfigurationStopped"); n != 0 {
+			t.Errorf("%d plans did not hold what they promised", n)
+		}
+		mu.Lock()
+		idle = true
+		mu.Unlock()
+		s.untilHost("h1", "drained", drained)
 	})
 }

@@ -154,6 +154,16 @@ func (m *Manager) UpdateState(ctx context.Context, u vmi.UpdateState) ([]vmi.Out
 	if err := m.ready(ctx); err != nil {
 		return nil, err
 	}
+	if u.Together {
+		outs, seqs, err := m.switchAll(ctx, caller, u, key, hash)
+		if err != nil {
+			return nil, fmt.Errorf("%s %d VEEs together: %w", u.Action, len(u.IDs), err)
+		}
+		if u.Wait {
+			m.awaitAll(ctx, outs, seqs)
+		}
+		return outs, nil
+	}
 	step := chunk
 	if u.Ordered {
 		step = 1
@@ -272,7 +282,7 @@ func (m *Manager) await(ctx context.Context, id vee.ID, seq uint64) vmi.Outcome 
 			return outcome(id, string(vee.Destroyed), nil)
 		case r.Seq > seq && r.Failure != "":
 			return vmi.Outcome{ID: id, Detail: fmt.Sprintf("VEE %s stays %s: %s", id, r.State, r.Failure), Code: orElse(r.FailureCode, string(fault.WrongState))}
-		case r.State == r.Target && r.Settled:
+		case r.State == r.Target && r.Settled && r.Switch == "":
 			return outcome(id, string(r.State), nil)
 		case r.Seq > seq && r.Target != vee.Destroyed:
 			return outcome(id, "", fault.New(fault.Conflict, "VEE %s: another action has overtaken this one", id))

@@ -27,6 +27,8 @@ type view struct {
 	// settled: the report was made a while after the assignment, so that an error in it is
 	// the outcome and not what stood there before.
 	settled bool
+	// guarded: the host can run VEEs under lease.
+	guarded bool
 	// progress that the phase which has ended had made; nil: nothing is known.
 	progress *vee.Progress
 }
@@ -74,8 +76,16 @@ func decide(r record, v view, now time.Time, keep time.Duration) decision {
 	case v.report == nil:
 		return decideGone(r)
 	}
+	if m, is := byHosts(&r, v.report, now); is {
+		r.Move = m
+		return decision{rec: r}
+	}
 	r.Progress = v.progress
-	return decideReported(r, *v.report, v.settled)
+	d := decideReported(r, *v.report, v.settled)
+	if d.do == nothing && v.report.Epoch == d.rec.Epoch && v.report.Seq == d.rec.Seq {
+		d.rec = decideLease(d.rec, *v.report, v.guarded)
+	}
+	return d
 }
 
 // decideUnassigned is for a VEE that no host has heard of.
@@ -165,12 +175,27 @@ func decideReported(r record, p vhi.Report, settled bool) decision {
 	starts := (p.Power == vhi.Stopped || p.Power == vhi.Unprepared) && p.Phase != vee.PhaseStopped
 	if r.Settled = r.State == r.Target && !starts; r.Settled {
 		r.Lease = r.Lease.running()
-		r.Holds = r.Holds && r.State != vee.Defined && r.State != vee.Suspended
+		r.Holds = r.Holds && r.State != vee.Defined && !r.asleep()
 	}
 	if settled {
 		return judge(r, p)
 	}
 	return decision{rec: r}
+}
+
+// decideLease gives a VEE that came to its host before that had a guard the lease that it
+// wants. First the host puts its guest under guard, then, and not before, the log of ownership
+// counts on the guest's end: a give-away honours only what the host has acknowledged.
+func decideLease(r record, p vhi.Report, guarded bool) record {
+	switch {
+	case r.Lease != nil || !r.wantsLease() || r.Target == vee.Destroyed:
+	case r.Offered && p.Guarded:
+		r.Offered, r.Lease = false, &lease{}
+	case !r.Offered && guarded && r.Settled:
+		r.Offered, r.Settled = true, false
+		r.Seq++
+	}
+	return r
 }
 
 // states that a power is seen as.

@@ -134,6 +134,7 @@ type fakeHost struct {
 	atMost      int    // of movesTo so far
 	powerOffs   int
 	guard       *fakeGuard // nil: it runs no VEE under lease
+	unguarded   bool       // it does not speak of its guard yet
 }
 
 var errNet = fault.New(fault.Unavailable, "connection reset")
@@ -177,6 +178,7 @@ func (h *fakeHost) Assign(_ context.Context, a vhi.Assignment) (vhi.Report, erro
 		return vhi.Report{}, fault.New(fault.StaleEpoch, "VEE %s: %s/%d is older than %s/%d", a.VEE, a.Epoch, a.Seq, g.want.Epoch, g.want.Seq)
 	case c > 0 || a.Seq > g.want.Seq:
 		g.want, g.err, g.phase = a, "", ""
+		h.guarded(a.VEE, g)
 	}
 	h.nudge()
 	p := g.report()
@@ -219,14 +221,16 @@ func (h *fakeHost) report() vhi.HostReport {
 	r := vhi.HostReport{Host: h.name, Incarnation: fmt.Sprint(h.incarnation), Seq: h.seq, Address: h.name + ":1", Capacity: h.capacity, CPUs: 4,
 		Drivers: []vhi.DriverInfo{{Name: "sim", Simulated: true, Operations: append([]string{opMigrate}, h.live...)}}, Generation: h.generation,
 		Underlay: netip.MustParseAddr("192.0.2." + h.name[1:]), Segments: map[string]uint64{}}
-	if h.guard != nil {
+	if h.guard != nil && !h.unguarded {
 		r.Lease = vhi.LeaseStatus{Guarded: true, Degraded: "its guests are simulated"}
 	}
 	for id, g := range h.segments {
 		r.Segments[id] = g.Version
 	}
 	for _, id := range slices.Sorted(maps.Keys(h.guests)) {
-		r.VEEs = append(r.VEEs, h.guests[id].report())
+		p := h.guests[id].report()
+		p.Guarded = h.guarded(id, h.guests[id])
+		r.VEEs = append(r.VEEs, p)
 	}
 	return r
 }

@@ -45,8 +45,9 @@ type hostView struct {
 	// doubt: its word on some VEE contradicts what it has acknowledged. That renewal may
 	// have been on its way when the host was told; an answer to a question that is asked
 	// after that is believed.
-	doubt  bool
-	reaped map[vee.ID]vee.Epoch // told to remove VEEs that are not its, under this epoch
+	doubt    bool
+	reaped   map[vee.ID]vee.Epoch // told to remove VEEs that are not its, under this epoch
+	helpless string               // the last partition of its that found no way, told once
 	// troubles with assigning VEEs, while they stand; for people.
 	troubles map[vee.ID]string
 }
@@ -145,7 +146,7 @@ func (h *hosts) view(name string, id vee.ID) view {
 	if w == nil {
 		return view{host: alive}
 	}
-	return view{host: alive, known: true, report: w.report, settled: w.settled, progress: w.progress}
+	return view{host: alive, known: true, report: w.report, settled: w.settled, guarded: v.report.Lease.Guarded, progress: w.progress}
 }
 
 // older reports whether a is about an older assignment than b.
@@ -240,14 +241,14 @@ func sameReport(a, b vhi.Report) bool {
 	a.DiskUsed, b.DiskUsed = 0, 0
 	return a.VEE == b.VEE && a.Epoch == b.Epoch && a.Seq == b.Seq && a.Power == b.Power && a.Phase == b.Phase &&
 		a.GuestReady == b.GuestReady && a.GuestSeen == b.GuestSeen && a.GuestIdle == b.GuestIdle && a.GuestFailure == b.GuestFailure &&
-		a.Restarts == b.Restarts && a.Error == b.Error && a.Code == b.Code &&
+		a.Restarts == b.Restarts && a.Guarded == b.Guarded && a.Error == b.Error && a.Code == b.Code &&
 		a.Fitted == b.Fitted && slices.Equal(a.NextBoot, b.NextBoot)
 }
 
 // identical reports whether b says nothing that a does not.
 func identical(a, b vhi.Report) bool {
 	return sameReport(a, b) && a.DiskUsed == b.DiskUsed && a.Since.Equal(b.Since) &&
-		a.Freed == b.Freed && a.Move == nil && b.Move == nil
+		a.Freed == b.Freed && a.Move == nil && b.Move == nil && (a.Checkpoint == nil) == (b.Checkpoint == nil) && (a.Checkpoint == nil || *a.Checkpoint == *b.Checkpoint)
 }
 
 // now is the present tick.
@@ -340,7 +341,7 @@ func (m *Manager) Renew(ctx context.Context, r vhi.Renewal) (vhi.RenewalReply, e
 		return vhi.RenewalReply{}, err
 	}
 	m.learn(r.Report, 0)
-	out := vhi.RenewalReply{Generation: m.gen}
+	out := vhi.RenewalReply{Generation: m.gen, Company: m.company(name)}
 	if ask.asks() {
 		l, err := m.vouch(ctx, ask)
 		if err != nil {
@@ -386,6 +387,7 @@ func (m *Manager) learn(r vhi.HostReport, asked uint64) bool {
 		}
 		return false
 	}
+	m.helpless(r)
 	for _, id := range differing(r.Segments, wanted) {
 		m.queue.add(segmentJobOf(r.Host, id), networkLane(r.Host))
 	}
@@ -525,6 +527,13 @@ func (m *Manager) reap(ctx context.Context, host string, id vee.ID) result {
 	switch {
 	case p == nil || p.Power == vhi.Absent || !current:
 		return result{}
+	case exists && p.Power == vhi.Incoming && p.Move != nil && p.Move.By != "" && !p.Move.Over():
+		return result{} // the hosts move it here by themselves; see peers.go
+	case exists && came(&rec, host, p):
+		if rec.leased() {
+			return result{} // the log of ownership takes it in
+		}
+		return m.followToHost(ctx, host, id, p)
 	case exists && rec.Assigned && p.Epoch.Generation == m.gen && p.Epoch.Compare(rec.Epoch) <= 0:
 		// What a migration has left: it went on from here, or never came. The epoch is not
 		// raised, so that it may come again.

@@ -59,6 +59,9 @@ func (m *Manager) showHosts(match func(*hostRecord) bool) []vmi.Host {
 				list[i].HA.Degraded = l.Degraded
 			}
 			list[i].Alive, list[i].LastSeen, list[i].DiskFree = v.alive, v.seen, v.report.DiskFree
+			if v.alive {
+				list[i].Peering = v.report.Peering
+			}
 		}
 	}
 	return list

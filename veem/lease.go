@@ -297,6 +297,9 @@ func (m *Manager) obeyLog(t *tx, r *record, n ownership.Record) {
 				p = &vhi.Report{Epoch: n.Epoch}
 			}
 			r.arrive(p, t.now)
+		case m.cameByHosts(r, n):
+			r.follow(m.hosts.view(n.Host, r.ID).report, t.now)
+			r.Host, r.Epoch = n.Host, n.Epoch // as the log has it
 		default:
 			r.Host, r.Epoch = n.Host, n.Epoch
 		}

@@ -150,6 +150,14 @@ func (h *fakeHost) mayRun(id vee.ID, g *fakeGuest) bool {
 	return h.guard.keeper.Hold(ctx, id, noPID) == nil
 }
 
+// guarded: what runs of it is under guard, or can be put there.
+func (h *fakeHost) guarded(id vee.ID, g *fakeGuest) bool {
+	if h.guard == nil || !g.want.Leased {
+		return false
+	}
+	return g.now != vhi.Running && g.now != vhi.Paused || h.guard.holds(id) || h.guard.keeper.Hold(context.Background(), id, noPID) == nil
+}
+
 // inLeasedSite is inSite with hosts that have guards.
 func inLeasedSite(t *testing.T, hosts int, f func(s *fakeSite)) {
 	inSite(t, 0, func(s *fakeSite) {
@@ -537,6 +545,38 @@ func TestStartsElsewhereAreBounded(t *testing.T) {
 		let(vmi.HostOn, "h3")
 		for _, id := range all {
 			s.untilThat(id, "ready", func(v vmi.VEE) bool { return v.Host != "h1" && v.GuestReady && v.Error == "" })
+		}
+	})
+}
+
+// A VEE that came to a host before that had a guard gets its lease when the host has one, and
+// is restarted elsewhere like any other from then on, and not before.
+func TestALeaseForWhatWasThereBefore(t *testing.T) {
+	inLeasedSite(t, 3, func(s *fakeSite) {
+		for _, h := range s.hosts {
+			h.set(func() { h.unguarded = true })
+		}
+		time.Sleep(10 * time.Second)
+		id := s.deployElsewhere(1)[0]
+		if r, _ := s.m.ledger.vee(id); r.Lease != nil || r.Offered {
+			t.Fatalf("without a guard: %+v", r.Lease)
+		}
+		host := s.host(s.get(id).Host)
+		for _, h := range s.hosts {
+			h.set(func() { h.unguarded = false })
+		}
+		s.untilThat(id, "under lease", func(vmi.VEE) bool { r, _ := s.m.ledger.vee(id); return r.Lease != nil })
+		if !host.guard.holds(id) {
+			t.Fatal("the log counts on the end of a guest that nobody would end")
+		}
+		time.Sleep(10 * time.Second)
+		if v := s.get(id); v.Restarts != 0 || v.State != vee.Active || len(s.runsOn(id)) != 1 {
+			t.Errorf("it runs on %v: %+v", s.runsOn(id), v)
+		}
+		host.set(func() { host.down = true })
+		s.untilThat(id, "elsewhere", func(v vmi.VEE) bool { return v.Host != host.name && v.GuestReady })
+		if on := s.runsOn(id); len(on) != 1 || on[0] == host.name {
+			t.Errorf("it runs on %v", on)
 		}
 	})
 }

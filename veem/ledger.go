@@ -54,6 +54,7 @@ type state struct {
 	runs     shelf[runRecord]
 	networks shelf[networkRecord]
 	logs     shelf[logRecord]
+	switches shelf[contextSwitch]
 
 	segments segments // an index of the rows
 }
@@ -76,7 +77,7 @@ func newLedger(s Records, gen uint64, now func() time.Time, log *slog.Logger, ch
 		l.queue = make(chan *request)
 	}
 	l.vees.kind, l.hosts.kind, l.points.kind, l.receipts.kind = kindVEE, kindHost, kindPoint, kindReceipt
-	l.accounts.kind, l.quotas.kind, l.networks.kind, l.runs.kind, l.logs.kind = kindAccount, kindQuota, kindNetwork, kindRun, kindLog
+	l.accounts.kind, l.quotas.kind, l.networks.kind, l.runs.kind, l.logs.kind, l.switches.kind = kindAccount, kindQuota, kindNetwork, kindRun, kindLog, kindSwitch
 	l.segments = newSegments()
 	for _, s := range l.shelves() {
 		s.clear()
@@ -85,7 +86,7 @@ func newLedger(s Records, gen uint64, now func() time.Time, log *slog.Logger, ch
 }
 
 func (s *state) shelves() []anyShelf {
-	return []anyShelf{&s.vees, &s.hosts, &s.points, &s.receipts, &s.accounts, &s.quotas, &s.networks, &s.runs, &s.logs}
+	return []anyShelf{&s.vees, &s.hosts, &s.points, &s.receipts, &s.accounts, &s.quotas, &s.networks, &s.runs, &s.logs, &s.switches}
 }
 
 // read lets f look at the records as they are in the store. f must not keep the maps, and

@@ -129,6 +129,9 @@ func decideMoving(r record, from, to view, now time.Time) decision {
 	case r.Target != vee.Active:
 		r.cancelMove("another action has overtaken it")
 		return decision{rec: r}
+	case r.Move.By != "" && behind:
+		r.cancelMove("the site wants something else of it")
+		return decision{rec: r}
 	case r.Move.Deadline != nil && !now.Before(*r.Move.Deadline):
 		r.cancelMove("it had not come to its end by its deadline")
 		return decision{rec: r}
@@ -137,6 +140,9 @@ func decideMoving(r record, from, to view, now time.Time) decision {
 		return decision{rec: r}
 	}
 	r.Phase = vee.PhaseMigrate
+	if r.Move.By != "" && to.host == lost && p != nil && left(&r, p) {
+		r.Phase, r.GuestReady = vee.PhaseUnknown, false // it was given to a host that does not answer
+	}
 	d := decision{rec: r}
 	if r.Move.Deadline != nil && !r.Move.Cancelling {
 		d.at = *r.Move.Deadline
@@ -376,6 +382,14 @@ func (m *Manager) changeMigration(ctx context.Context, id string, change func(*r
 	return m.GetMigration(ctx, rs[0].Move.ID)
 }
 
+// because hosts wanted it so: empty where the site did.
+func (m *migration) because(format string) string {
+	if m.By == "" {
+		return ""
+	}
+	return fmt.Sprintf(format, m.By)
+}
+
 // migrationNotes are the events of a migration.
 func migrationNotes(a, b *record, add func(warning bool, reason, format string, args ...any)) {
 	if a.Move == nil || a.Move.same(b.Move) {
@@ -386,10 +400,10 @@ func migrationNotes(a, b *record, add func(warning bool, reason, format string, 
 		if s.Cancelling {
 			add(false, "MigrationCancelling", "%s", s.Error)
 		} else {
-			add(false, "Migrating", "from host %s to host %s", s.From, s.To)
+			add(false, "Migrating", "%sfrom host %s to host %s", s.because("is moved by its hosts (%s) "), s.From, s.To)
 		}
 	case vmi.MigrationDone:
-		add(false, "Migrated", "from host %s to host %s; it stood still for %d ms", s.From, s.To, s.DowntimeMS)
+		add(false, "Migrated", "%sfrom host %s to host %s; it stood still for %d ms", s.because("was moved by its hosts (%s) "), s.From, s.To, s.DowntimeMS)
 	default:
 		add(true, "MigrationFailed", "it stays on host %s: %s", s.From, orElse(s.Error, fmt.Sprint(s.State)))
 	}

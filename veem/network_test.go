@@ -73,6 +73,9 @@ func TestNetworkOfAGroup(t *testing.T) {
 		}
 		apart := []vmi.PlacementRule{{Kind: "anti-affinity", Tag: "web"}}
 		in := initialize(vmi.TwoPhase, on(web(1), "back", "net"), on(web(2), "back", "net"))
+		for i := range in.VEEs {
+			in.VEEs[i].Descriptor.Metrics = vee.Metrics{Port: 9100, Path: "/metrics", EveryMS: 10_000}
+		}
 		in.Rules = apart
 		out, err := s.m.InitializeVEEs(s.operator(), in)
 		if err != nil {
@@ -104,7 +107,7 @@ func TestNetworkOfAGroup(t *testing.T) {
 			if len(g.Ports) != 2 || g.VNI != n.VNI || g.Domain != "shop.alpha.internal" || !maps.Equal(names(g), want) || g.Ports[0].Underlay == g.Ports[1].Underlay || !g.Ports[0].Underlay.IsValid() {
 				t.Errorf("%s: %+v", h.name, g)
 			}
-			if p, there := h.segment("acme/shop//net"); !there || !p.Public || len(p.Ports) != 2 || p.VNI != 0 {
+			if p, there := h.segment("acme/shop//net"); !there || !p.Public || len(p.Ports) != 2 || p.VNI != 0 || p.Ports[0].Scraped != 9100 || g.Ports[0].Scraped != 0 {
 				t.Errorf("%s, public: %+v", h.name, p)
 			}
 		}

@@ -26,6 +26,7 @@ const (
 	segmentJob // name is HOST\x00SEGMENT
 	networkJob
 	leaseJob
+	switchJob
 )
 
 // queue runs jobs: one job never in parallel with itself, each lane at most laneWidth at a

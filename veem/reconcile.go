@@ -44,6 +44,8 @@ func (m *Manager) reconcile(ctx context.Context, j job) result {
 		return m.reconfigure(ctx)
 	case leaseJob:
 		return m.lookAtOwners(ctx)
+	case switchJob:
+		return m.lookAtSwitch(ctx, j.name)
 	default:
 		return m.sweep(ctx)
 	}
@@ -59,6 +61,7 @@ func (m *Manager) changed(changes []change) {
 			m.queue.add(job{hostJob, c.key}, controlLane(c.key))
 			m.queue.add(job{placeJob, ""}, placeLane)
 			m.wakeSegmentsAt(c.key)
+			m.wakeUnleased(c.key)
 			m.queue.add(job{planJob, ""}, planLane)
 		case kindNetwork:
 			m.wakeSegment(c.key)
@@ -67,6 +70,8 @@ func (m *Manager) changed(changes []change) {
 			m.queue.add(job{planJob, ""}, planLane)
 		case kindPoint:
 			m.queue.add(job{pointJob, c.key}, accessLane)
+		case kindSwitch:
+			m.queue.add(job{switchJob, c.key}, placeLane)
 		}
 	}
 }
@@ -87,9 +92,26 @@ func (m *Manager) changedVEE(c change) {
 	if m.reconfiguring.busy.Load() {
 		m.queue.add(job{planJob, ""}, planLane)
 	}
+	if c.after != nil && c.after.Switch != "" {
+		m.queue.add(job{switchJob, c.after.Switch}, placeLane)
+	}
 	if serves(c.before) != serves(c.after) {
 		m.wakePoints(func(r *record) bool { return c.after != nil && r.ID == c.after.ID })
 	}
+}
+
+// wakeUnleased looks at the VEEs on a host that could get a lease, if it has a guard now.
+func (m *Manager) wakeUnleased(host string) {
+	m.ledger.read(func(s *state) {
+		if h := s.hosts.rows[host]; h == nil || !h.Guarded {
+			return
+		}
+		for id, r := range s.vees.rows {
+			if r.Host == host && r.Lease == nil && r.Assigned && r.wantsLease() {
+				m.queue.add(job{veeJob, id}, hostLane(host))
+			}
+		}
+	})
 }
 
 func (m *Manager) record(e Event) { m.cfg.Recorder.Record(e) }
@@ -175,15 +197,17 @@ func (m *Manager) assign(ctx context.Context, r record) result {
 	return m.attempt(fmt.Sprintf("assign VEE %s to host %s", r.ID, r.Host), hostLane(r.Host), err)
 }
 
-// placePending finds places for the VEEs that have none, oldest first.
+// placePending gives room to those that wait for it, as they stand in the queue (inQueue).
 func (m *Manager) placePending(ctx context.Context) result {
-	for more := true; more; {
-		err := m.ledger.do(ctx, func(t *tx) error {
-			more = m.placeSome(t)
-			return nil
-		})
-		if err != nil {
-			return m.attempt("place VEEs that wait for room", placeLane, err)
+	for _, some := range []func(*tx) bool{m.admit, m.placeSome} {
+		for more := true; more; {
+			err := m.ledger.do(ctx, func(t *tx) error {
+				more = some(t)
+				return nil
+			})
+			if err != nil {
+				return m.attempt("place VEEs that wait for room", placeLane, err)
+			}
 		}
 	}
 	return result{}
@@ -192,21 +216,10 @@ func (m *Manager) placePending(ctx context.Context) result {
 // placeSome places as many pending VEEs as one write takes, and reports whether there may
 // be more.
 func (m *Manager) placeSome(t *tx) (more bool) {
-	var pending []record
-	for _, r := range t.vees.all() {
-		if r.State == vee.Initial && r.Host == "" && r.Target != vee.Destroyed {
-			pending = append(pending, *r)
-		}
-	}
+	pending := pending(t.vees.all())
 	if len(pending) == 0 {
 		return false
 	}
-	slices.SortFunc(pending, func(a, b record) int {
-		if c := a.Created.Compare(b.Created); c != 0 {
-			return c
-		}
-		return strings.Compare(string(a.ID), string(b.ID))
-	})
 	changed := 0
 	for i, c := range m.choose(t, pending) {
 		r := pending[i]
@@ -264,8 +277,9 @@ func (m *Manager) chooseOn(t *tx, rs []record, board []placement.Host) []placeme
 func (m *Manager) board(t *tx) []placement.Host {
 	at := map[string]int{}
 	var hosts []placement.Host
+	capacity := m.capacities(t.hosts.all(), t.vees.all())
 	for _, h := range t.hosts.all() {
-		p := placement.Host{Name: h.Name, Capacity: h.Capacity, Drivers: h.driverNames()}
+		p := placement.Host{Name: h.Name, Capacity: capacity[h.Name], Drivers: h.driverNames()}
 		switch {
 		case h.State == vmi.HostOff:
 			p.Closed = "it is off"
@@ -292,7 +306,6 @@ func (m *Manager) board(t *tx) []placement.Host {
 			}
 		}
 	}
-	m.book(t, hosts)
 	return hosts
 }
 

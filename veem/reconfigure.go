@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -113,8 +114,9 @@ func (m *Manager) look() *situation {
 			w.hosts = append(w.hosts, *h)
 		}
 		slices.SortFunc(w.hosts, func(a, b hostRecord) int { return strings.Compare(a.Name, b.Name) })
+		capacity := m.capacities(maps.All(s.hosts.rows), maps.All(s.vees.rows))
 		for _, h := range w.hosts {
-			w.site.Hosts = append(w.site.Hosts, rebalance.Host{Name: h.Name, Capacity: h.Capacity, Drivers: h.driverNames(), Price: h.Price,
+			w.site.Hosts = append(w.site.Hosts, rebalance.Host{Name: h.Name, Capacity: capacity[h.Name], Drivers: h.driverNames(), Price: h.Price,
 				Leave: h.Drain != nil, Closed: m.closed(&h)})
 		}
 		var seen = map[placement.Rule]bool{}

@@ -39,9 +39,13 @@ type record struct {
 	Move *migration `json:"move,omitempty"`
 	// Meter of what it has used, read at the last change.
 	Meter account.Meter `json:"meter"`
-	// Lease under which it runs, so that it may be restarted elsewhere; nil: none. It is
-	// decided when the VEE is first assigned, and stays.
+	// Lease under which it runs, so that it may be restarted elsewhere; nil: none. It stays.
 	Lease *lease `json:"lease,omitempty"`
+	// Offered: it has no lease, and its host was told to put its guest under guard so that it
+	// may get one.
+	Offered bool `json:"offered,omitempty"`
+	// Switch is the context switch that it is part of.
+	Switch string `json:"switch,omitempty"`
 }
 
 // retarget is a new wish: the old one's failure is forgotten.
@@ -92,8 +96,9 @@ var powers = map[vee.State]vhi.Power{
 }
 
 func (r *record) assignment(grace time.Duration) vhi.Assignment {
-	a := vhi.Assignment{VEE: r.ID, Epoch: r.Epoch, Seq: r.Seq, Power: powers[r.Target], Descriptor: r.Descriptor, GraceMS: grace.Milliseconds(), Leased: r.Lease != nil}
-	if r.moving() && !r.Move.Cancelling {
+	a := vhi.Assignment{VEE: r.ID, Epoch: r.Epoch, Seq: r.Seq, Power: powers[r.Target], Descriptor: r.Descriptor, GraceMS: grace.Milliseconds(), Leased: r.Lease != nil || r.Offered && !r.moving()}
+	a.Apart, a.Together = r.bonds()
+	if r.moving() && !r.Move.Cancelling && r.Move.By == "" {
 		a.Move = r.Move.move()
 	}
 	return a
@@ -105,7 +110,7 @@ func (r *record) same(o *record) bool {
 		r.Error == o.Error && r.Host == o.Host && r.Epoch == o.Epoch && r.GuestReady == o.GuestReady &&
 		r.GuestSeen == o.GuestSeen && r.GuestFailure == o.GuestFailure && r.Restarts == o.Restarts && r.Seq == o.Seq && r.Assigned == o.Assigned && r.Settled == o.Settled && r.Holds == o.Holds &&
 		r.Failure == o.Failure && r.FailureCode == o.FailureCode && r.HostRestarts == o.HostRestarts &&
-		r.Move.same(o.Move) && r.Lease.same(o.Lease) && (r.ReservedUntil == nil) == (o.ReservedUntil == nil)
+		r.Move.same(o.Move) && r.Lease.same(o.Lease) && r.Switch == o.Switch && r.Offered == o.Offered && (r.ReservedUntil == nil) == (o.ReservedUntil == nil)
 }
 
 // hostRecord is what the store has of a host: what was wanted of it, and what it said last,

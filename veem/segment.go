@@ -112,7 +112,7 @@ func rewired(a, b *record) bool {
 		return gone(a) != gone(b)
 	}
 	return a.Host != b.Host || !slices.Equal(hostsOf(a), hostsOf(b)) || a.runs() != b.runs() || a.works() != b.works() ||
-		!slices.Equal(a.Descriptor.Tags, b.Descriptor.Tags) || !slices.Equal(a.Descriptor.Firewall, b.Descriptor.Firewall)
+		a.Descriptor.Metrics.Port != b.Descriptor.Metrics.Port || !slices.Equal(a.Descriptor.Tags, b.Descriptor.Tags) || !slices.Equal(a.Descriptor.Firewall, b.Descriptor.Firewall)
 }
 
 // segment of a network as its hosts need to see it, with every port of it; false when there
@@ -158,6 +158,9 @@ func port(s *state, r *record, i int) plan.Port {
 	}
 	if h := s.hosts.rows[r.Host]; h != nil {
 		p.Underlay = h.Underlay
+	}
+	if nic.Public {
+		p.Scraped = uint16(r.Descriptor.Metrics.Port)
 	}
 	if r.runs() {
 		p.Names = slices.Clone(r.Descriptor.Naming.Own)

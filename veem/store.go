@@ -48,6 +48,7 @@ const (
 	kindNetwork = "network"
 	kindRun     = "reconfiguration"
 	kindLog     = "ownership"
+	kindSwitch  = "context-switch"
 )
 
 // OnStore keeps the records in the site's store.
@@ -60,7 +61,7 @@ func (s siteRecords) of(kind string) store.Collection[json.RawMessage] {
 }
 
 func (s siteRecords) Load(ctx context.Context) (rows []Row, err error) {
-	for _, kind := range []string{kindVEE, kindHost, kindPoint, kindReceipt, kindIntent, kindAccount, kindQuota, kindNetwork, kindRun, kindLog} {
+	for _, kind := range []string{kindVEE, kindHost, kindPoint, kindReceipt, kindIntent, kindAccount, kindQuota, kindNetwork, kindRun, kindLog, kindSwitch} {
 		objects, err := s.of(kind).List(ctx, "")
 		if err != nil {
 			return nil, fmt.Errorf("list each %s: %w", kind, err)

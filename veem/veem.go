@@ -140,6 +140,8 @@ type Config struct {
 	// called amid changes, and does not wait for anything.
 	Booking func(overbook.Machine) (milliCPU int64)
 	Timing  Timing
+	// Relief is how hosts relieve each other; zero: they do not.
+	Relief vhi.Relief
 	// Ownership is how long hosts may run VEEs without being vouched for, and the like; zero:
 	// ownership.DefaultTimings.
 	Ownership ownership.Timings
@@ -278,6 +280,9 @@ func (m *Manager) wakeAll() {
 		}
 		for key := range s.networks.rows {
 			m.queue.add(job{networkJob, key}, placeLane)
+		}
+		for key := range s.switches.rows {
+			m.queue.add(job{switchJob, key}, placeLane)
 		}
 	})
 	m.queue.add(job{placeJob, ""}, placeLane)

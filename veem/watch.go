@@ -83,25 +83,35 @@ func (m *Manager) show(r record) vmi.VEE { return m.showAll([]*record{&r})[0] }
 
 func (m *Manager) showAll(rs []*record) []vmi.VEE {
 	list := make([]vmi.VEE, len(rs))
+	queue := m.queued(rs)
 	m.hosts.mu.Lock()
 	defer m.hosts.mu.Unlock()
 	for i, r := range rs {
 		v := &list[i]
 		*v = r.VEE
 		v.History = nil
+		v.Queue = queue[r.ID]
 		h := m.hosts.known[r.Host]
 		if !r.Assigned || h == nil {
 			continue
 		}
 		if w := h.vees[r.ID]; w != nil && w.report != nil {
 			v.Progress, v.GuestIdle, v.DiskUsed = w.report.Progress, w.report.GuestIdle, w.report.DiskUsed
-			v.NextBoot = w.report.NextBoot
+			v.NextBoot, v.Checkpoint = w.report.NextBoot, w.report.Checkpoint
 		}
 		if v.Error == "" {
 			v.Error = h.troubles[r.ID]
 		}
 	}
 	return list
+}
+
+// queued are the places of those of rs that wait for room.
+func (m *Manager) queued(rs []*record) (at map[vee.ID]int) {
+	if slices.ContainsFunc(rs, func(r *record) bool { return r.Switch != "" || r.State == vee.Initial }) {
+		m.ledger.read(func(s *state) { at = s.inQueue() })
+	}
+	return at
 }
 
 // GetVEE: vmi.Service.

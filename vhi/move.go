@@ -25,6 +25,18 @@ type Move struct {
 	Ticket       string    `json:"ticket"`
 	Bandwidth    vee.Bytes `json:"bandwidthBytes,omitempty"` // limit per second; 0: none
 	AutoConverge bool      `json:"autoConverge,omitempty"`
+	// By is why the hosts move it by themselves: "overload of h1"; empty: the site wants it.
+	By string `json:"by,omitempty"`
+}
+
+// Report of the move at its beginning. Of one that the site has not ordered, everything that
+// the site has to know is in it.
+func (m Move) Report(s MoveStage) MoveReport {
+	r := MoveReport{ID: m.ID, Stage: s}
+	if m.By != "" {
+		r.From, r.To, r.By = m.From, m.To, m.By
+	}
+	return r
 }
 
 // MoveStage is how far a host is with its part of a Move.
@@ -58,6 +70,19 @@ type MoveReport struct {
 	Took  MoveFigures `json:"took,omitzero"`
 	Error string      `json:"error,omitempty"`
 	Code  string      `json:"code,omitempty"`
+	// From, To and By are set where hosts move it by themselves: see Move.
+	From string `json:"from,omitempty"`
+	To   string `json:"to,omitempty"`
+	By   string `json:"by,omitempty"`
+}
+
+// Over reports whether nothing more comes of it at this host.
+func (r MoveReport) Over() bool {
+	switch r.Stage {
+	case MoveTaken, MoveVoid, MoveFailed:
+		return true
+	}
+	return false
 }
 
 // MoveFigures is what a Move took. Times are rounded up, so that 0 means not known.

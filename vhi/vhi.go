@@ -47,6 +47,10 @@ type Assignment struct {
 	// Leased: it may be restarted elsewhere, so it runs only while the host has the right to
 	// (docs/ownership.md), and its guest is under guard.
 	Leased bool `json:"leased,omitempty"`
+	// Apart and Together name what binds it, so that hosts that move it by themselves know:
+	// VEEs that share a name of Apart are on distinct hosts, those of one of Together on one.
+	Apart    []string `json:"apart,omitempty"`
+	Together []string `json:"together,omitempty"`
 }
 
 // Report of one VEE by its host.
@@ -74,6 +78,10 @@ type Report struct {
 	// Freed on the host's disk, by the removal of a VEE that is gone.
 	Freed vee.Bytes   `json:"freedBytes,omitempty"`
 	Move  *MoveReport `json:"move,omitempty"` // of the newest Move
+	// Guarded: it is assigned under lease, and if it has a process, that is under guard.
+	Guarded bool `json:"guarded,omitempty"`
+	// Checkpoint is the newest whole one that the host keeps of it.
+	Checkpoint *vee.Checkpoint `json:"checkpoint,omitempty"`
 }
 
 // HostReport is all that a host says of itself.
@@ -96,6 +104,8 @@ type HostReport struct {
 	Underlay   netip.Addr  `json:"underlay,omitzero"`
 	Generation uint64      `json:"generation"` // newest seen; the host refuses older
 	Lease      LeaseStatus `json:"lease,omitzero"`
+	// Peering is absent where the host knows of no others.
+	Peering *Peering `json:"peering,omitempty"`
 }
 
 // DriverInfo is what hypervisor.Capabilities tells of a driver.
@@ -152,6 +162,10 @@ type Renewal struct {
 type RenewalReply struct {
 	Generation uint64      `json:"generation"`
 	Lease      *LeaseReply `json:"lease,omitempty"`
+	Company    Company     `json:"company,omitzero"`
+	// Members of the site's control plane answer at these addresses; none: at the one that the
+	// host knows.
+	Members []string `json:"members,omitempty"`
 }
 
 // Manager is a site's VEE Manager, as a host sees it.

@@ -40,6 +40,7 @@ type Migration struct {
 	From         string         `json:"from"`
 	To           string         `json:"to"`
 	State        MigrationState `json:"state"`
+	By           string         `json:"by,omitempty" doc:"why its hosts move it by themselves; empty: the site does"`
 	Stage        vhi.MoveStage  `json:"stage,omitempty"` // observed
 	Cancelling   bool           `json:"cancelling,omitempty"`
 	Bandwidth    vee.Bytes      `json:"bandwidthBytes,omitempty"`

@@ -83,6 +83,8 @@ type VEE struct {
 	// GuestFailure is what went wrong in the guest's first boot, in its own words.
 	GuestFailure string `json:"guestFailure,omitempty"`
 	Restarts     int    `json:"restarts,omitempty"`
+	// Queue is its place, from 1, among those that wait for room; 0: it does not wait.
+	Queue int `json:"queue,omitempty"`
 	// ReservedUntil is set while a TWOPHASE reservation is held and not yet submitted.
 	ReservedUntil *time.Time `json:"reservedUntil,omitempty"`
 	Created       time.Time  `json:"created"`
@@ -90,6 +92,8 @@ type VEE struct {
 	DiskUsed      vee.Bytes  `json:"diskUsedBytes,omitempty"`
 	// NextBoot says what of the descriptor the guest that runs has not got yet, and why.
 	NextBoot []string `json:"nextBoot,omitempty"`
+	// Checkpoint is the newest one that it can go on from.
+	Checkpoint *vee.Checkpoint `json:"checkpoint,omitempty"`
 	// Freed on the host's disk, by the removal of a VEE that is gone.
 	Freed vee.Bytes `json:"freedBytes,omitempty"`
 	// History of its states and phases, oldest first; only GetVEE tells it.
@@ -129,6 +133,12 @@ type UpdateState struct {
 	// Wait until each VEE has reached its state or failed before answering. An ordered
 	// collection always waits between its members.
 	Wait bool `json:"wait,omitempty"`
+	// Together makes SUSPEND and ACTIVATE one context switch: all VEEs get there, or each
+	// stays, or goes back to, where it was. Those that are there already are left out.
+	Together bool `json:"together,omitempty"`
+	// Queue: where there is no room to wake all of them, they wait for it together. Only with
+	// Together.
+	Queue bool `json:"queue,omitempty"`
 	// Versions that VEEs must still have; for those that are named and have changed, the
 	// outcome is a version-conflict.
 	Versions       map[vee.ID]uint64 `json:"versions,omitempty"`
@@ -218,6 +228,8 @@ type Host struct {
 	Drained bool `json:"drained,omitempty"`
 	// HA is how far its VEEs can be restarted elsewhere.
 	HA HostHA `json:"ha,omitzero"`
+	// Peering is what it says of the others, and of what they do together by themselves.
+	Peering *vhi.Peering `json:"peering,omitempty"`
 }
 
 // Placement is an answer of Plan: where a VEE would go, or why nowhere.

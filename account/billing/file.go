@@ -33,6 +33,7 @@ type fileList struct {
 //
 //	currency: EUR
 //	places: 2
+//	invoices: monthly             # or daily, weekly; left out: by hand
 //	lists:
 //	  - name: "2026"
 //	    from: 2026-01-01          # UTC, or a time of RFC 3339
@@ -47,6 +48,7 @@ func ParseTariff(text []byte) (Tariff, error) {
 	var f struct {
 		Currency string     `yaml:"currency"`
 		Places   *int       `yaml:"places"`
+		Invoices Period     `yaml:"invoices"`
 		Lists    []fileList `yaml:"lists"`
 	}
 	d, err := yaml.NewLoader(strings.NewReader(string(text)), yaml.WithKnownFields())
@@ -56,7 +58,7 @@ func ParseTariff(text []byte) (Tariff, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return Tariff{}, fmt.Errorf("price lists: %w", err)
 	}
-	t := Tariff{Currency: f.Currency, Places: 2}
+	t := Tariff{Currency: f.Currency, Places: 2, Invoices: f.Invoices}
 	if f.Places != nil {
 		t.Places = *f.Places
 	}

@@ -12,6 +12,7 @@ import (
 
 const priceFile = `# what a site asks
 currency: EUR
+invoices: monthly
 lists:
   - name: "2025"
     from: 2025-01-01
@@ -30,7 +31,7 @@ func TestPriceFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Currency != "EUR" || got.Places != 2 || len(got.Lists) != 2 || !got.Lists[1].From.Equal(date(15, 0)) {
+	if got.Currency != "EUR" || got.Invoices != Monthly || got.Places != 2 || len(got.Lists) != 2 || !got.Lists[1].From.Equal(date(15, 0)) {
 		t.Errorf("%+v", got)
 	}
 	for _, c := range []struct {
@@ -54,6 +55,7 @@ func TestBadPriceFiles(t *testing.T) {
 		"no YAML":        {"currency: [", "price lists: "},
 		"unknown field":  {"curency: EUR\n", "curency"},
 		"currency":       {"currency: euro\nlists: [{name: a, from: 2026-01-01}]", "want an ISO 4217 currency"},
+		"period":         {"currency: EUR\ninvoices: fortnightly\nlists: [{name: a, from: 2026-01-01}]", `invoices "fortnightly": want daily, weekly or monthly`},
 		"no lists":       {"currency: EUR\n", "one list at least"},
 		"negative":       {list("    prices: {vcpu: -0.1}\n"), `price list "a": price of vcpu: -0.1 is below nothing`},
 		"NaN":            {list("    prices: {vcpu: .nan}\n"), `price list "a": price of vcpu: amount ".nan": want a number`},

@@ -75,6 +75,7 @@ type PriceList struct {
 type Tariff struct {
 	Currency string      `json:"currency"` // ISO 4217
 	Places   int         `json:"places"`   // decimal places of amounts on invoices
+	Invoices Period      `json:"invoices,omitempty"`
 	Lists    []PriceList `json:"lists"`
 }
 
@@ -84,6 +85,9 @@ var currency = regexp.MustCompile(`^[A-Z]{3}$`)
 func (t Tariff) Check() error {
 	if !currency.MatchString(t.Currency) || t.Places < 0 || t.Places > 9 || len(t.Lists) == 0 {
 		return fmt.Errorf("tariff in %q with %d decimal places and %d price lists: want an ISO 4217 currency, 0 to 9 places and one list at least", t.Currency, t.Places, len(t.Lists))
+	}
+	if err := t.Invoices.Check(); err != nil {
+		return err
 	}
 	for i, l := range t.Lists {
 		if i > 0 && !l.From.After(t.Lists[i-1].From) {

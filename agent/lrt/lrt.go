@@ -1,5 +1,7 @@
-// Package lrt is the local resources tracker of a host's agent (seed 4): what the host
-// has and what of it VEEs may take. The scheduling layer over it is not here yet.
+// Package lrt is the local resources tracker of a host's agent (seed 4): what the host has and
+// what of it VEEs may take (lrt.go, use.go); a monitoring layer that sees when it has too much,
+// too little or is to be emptied (watch.go, pure); and a scheduling layer, by which hosts then
+// relieve each other: the shell around package dvms (relief.go) and its problem (plan.go, pure).
 package lrt
 
 import (

@@ -69,6 +69,7 @@ type Measurer struct {
 type measured struct {
 	descriptor vee.Descriptor
 	probes     []monitor.Ref
+	waiting    []probe // that the source has no room for yet
 
 	mu    sync.Mutex
 	quota intake.Quota
@@ -110,27 +111,42 @@ func (m *Measurer) Run(ctx context.Context) {
 func (m *Measurer) look() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	here := map[vee.ID]bool{}
-	for _, v := range m.cfg.Running() {
+	running := m.cfg.Running()
+	here := make(map[vee.ID]bool, len(running))
+	for _, v := range running {
 		here[v.ID] = true
+	}
+	for id, g := range m.guests { // who has gone makes room for who has come
+		if !here[id] {
+			m.unload(g, nil)
+			delete(m.guests, id)
+		}
+	}
+	for _, v := range running {
 		old := m.guests[v.ID]
+		if old != nil && len(old.waiting) > 0 {
+			m.load(old, old.waiting)
+		}
 		if old != nil && old.descriptor.Metrics == v.Descriptor.Metrics && len(old.descriptor.NICs) == len(v.Descriptor.NICs) {
 			continue
 		}
 		g := &measured{descriptor: v.Descriptor, quota: intake.Quota{Most: mostSeries, Keep: keepSeries}}
-		for _, p := range m.guestProbes(v, g) {
-			g.probes = append(g.probes, p.Ref)
-			m.cfg.Source.Add(p.Probe, p.collect)
-		}
+		m.load(g, m.guestProbes(v, g))
 		if old != nil {
 			m.unload(old, g.probes)
 		}
 		m.guests[v.ID] = g
 	}
-	for id, g := range m.guests {
-		if !here[id] {
-			m.unload(g, nil)
-			delete(m.guests, id)
+}
+
+// load probes of g, as far as the source has room.
+func (m *Measurer) load(g *measured, probes []probe) {
+	g.waiting = nil
+	for _, p := range probes {
+		if m.cfg.Source.Add(p.Probe, p.collect) {
+			g.probes = append(g.probes, p.Ref)
+		} else {
+			g.waiting = append(g.waiting, p)
 		}
 	}
 }

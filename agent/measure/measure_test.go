@@ -97,8 +97,14 @@ type host struct {
 
 func newHost(ctx context.Context, t *testing.T, wg *sync.WaitGroup, up monitor.Uplink, name string) *host {
 	t.Helper()
+	return newFullHost(ctx, t, wg, up, name, 0)
+}
+
+// newFullHost has a source with room for so many probes.
+func newFullHost(ctx context.Context, t *testing.T, wg *sync.WaitGroup, up monitor.Uplink, name string, room int) *host {
+	t.Helper()
 	h := &host{running: map[vee.ID]vee.Descriptor{}, began: map[vee.ID]time.Time{}}
-	h.source = monitor.NewSource(monitor.SourceConfig{Uplink: up, Incarnation: name, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
+	h.source = monitor.NewSource(monitor.SourceConfig{Uplink: up, MaxProbes: room, Incarnation: name, Now: time.Now, Log: slog.New(slog.DiscardHandler)})
 	h.Measurer = New(Config{
 		Source: h.source, Machine: &lrt.Machine{Root: t.TempDir(), Dir: t.TempDir()}, Own: func(string) bool { return false }, Meter: h,
 		Traffic: func(vee.ID, int) (van.Traffic, error) { return van.Traffic{Received: 1, Sent: 2}, nil },
@@ -290,6 +296,27 @@ func TestSiteAway(t *testing.T) {
 }
 
 // Orders reach the probes of a VEE wherever it is, and those of an agent that starts anew.
+// A VEE that comes when there is no room for its probes is measured once there is.
+func TestRoomForProbes(t *testing.T) {
+	run(t, func(ctx context.Context, t *testing.T, wg *sync.WaitGroup) {
+		up := &site{}
+		h := newFullHost(ctx, t, wg, up, "h1", len(hostProbes(Config{}))+7)
+		h.start(shop, vee.Descriptor{})
+		time.Sleep(time.Second)
+		h.start(bank, vee.Descriptor{})
+		time.Sleep(time.Minute)
+		if n := len(up.of(string(bank) + "/vee_cpu_seconds_total{}")); n != 0 {
+			t.Errorf("%d measurements of a VEE for which there was no room", n)
+		}
+		before := len(up.of(string(shop) + "/vee_cpu_seconds_total{}"))
+		h.stop(shop)
+		time.Sleep(time.Minute)
+		if n := len(up.of(string(bank) + "/vee_cpu_seconds_total{}")); before < 5 || n < 5 {
+			t.Errorf("%d measurements of the VEE that was there, then %d of the other in a minute; want one each ten seconds", before, n)
+		}
+	})
+}
+
 func TestOrders(t *testing.T) {
 	run(t, func(ctx context.Context, t *testing.T, wg *sync.WaitGroup) {
 		up := &site{orders: monitor.Orders{Version: "1", Orders: []monitor.Order{

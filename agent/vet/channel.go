@@ -20,6 +20,7 @@ type channel struct {
 	conn    net.Conn
 	seen    bool
 	status  guest.Status
+	heard   time.Time // last word of the guest, or since when it is listened to; zero: it is not
 	pending map[string]chan guest.Reply
 	lastID  int
 }
@@ -33,6 +34,9 @@ const tellTimeout = 10 * time.Second
 // serve keeps the line until ctx is done. changed is called when readiness, idleness or
 // presence changed, said with each Status.
 func (c *channel) serve(ctx context.Context, dial func(context.Context) (net.Conn, error), changed func(), said func(guest.Status)) {
+	c.mu.Lock()
+	c.heard = time.Now()
+	c.mu.Unlock()
 	defer c.reset(changed)
 	for ctx.Err() == nil {
 		if conn, err := dial(ctx); err == nil {
@@ -52,7 +56,7 @@ func (c *channel) serve(ctx context.Context, dial func(context.Context) (net.Con
 func (c *channel) reset(changed func()) {
 	c.mu.Lock()
 	was := c.seen
-	c.seen, c.status = false, guest.Status{}
+	c.seen, c.status, c.heard = false, guest.Status{}, time.Time{}
 	c.mu.Unlock()
 	if was {
 		changed()
@@ -97,6 +101,7 @@ func (c *channel) read(conn net.Conn, changed func(), said func(guest.Status)) {
 func (c *channel) take(m any) (news bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.heard = time.Now()
 	switch m := m.(type) {
 	case *guest.Hello: // a Status follows; before it, a guest that was ready elsewhere still is
 	case *guest.Status:
@@ -159,6 +164,16 @@ func (c *channel) tell(ctx context.Context, cmd guest.Command) (guest.Reply, err
 	case <-ctx.Done():
 		return guest.Reply{}, fault.New(fault.Timeout, "the guest's agent did not reply to %q: %w", cmd.Type, ctx.Err())
 	}
+}
+
+// silent is for how long the guest has said nothing to a host that listens.
+func (c *channel) silent(now time.Time) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.heard.IsZero() {
+		return 0
+	}
+	return now.Sub(c.heard)
 }
 
 // now is what the guest last said.

@@ -19,6 +19,7 @@ func (noLeases) May(context.Context, vee.ID, vee.Epoch) error          { return 
 func (noLeases) Give(context.Context, vee.ID, string) (bool, error)    { return false, errNoLeases }
 func (noLeases) Void(context.Context, vee.ID, vee.Epoch) error         { return errNoLeases }
 func (noLeases) Open(context.Context, vee.ID, vee.Epoch) error         { return errNoLeases }
+func (noLeases) Hold(context.Context, vee.ID, int) error               { return errNoLeases }
 func (noLeases) Take(context.Context, vee.ID, string, vee.Epoch) error { return errNoLeases }
 
 // may the step be done? Those after which vCPUs run need the host's right to run the VEE. A
@@ -38,6 +39,24 @@ func (v *tracked) may(ctx context.Context, s step, a vhi.Assignment) error {
 	}
 	return v.t.cfg.Leases.May(ctx, a.VEE, a.Epoch)
 }
+
+// hold has the guest that runs held under guard, where that was asked for while it ran.
+func (v *tracked) hold(ctx context.Context, a vhi.Assignment) error {
+	v.mu.Lock()
+	pid := v.seen.PID
+	v.mu.Unlock()
+	if err := v.t.cfg.Leases.Hold(ctx, a.VEE, pid); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	v.held = pid
+	v.mu.Unlock()
+	v.t.cfg.Changed()
+	return nil
+}
+
+// unheld: it is assigned under lease, and its process may not be under guard. v.mu is held.
+func (v *tracked) unheld() bool { return v.want.Leased && v.seen.PID != 0 && v.held != v.seen.PID }
 
 // errNotGiven is that a gift was never sent, and so is void.
 var errNotGiven = errors.New("it was never given")

@@ -21,6 +21,7 @@ const (
 	resize   step = "resize"
 	snapshot step = "snapshot"
 	restore  step = "restore"
+	guarding step = "put under guard"
 )
 
 // fit of a guest that runs to an assignment.

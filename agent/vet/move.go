@@ -121,7 +121,7 @@ func (v *tracked) resume(k kept) error {
 			v.part = v.part.Recall(false)
 			v.want.Epoch = v.part.Epoch
 			if v.move.id == "" {
-				v.move = moving{id: k.Move.ID, report: vhi.MoveReport{ID: k.Move.ID}}
+				v.move = moving{id: k.Move.ID, report: k.Move.Report("")}
 			}
 			v.move.report.Stage = vhi.MoveGiven
 			return nil
@@ -131,7 +131,8 @@ func (v *tracked) resume(k kept) error {
 			return err
 		}
 	}
-	v.move = moving{id: k.Move.ID, over: true, plugs: k.Power == vhi.Incoming, report: vhi.MoveReport{ID: k.Move.ID, Stage: vhi.MoveFailed, Error: "the host's agent was restarted", Code: string(fault.Unavailable)}}
+	v.move = moving{id: k.Move.ID, over: true, plugs: k.Power == vhi.Incoming, report: k.Move.Report(vhi.MoveFailed)}
+	v.move.report.Error, v.move.report.Code = "the host's agent was restarted", string(fault.Unavailable)
 	if v.part.State == handover.Back && v.part.Move == k.Move.ID {
 		v.move.report.Stage = vhi.MoveVoid
 	}
@@ -576,6 +577,10 @@ func (v *tracked) decide(g peer.Gift, complete bool, came time.Time) (handover.W
 		return word, nil
 	}
 	a := v.want
+	report := vhi.MoveReport{ID: g.Move}
+	if a.Move != nil {
+		report = a.Move.Report("")
+	}
 	a.Epoch, a.Power, a.Move = part.Epoch, vhi.Running, nil
 	if word == handover.No {
 		a.Power = vhi.Absent
@@ -585,7 +590,8 @@ func (v *tracked) decide(g peer.Gift, complete bool, came time.Time) (handover.W
 	case v.move.id != g.Move:
 	case word == handover.Yes:
 		v.move.over, v.move.stopped = true, came.Add(-time.Duration(g.StillUS)*time.Microsecond)
-		v.move.report = vhi.MoveReport{ID: g.Move, Stage: vhi.MoveReceiving, Took: g.Took}
+		report.Stage, report.Took = vhi.MoveReceiving, g.Took
+		v.move.report = report
 	default:
 		v.move.over, v.move.report.Stage = true, vhi.MoveFailed
 	}

@@ -21,6 +21,7 @@ const (
 	wake    step = "wake"
 	stop    step = "stop"
 	destroy step = "destroy"
+	end     step = "end"  // a guest that hangs
 	send    step = "send" // the steps of a live migration: see move.go
 	give    step = "give"
 	take    step = "take"
@@ -100,7 +101,7 @@ func phase(want vhi.Power, o hypervisor.Observation, doing, next step, guestSeen
 		return vee.PhaseBoot
 	case suspend, snapshot:
 		return vee.PhaseSave
-	case stop, destroy:
+	case stop, destroy, end:
 		return vee.PhaseEpilog
 	case send, give, take:
 		return vee.PhaseMigrate

@@ -24,6 +24,7 @@ type tracked struct {
 	wake   chan struct{} // of size one: something may have changed
 	over   chan struct{} // closed by end
 	orders chan order    // to the loop, see live.go
+	begun  bool          // the loop runs; t.mu guards it
 
 	mu       sync.Mutex
 	want     vhi.Assignment
@@ -39,6 +40,13 @@ type tracked struct {
 	began    time.Time          // of the last start
 	fit      fit                // of the guest to its assignment
 	freed    vee.Bytes          // by its removal
+	heart    heartbeat
+	spoke    bool       // the agent in the guest has, since the guest was started
+	hung     bool       // its guest was ended because it hung
+	still    *stillness // for a checkpoint; nil: it does not stand still
+	unpacked int        // starts from a checkpoint without a calm time in between
+	held     int        // process that is under guard
+	asleep   int        // attempts to wake it that went wrong
 }
 
 func newTracked(t *Tracker, a vhi.Assignment) *tracked {
@@ -71,7 +79,7 @@ func (v *tracked) assign(a vhi.Assignment) error {
 	}
 	before := v.move
 	if id := moveID(a); id != "" && id != v.move.id {
-		v.move = moving{id: id, plugs: v.move.plugs, report: vhi.MoveReport{ID: id, Stage: vhi.MoveWaiting}}
+		v.move = moving{id: id, plugs: v.move.plugs, report: a.Move.Report(vhi.MoveWaiting)}
 	}
 	part := v.part
 	switch {
@@ -171,6 +179,15 @@ func (v *tracked) loop(ctx context.Context) {
 		if s == rest && err == nil && v.misfit(a, o.Condition) {
 			s = resize
 		}
+		v.mu.Lock()
+		if s == rest && err == nil && v.unheld() {
+			s = guarding
+		}
+		v.mu.Unlock()
+		var listen time.Duration
+		if s == rest && err == nil {
+			s, listen = v.listen(a, o.Condition)
+		}
 		var pause time.Duration
 		switch {
 		case err != nil:
@@ -186,13 +203,16 @@ func (v *tracked) loop(ctx context.Context) {
 			} else {
 				pause = time.Hour
 			}
+			if listen > 0 {
+				pause = min(pause, listen)
+			}
 		default:
 			if wait := v.patience(s, o); wait > 0 {
 				v.t.cfg.Changed()
 				pause = wait
 				break
 			}
-			if s == destroy || s == stop || s == suspend {
+			if s == destroy || s == stop || s == suspend || s == end {
 				line.hangUp()
 			}
 			if err := v.do(ctx, s, a); err != nil && ctx.Err() == nil {
@@ -242,7 +262,7 @@ func (v *tracked) observe(ctx context.Context) (hypervisor.Observation, error) {
 		v.arrived(o.Since)
 	}
 	if o.Condition == hypervisor.Running && time.Since(v.began) > calm {
-		v.crashes = 0
+		v.crashes, v.unpacked = 0, 0
 	}
 	v.mu.Unlock()
 	if changed {
@@ -261,6 +281,8 @@ func (v *tracked) settle(o hypervisor.Observation, s step) bool {
 		err = fault.New(fault.WrongState, "the guest ended by itself: %s", o.Reason)
 	case o.Condition == hypervisor.Halted:
 		err = fault.New(fault.DiskFull, "the guest is halted: %s", o.Reason)
+	case v.heart.hangs:
+		err = errHangs
 	}
 	news := (err == nil) != (v.err == nil)
 	v.err = err
@@ -325,8 +347,8 @@ func (v *tracked) do(ctx context.Context, s step, a vhi.Assignment) error {
 		if s != prepare {
 			v.err = nil
 		}
-		if s == start {
-			v.began = time.Now()
+		if s == start || s == wake {
+			v.began, v.hung, v.spoke, v.asleep = time.Now(), false, false, 0
 		}
 	}
 	v.mu.Unlock()
@@ -343,12 +365,20 @@ func (v *tracked) perform(ctx context.Context, s step, a vhi.Assignment) error {
 	}
 	switch s {
 	case prepare:
+		if done, err := v.unpack(ctx, a); done || err != nil {
+			return err
+		}
 		g, err := v.guest(ctx, a)
 		if err != nil {
 			return err
 		}
 		return d.Prepare(ctx, g)
+	case end:
+		return d.Stop(ctx, a.VEE, a.Epoch, 0)
 	case start:
+		if back, err := v.rewind(ctx, a); back || err != nil {
+			return err
+		}
 		g, err := v.guest(ctx, a)
 		if err != nil {
 			return err
@@ -359,9 +389,14 @@ func (v *tracked) perform(ctx context.Context, s step, a vhi.Assignment) error {
 		if err != nil {
 			return err
 		}
-		return d.Wake(ctx, g)
+		if err := d.Wake(ctx, g); err != nil {
+			return v.noWake(ctx, a, err)
+		}
+		return nil
 	case resize:
 		return v.resize(ctx, a)
+	case guarding:
+		return v.hold(ctx, a)
 	case pause:
 		return d.Pause(ctx, a.VEE, a.Epoch)
 	case resume:
@@ -439,6 +474,9 @@ func (v *tracked) setProgress(p vee.Progress) {
 }
 
 func (v *tracked) said(s guest.Status) {
+	v.mu.Lock()
+	v.spoke = true
+	v.mu.Unlock()
 	if v.t.cfg.Said != nil {
 		v.t.cfg.Said(v.assigned().VEE, s)
 	}
@@ -460,6 +498,7 @@ func (v *tracked) report() vhi.Report {
 		Progress: v.progress, GuestSeen: seen, GuestReady: status.Ready, GuestIdle: status.Idle, GuestFailure: status.Failure,
 		Restarts: v.restarts, Since: v.seen.Since, DiskUsed: v.seen.DiskUsed,
 		Fitted: v.fit.epoch == v.want.Epoch && v.fit.seq == v.want.Seq, NextBoot: v.fit.waiting, Freed: v.freed,
+		Guarded: v.want.Leased && !v.unheld(),
 	}
 	if v.move.id != "" {
 		m := v.move.report

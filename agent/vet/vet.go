@@ -59,6 +59,8 @@ type Leases interface {
 	// repeatedly. After an error of Take the VEE must not run under that epoch.
 	Open(ctx context.Context, id vee.ID, e vee.Epoch) error
 	Take(ctx context.Context, id vee.ID, from string, e vee.Epoch) error
+	// Hold a process under guard; again does nothing.
+	Hold(ctx context.Context, id vee.ID, pid int) error
 }
 
 // Config of a Tracker. All fields but Leases are needed.
@@ -76,7 +78,9 @@ type Config struct {
 	Said func(id vee.ID, s guest.Status)
 	// Leases of VEEs that are assigned under lease; nil: none may run here.
 	Leases Leases
-	Log    *slog.Logger
+	// Checkpoints that VEEs go on from; nil: there are none.
+	Checkpoints Checkpoints
+	Log         *slog.Logger
 }
 
 // keepTombstone is how long the assignment of a VEE that is gone goes on refusing late
@@ -98,6 +102,9 @@ type Tracker struct {
 func Open(ctx context.Context, cfg Config) (*Tracker, error) {
 	if cfg.Leases == nil {
 		cfg.Leases = noLeases{}
+	}
+	if cfg.Checkpoints == nil {
+		cfg.Checkpoints = noCheckpoints{}
 	}
 	t := &Tracker{cfg: cfg, dir: filepath.Join(cfg.Dir, "assignments"), vees: map[vee.ID]*tracked{}}
 	if err := os.MkdirAll(t.dir, 0o700); err != nil {
@@ -167,12 +174,13 @@ func (t *Tracker) Run(ctx context.Context) error {
 	}
 }
 
-// begin starts the loop of v. t.mu is held.
+// begin starts the loop of v, once. t.mu is held.
 func (t *Tracker) begin(v *tracked) {
 	ctx := t.ctx
-	if ctx == nil || ctx.Err() != nil {
+	if ctx == nil || ctx.Err() != nil || v.begun {
 		return
 	}
+	v.begun = true
 	t.wg.Add(1)
 	go func() { defer t.wg.Done(); v.loop(ctx) }()
 }
@@ -192,19 +200,10 @@ func (t *Tracker) Assign(_ context.Context, a vhi.Assignment) (vhi.Report, error
 	if _, ok := orders[a.Power]; !ok {
 		return vhi.Report{}, fault.New(fault.Malformed, "VEE %s: power %q cannot be assigned", a.VEE, a.Power)
 	}
-	t.mu.Lock()
-	v := t.vees[a.VEE]
-	fresh := v == nil
-	if fresh {
-		v = newTracked(t, vhi.Assignment{VEE: a.VEE})
-		t.vees[a.VEE] = v
-	}
-	t.mu.Unlock()
+	v, fresh := t.findOrMake(a.VEE)
 	if err := v.assign(a); err != nil {
 		if fresh {
-			t.mu.Lock()
-			delete(t.vees, a.VEE)
-			t.mu.Unlock()
+			t.drop(a.VEE)
 		}
 		return vhi.Report{}, err
 	}
@@ -214,6 +213,23 @@ func (t *Tracker) Assign(_ context.Context, a vhi.Assignment) (vhi.Report, error
 		t.mu.Unlock()
 	}
 	return v.report(), nil
+}
+
+// findOrMake what tracks a VEE; fresh: it is to begin, or to be dropped.
+func (t *Tracker) findOrMake(id vee.ID) (v *tracked, fresh bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if v = t.vees[id]; v == nil {
+		v, fresh = newTracked(t, vhi.Assignment{VEE: id}), true
+		t.vees[id] = v
+	}
+	return v, fresh
+}
+
+func (t *Tracker) drop(id vee.ID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.vees, id)
 }
 
 var _ peer.Host = (*Tracker)(nil)

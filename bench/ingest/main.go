@@ -26,6 +26,7 @@ var (
 	rounds   = flag.Int("rounds", 20, "turns of the comparison; in each, every series gets a sample by both ways")
 	number   = flag.Int("vees", 10_000, "VEEs of the site; 0: only the comparison")
 	hosts    = flag.Int("hosts", 10, "its hosts, with simulated guests")
+	settle   = flag.Duration("settle", 3*time.Minute, "that is waited for measurements of all VEEs, once all run")
 	observed = flag.Duration("time", time.Minute, "that the site is observed, once all VEEs run")
 	limit    = flag.Duration("timeout", 15*time.Minute, "for everything")
 )

@@ -68,6 +68,7 @@ func run(t *testing.T, f Factory, results *Results) {
 		"power off":              powerOff,
 		"several guests at once": severalGuests,
 		"snapshots":              snapshots,
+		"snapshots travel":       snapshotsTravel,
 		"stale epochs":           staleEpochs,
 		"stop of a paused guest": stopOfPaused,
 		"suspend and wake":       suspendAndWake,

@@ -65,7 +65,14 @@ func (g *guest) snapshot(ctx context.Context, gs hypervisor.Guest, name string, 
 			err = errors.Join(err, back)
 		}()
 	}
-	return g.freeze(ctx, name, memory)
+	if s, err = g.freeze(ctx, name, memory); err == nil && runs {
+		// No other time will come while it runs, and layers of snapshots that were deleted
+		// would lie on each other for ever.
+		if err := g.tidy(ctx); err != nil {
+			g.d.cfg.Log.Warn("layers of snapshots that are gone stay", "vee", g.id, "error", err)
+		}
+	}
+	return s, err
 }
 
 // freeze a guest at rest. The commit point is the record.

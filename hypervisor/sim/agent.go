@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/hypervisor"
+	"github.com/reservoir-cloud/reservoir/vee"
 	channel "github.com/reservoir-cloud/reservoir/vhi/guest"
 )
 
@@ -33,7 +34,9 @@ func (g *guest) play(ctx context.Context, conn net.Conn) {
 		<-ctx.Done()
 		conn.Close()
 	})
-	_ = a.say(a.hello())
+	if !g.state().Hung {
+		_ = a.say(a.hello())
+	}
 	for a.report() == nil {
 		wait := statusEvery
 		if left := g.untilReady(); left > 0 {
@@ -72,27 +75,25 @@ func (a *agent) hello() channel.Hello {
 // report the status. A guest whose vCPUs stand still says nothing.
 func (a *agent) report() error {
 	s := a.g.state()
-	if s.Condition != hypervisor.Running {
+	if s.Condition != hypervisor.Running || s.Hung {
 		return nil
 	}
 	up := a.g.d.cfg.Clock.Now().Sub(s.Booted)
-	kpis := maps.Clone(s.KPIs)
+	kpis := hardware(s.Guest.Descriptor)
 	if a.g.d.cfg.KPIs != nil {
-		own := a.g.d.cfg.KPIs(s.Guest.ID, up)
-		if kpis == nil {
-			kpis = map[string]float64{}
-		}
-		for name, value := range own {
-			if _, told := s.KPIs[name]; !told {
-				kpis[name] = value
-			}
-		}
+		maps.Copy(kpis, a.g.d.cfg.KPIs(s.Guest.ID, up))
 	}
+	maps.Copy(kpis, s.KPIs)
 	ready := up >= a.g.d.cfg.ReadyAfter
 	if s.Ready != nil {
 		ready = *s.Ready
 	}
 	return a.say(channel.Status{Type: "status", Ready: ready, KPIs: kpis, UptimeS: up.Seconds()})
+}
+
+// hardware that the agent of a simulated guest sees, as that of a real one tells it.
+func hardware(d vee.Descriptor) map[string]float64 {
+	return map[string]float64{"vcpus_online": float64(d.VCPUs), "memory_total_bytes": float64(d.Memory), "memory_available_bytes": float64(d.Memory) / 2}
 }
 
 // untilReady is how long the guest still needs to boot.
@@ -109,7 +110,7 @@ func (a *agent) obey() {
 			return
 		}
 		c, ok := msg.(*channel.Command)
-		if !ok || a.g.state().Condition != hypervisor.Running {
+		if s := a.g.state(); !ok || s.Condition != hypervisor.Running || s.Hung {
 			continue
 		}
 		reply := channel.Reply{Type: "reply", ID: c.ID, OK: true}

@@ -18,6 +18,7 @@ import (
 const (
 	Resize         Op = "resize"
 	TakeSnapshot   Op = "snapshot"
+	Unpack         Op = "unpack"
 	Restore        Op = "restore"
 	DeleteSnapshot Op = "delete-snapshot"
 )
@@ -135,7 +136,7 @@ func (d *Driver) Restore(ctx context.Context, id vee.ID, e vee.Epoch, name strin
 		return g.become(to, "", func(s *state) {
 			then := list[i].Of
 			s.Guest.Descriptor, s.Boots, s.Booted = then.Guest.Descriptor, then.Boots, then.Booted
-			s.Typed, s.Ready, s.KPIs = then.Typed, then.Ready, then.KPIs
+			s.Typed, s.Ready, s.KPIs, s.Hung = then.Typed, then.Ready, then.KPIs, then.Hung
 		})
 	})
 }

@@ -96,6 +96,7 @@ type state struct {
 	Typed  int                `json:"typed"`  // on its console since then: its memory
 	Ready  *bool              `json:"ready,omitempty"`
 	KPIs   map[string]float64 `json:"kpis,omitempty"`
+	Hung   bool               `json:"hung,omitempty"`
 
 	Snapshots []frozen `json:"snapshots,omitempty"`
 	Loaded    bool     `json:"loaded,omitempty"` // of an incoming one: its memory is here
@@ -181,7 +182,7 @@ func (d *Driver) Capabilities(context.Context) (hypervisor.Capabilities, error) 
 	return hypervisor.Capabilities{
 		Driver: Name, Version: "1", Why: "its guests are simulated: nothing runs", Simulated: true,
 		Operations: []string{"suspend", "console", "guest-channel", hypervisor.OpMigrate,
-			hypervisor.OpMemory, hypervisor.OpVCPUs, hypervisor.OpDisks, hypervisor.OpExport, hypervisor.OpSnapshot},
+			hypervisor.OpMemory, hypervisor.OpVCPUs, hypervisor.OpDisks, hypervisor.OpExport, hypervisor.OpSnapshot, hypervisor.OpPack},
 	}, nil
 }
 
@@ -261,7 +262,7 @@ func (d *Driver) Start(ctx context.Context, gs hypervisor.Guest) error {
 			return err
 		}
 		return g.become(hypervisor.Running, "", func(s *state) {
-			s.Booted, s.Typed, s.Ready, s.KPIs = d.cfg.Clock.Now(), 0, nil, nil
+			s.Booted, s.Typed, s.Ready, s.KPIs, s.Hung = d.cfg.Clock.Now(), 0, nil, nil, false
 			s.Boots++
 		})
 	})
@@ -334,6 +335,18 @@ func (d *Driver) Crash(id vee.ID, reason string) error {
 // PowerOff ends a guest as if it had shut itself down.
 func (d *Driver) PowerOff(id vee.ID) error {
 	return d.strike(id, hypervisor.Crashed, hypervisor.ReasonPoweredOff)
+}
+
+// Hang leaves a guest running that does nothing any more: its agent is silent until it boots.
+func (d *Driver) Hang(id vee.ID) error {
+	return d.command(d.ctx, "hang", id, d.turns.Obeyed(id), func(g *guest) error {
+		if g == nil {
+			return hypervisor.ErrNotFound
+		}
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return g.change(func(s *state) { s.Hung = true })
+	})
 }
 
 // Halt stops a guest's vCPUs as a failing disk does; Resume tries again.

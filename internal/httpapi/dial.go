@@ -11,6 +11,9 @@ import (
 // dialTransport makes the connection that t would make to u, offering HTTP/1.1 alone: an
 // upgrade needs the connection for itself.
 func dialTransport(ctx context.Context, t *http.Transport, u *url.URL) (net.Conn, error) {
+	if t.DialTLSContext != nil && u.Scheme == "https" {
+		return t.DialTLSContext(context.WithValue(ctx, http1{}, true), "tcp", u.Host)
+	}
 	dial := t.DialContext
 	if dial == nil {
 		dial = (&net.Dialer{}).DialContext

@@ -242,15 +242,24 @@ func openKey(path string, create bool) (crypto.Signer, error) {
 	if block == nil {
 		return nil, fmt.Errorf("%s is not PEM", path)
 	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	key, err := signer(block.Bytes)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	signer, ok := key.(crypto.Signer)
-	if !ok {
-		return nil, fmt.Errorf("%s: a %T cannot sign", path, key)
+	return key, nil
+}
+
+// signer of a private key in PKCS #8.
+func signer(der []byte) (crypto.Signer, error) {
+	key, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil {
+		return nil, err
 	}
-	return signer, nil
+	s, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("a %T cannot sign", key)
+	}
+	return s, nil
 }
 
 func newKey(path string) (crypto.Signer, error) {

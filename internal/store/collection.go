@@ -161,7 +161,7 @@ func (c Collection[T]) PutAll(ctx context.Context, values map[string]T) error {
 func (c Collection[T]) DeleteRange(ctx context.Context, from, to string) error {
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
-	err := c.s.records.deleteRange(ctx, c.path(from), c.path(to))
+	_, err := c.s.records.deleteRange(ctx, c.path(from), c.path(to), nil)
 	return explain(ctx, err, "delete each %s from %q to before %q", c.name, from, to)
 }
 

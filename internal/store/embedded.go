@@ -36,12 +36,13 @@ const segmentBytes = 16 << 20
 
 func init() { wal.SegmentSizeBytes = segmentBytes } // etcd has no other way to set it
 
-// embedded is an etcd of one member inside this process. It listens on nothing: calls go
-// straight into it.
+// embedded is an etcd member inside this process. Calls go straight into it; it listens for
+// the other members alone, and where there are none, on nothing.
 type embedded struct {
 	etcd   *embed.Etcd
 	client *clientv3.Client
 	lock   *os.File
+	shared bool // there are other members, or may be
 }
 
 func startEmbedded(ctx context.Context, cfg Config) (*embedded, error) {
@@ -52,7 +53,7 @@ func startEmbedded(ctx context.Context, cfg Config) (*embedded, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &embedded{lock: lock}
+	e := &embedded{lock: lock, shared: cfg.Cluster != nil}
 	if err := e.start(ctx, cfg); err != nil {
 		return nil, errors.Join(err, e.close())
 	}
@@ -84,6 +85,9 @@ func (e *embedded) start(ctx context.Context, cfg Config) error {
 		return fault.New(fault.Timeout, "start the site's record of truth in %s: %w", cfg.Dir, ctx.Err())
 	}
 	e.client = v3client.New(e.etcd.Server)
+	if cfg.Cluster != nil {
+		return e.settle(ctx, *cfg.Cluster)
+	}
 	return nil
 }
 
@@ -95,6 +99,7 @@ func etcdConfig(cfg Config) *embed.Config {
 	ec.AdvertisePeerUrls = []url.URL{{Scheme: "http", Host: "localhost:2380"}} // a name only
 	ec.InitialCluster = ec.InitialClusterFromName(ec.Name)
 	ec.EnableGRPCGateway = false
+	ec.ForceNewCluster = cfg.Alone
 
 	// A single member elects itself after one election timeout: this is the start-up time.
 	ec.TickMs, ec.ElectionMs = 50, 500
@@ -111,8 +116,11 @@ func etcdConfig(cfg Config) *embed.Config {
 	ec.AutoCompactionMode, ec.AutoCompactionRetention = embed.CompactorModePeriodic, "10m"
 	ec.BootstrapDefragThresholdMegabytes = 64
 	ec.MaxRequestBytes = 8 << 20 // a manifest of 4 MiB, escaped as JSON
-	ec.MaxTxnOps = MaxOps
+	ec.MaxTxnOps = etcdOps
 	ec.WarningApplyDuration, ec.WarningUnaryRequestDuration = time.Second, time.Second
+	if cfg.Cluster != nil {
+		cfg.Cluster.configure(ec)
+	}
 	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(logCore{log: cfg.Logger}, zap.WithFatalHook(giveUp{}), zap.WithPanicHook(giveUp{})))
 	return ec
 }

@@ -97,7 +97,7 @@ func (m *inMemory) changed() {
 	m.news = make(chan struct{})
 }
 
-func (m *inMemory) deleteRange(ctx context.Context, from, to string) error {
+func (m *inMemory) deleteRange(ctx context.Context, from, to string, _ *Op) (done bool, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	before := len(m.rows)
@@ -105,7 +105,7 @@ func (m *inMemory) deleteRange(ctx context.Context, from, to string) error {
 	if len(m.rows) != before {
 		m.changed()
 	}
-	return ctx.Err()
+	return true, ctx.Err()
 }
 
 // follow keeps no past: it returns at the next change, and whoever follows lists again.

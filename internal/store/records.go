@@ -26,7 +26,9 @@ type records interface {
 	// write all ops, or none when a guard does not hold: found then has the version of each
 	// op's row, 0 where there is none. It is nil when they were written.
 	write(ctx context.Context, ops []Op) (version uint64, found []uint64, err error)
-	deleteRange(ctx context.Context, from, to string) error
+	// deleteRange unless the guard of expected, of verb expect, does not hold: done is false
+	// then. nil expects nothing.
+	deleteRange(ctx context.Context, from, to string, expected *Op) (done bool, err error)
 	// follow sends the changes under prefix after a version, until ctx ends or they are no
 	// longer to be had: whoever follows then lists again.
 	follow(ctx context.Context, prefix string, after uint64, tell func(row))
@@ -128,9 +130,16 @@ func (o Op) guards() []clientv3.Cmp {
 	return []clientv3.Cmp{clientv3.Compare(version, "=", int64(o.guard))}
 }
 
-func (e inEtcd) deleteRange(ctx context.Context, from, to string) error {
-	_, err := e.client.Delete(ctx, from, clientv3.WithRange(to))
-	return err
+func (e inEtcd) deleteRange(ctx context.Context, from, to string, expected *Op) (done bool, err error) {
+	var guards []clientv3.Cmp
+	if expected != nil {
+		guards = expected.guards()
+	}
+	r, err := e.client.Txn(ctx).If(guards...).Then(clientv3.OpDelete(from, clientv3.WithRange(to))).Commit()
+	if err != nil {
+		return false, err
+	}
+	return r.Succeeded, nil
 }
 
 func (e inEtcd) follow(ctx context.Context, prefix string, after uint64, tell func(row)) {

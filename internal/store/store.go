@@ -36,6 +36,11 @@ type Config struct {
 	Endpoints []string
 	// TLS for Endpoints; nil: plain text.
 	TLS *tls.Config
+	// Cluster makes the embedded record one of several; nil: it is the only one.
+	Cluster *Cluster
+	// Alone: the record was one of several, and goes on without the others, which are lost.
+	// They must never come back (see Member).
+	Alone bool
 	// Prefix of every key, so that sites can share a cluster; empty: "/reservoir/".
 	Prefix string
 	// QuotaBytes that the embedded record may take on disk; 0: 1 GiB. Beyond it writes
@@ -61,6 +66,7 @@ type Store struct {
 	log        *slog.Logger
 	generation uint64
 	embedded   *embedded // nil with Endpoints, and in memory
+	borrowed   bool      // a Term's: others close what is below it
 
 	// ctx ends the watches at Close, which waits for them.
 	ctx     context.Context
@@ -127,7 +133,7 @@ func (s *Store) Close() error {
 	s.cancel()
 	s.watches.Wait()
 	switch {
-	case s.client == nil:
+	case s.client == nil, s.borrowed:
 		return nil
 	case s.embedded != nil:
 		return s.embedded.close()
@@ -148,6 +154,15 @@ func (s *Store) Barrier(ctx context.Context) error {
 	return explain(ctx, err, "confirm that the site's record of truth is current")
 }
 
+// Ended is closed when the embedded record ends by itself: its member was removed, or its
+// disk failed. It is never closed elsewhere.
+func (s *Store) Ended() <-chan struct{} {
+	if s.embedded == nil {
+		return nil
+	}
+	return s.embedded.etcd.Server.StopNotify()
+}
+
 // Generation of the record: 1 at first, one more after each restore from a backup. It is
 // the first part of every epoch.
 func (s *Store) Generation() uint64 { return s.generation }
@@ -165,6 +180,8 @@ func explain(ctx context.Context, err error, what string, args ...any) error {
 		return fault.New(fault.TooLarge, "%s: %w", what, err)
 	case errors.Is(err, rpctypes.ErrCorrupt):
 		return fault.New(fault.Unavailable, "%s: the site's record of truth is damaged: %w", what, err).Try(restoreAdvice)
+	case errors.Is(err, errDeposed):
+		return fault.New(fault.Unavailable, "%s: %w", what, err).Try("repeat it: it goes to whoever leads now")
 	case errors.Is(ctx.Err(), context.Canceled):
 		return fault.New(fault.Unavailable, "%s: %w", what, context.Canceled)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(ctx.Err(), context.DeadlineExceeded):

@@ -8,9 +8,12 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 )
 
-// MaxOps is how many operations one transaction may have: what an etcd cluster allows
-// unless it was told otherwise.
-const MaxOps = 128
+// etcdOps is how many operations an etcd cluster allows in one transaction unless it was
+// told otherwise.
+const etcdOps = 128
+
+// MaxOps is how many operations one transaction may have: a Term adds one of its own.
+const MaxOps = etcdOps - 1
 
 // verb of an Op.
 type verb int

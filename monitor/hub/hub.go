@@ -30,7 +30,6 @@ import (
 // Bounds of what is remembered of sources.
 const (
 	maxSources = 10_000
-	maxProbes  = 20_000         // of one source
 	maxShared  = 1000           // dictionaries
 	silent     = 24 * time.Hour // a source that has not reported for so long is forgotten
 )
@@ -278,7 +277,7 @@ func (h *Hub) remember(host string, now time.Time, r monitor.Report) (met bool) 
 	}
 	s.seen = now
 	for _, p := range r.Probes {
-		if _, known := s.probes[p.Ref]; !known && len(s.probes) >= maxProbes {
+		if _, known := s.probes[p.Ref]; !known && len(s.probes) >= monitor.MaxProbes {
 			continue
 		}
 		p.Fields = h.share(p.Name, p.Fields)

@@ -1,7 +1,7 @@
 // Package promapi is the query part of Prometheus's HTTP API, version 1: a server of it
-// over a monitor.Repository, so that Grafana and other stock clients can ask a site, and a
+// over a monitor.Library, so that Grafana and other stock clients can ask a site, and a
 // client, which asks a site or any other server that speaks it (Prometheus, Mimir,
-// VictoriaMetrics). Instant and range queries, by GET.
+// VictoriaMetrics). Instant and range queries, and which labels and series there are, by GET.
 package promapi
 
 import (
@@ -13,6 +13,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,6 +29,10 @@ const Prefix = "/prometheus"
 const (
 	queryPath = "/api/v1/query"
 	rangePath = "/api/v1/query_range"
+
+	labelsPath = "/api/v1/labels"
+	valuesPath = "/api/v1/label/{name}/values"
+	seriesPath = "/api/v1/series"
 )
 
 // Errors as the API names them.
@@ -41,12 +46,14 @@ const (
 
 // answer of the API.
 type answer struct {
-	Status    string `json:"status"` // "success" or "error"
-	Data      *data  `json:"data,omitempty"`
-	ErrorType string `json:"errorType,omitempty"`
-	Error     string `json:"error,omitempty"`
+	Status    string          `json:"status"`         // "success" or "error"
+	Data      json.RawMessage `json:"data,omitempty"` // a data, or a list of texts or of labels
+	ErrorType string          `json:"errorType,omitempty"`
+	Error     string          `json:"error,omitempty"`
+	Warnings  []string        `json:"warnings,omitempty"`
 }
 
+// data of a query.
 type data struct {
 	ResultType string          `json:"resultType"` // "vector", "matrix", "scalar" or "string"
 	Result     json.RawMessage `json:"result"`
@@ -92,19 +99,52 @@ func (p *Point) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// Handler serves repository below Prefix. Scope says what the caller of a request may read.
-func Handler(repository monitor.Repository, scope func(context.Context) (monitor.Scope, error), now func() time.Time) http.Handler {
+// Handler serves library below Prefix. Scope says what the caller of a request may read.
+func Handler(library monitor.Library, scope func(context.Context) (monitor.Scope, error), now func() time.Time) http.Handler {
 	mux := http.NewServeMux()
 	serve := func(path string, ask func(ctx context.Context, q monitor.Querier, p url.Values) ([]monitor.Series, error)) {
 		mux.HandleFunc("GET "+Prefix+path, func(w http.ResponseWriter, r *http.Request) {
 			s, err := scope(r.Context())
 			var found []monitor.Series
 			if err == nil {
-				found, err = ask(r.Context(), repository.Querier(s), r.URL.Query())
+				found, err = ask(r.Context(), library.Querier(s), r.URL.Query())
 			}
-			write(w, found, path == rangePath, err)
+			var a answer
+			if err == nil {
+				a, err = encode(found, path == rangePath)
+			}
+			write(w, a, err)
 		})
 	}
+	list := func(path string, ask func(r *http.Request, s monitor.Selection) (list any, more bool, err error)) {
+		mux.HandleFunc("GET "+Prefix+path, func(w http.ResponseWriter, r *http.Request) {
+			var a answer
+			s, err := selection(r.URL.Query(), now())
+			if err == nil {
+				s.Scope, err = scope(r.Context())
+			}
+			if err == nil {
+				a, err = listed(func() (any, bool, error) { return ask(r, s) })
+			}
+			write(w, a, err)
+		})
+	}
+	list(labelsPath, func(r *http.Request, s monitor.Selection) (any, bool, error) {
+		return library.LabelNames(r.Context(), s)
+	})
+	list(valuesPath, func(r *http.Request, s monitor.Selection) (any, bool, error) {
+		name := r.PathValue("name")
+		if !labelName(name) {
+			return nil, false, fault.New(fault.Malformed, "label %.40q: want letters, digits and _, no digit first", name)
+		}
+		return library.LabelValues(r.Context(), name, s)
+	})
+	list(seriesPath, func(r *http.Request, s monitor.Selection) (any, bool, error) {
+		if len(s.Match) == 0 {
+			return nil, false, fault.New(fault.Malformed, "no match[] says which series")
+		}
+		return library.Series(r.Context(), s)
+	})
 	serve(queryPath, func(ctx context.Context, q monitor.Querier, p url.Values) ([]monitor.Series, error) {
 		at, err := instant(p.Get("time"), now())
 		if err != nil {
@@ -155,12 +195,48 @@ func duration(text string) (time.Duration, error) {
 	return 0, fault.New(fault.Malformed, "step %q: want seconds, or a duration such as 30s", text)
 }
 
-func write(w http.ResponseWriter, found []monitor.Series, matrix bool, err error) {
-	w.Header().Set("Content-Type", "application/json")
-	var a answer
-	if err == nil {
-		a, err = encode(found, matrix)
+// labelName reports whether there may be a label of that name: what a path can say besides is
+// somebody's try.
+func labelName(name string) bool { return name == monitor.FieldOf(name) && name != "" }
+
+// selection that a request makes; its scope is not the request's to say.
+func selection(p url.Values, now time.Time) (s monitor.Selection, err error) {
+	s.Match = p["match[]"]
+	if text := p.Get("start"); text != "" {
+		if s.From, err = instant(text, now); err != nil {
+			return s, err
+		}
 	}
+	if s.To, err = instant(p.Get("end"), now); err != nil {
+		return s, err
+	}
+	if text := p.Get("limit"); text != "" {
+		if s.Limit, err = strconv.Atoi(text); err != nil || s.Limit < 0 {
+			return s, fault.New(fault.Malformed, "limit %q: want a number, or 0 for as many as there may be", text)
+		}
+	}
+	return s, nil
+}
+
+// listed answer.
+func listed(ask func() (list any, more bool, err error)) (answer, error) {
+	list, more, err := ask()
+	if err != nil {
+		return answer{}, err
+	}
+	a := answer{Status: "success"}
+	if more {
+		a.Warnings = []string{cutOff}
+	}
+	a.Data, err = json.Marshal(list)
+	return a, err
+}
+
+// cutOff is what Prometheus itself warns of, by which its clients know it.
+const cutOff = "results truncated due to limit"
+
+func write(w http.ResponseWriter, a answer, err error) {
+	w.Header().Set("Content-Type", "application/json")
 	if err != nil {
 		var status int
 		a, status = failure(err)
@@ -199,7 +275,11 @@ func encode(found []monitor.Series, matrix bool) (answer, error) {
 		kind, body = "scalar", results[0].Value
 	}
 	raw, err := json.Marshal(body)
-	return answer{Status: "success", Data: &data{kind, raw}}, err
+	if err != nil {
+		return answer{}, err
+	}
+	raw, err = json.Marshal(data{kind, raw})
+	return answer{Status: "success", Data: raw}, err
 }
 
 func failure(err error) (answer, int) {
@@ -220,36 +300,94 @@ func failure(err error) (answer, int) {
 	return answer{Status: "error", ErrorType: kind, Error: f.Message}, status
 }
 
-// Client is a monitor.Querier that asks a server.
+// Client is a monitor.Querier and a monitor.Catalogue that asks a server. The server decides what
+// may be read: selections have no scope.
 type Client struct {
 	Base  string // of the server: what the API's own paths are added to
 	HTTP  *http.Client
 	Token string // bearer; empty: none
 }
 
-var _ monitor.Querier = Client{}
+var (
+	_ monitor.Querier   = Client{}
+	_ monitor.Catalogue = Client{}
+)
 
 // maxAnswer bounds what is read of an answer, in bytes.
 const maxAnswer = 64 << 20
 
 // Query implements monitor.Querier.
 func (c Client) Query(ctx context.Context, expr string, at time.Time) ([]monitor.Series, error) {
-	return c.ask(ctx, queryPath, url.Values{"query": {expr}, "time": {seconds(at)}})
+	return c.query(ctx, queryPath, url.Values{"query": {expr}, "time": {seconds(at)}})
 }
 
 // QueryRange implements monitor.Querier.
 func (c Client) QueryRange(ctx context.Context, expr string, from, to time.Time, step time.Duration) ([]monitor.Series, error) {
-	return c.ask(ctx, rangePath, url.Values{"query": {expr}, "start": {seconds(from)}, "end": {seconds(to)}, "step": {strconv.FormatFloat(step.Seconds(), 'f', -1, 64)}})
+	return c.query(ctx, rangePath, url.Values{"query": {expr}, "start": {seconds(from)}, "end": {seconds(to)}, "step": {strconv.FormatFloat(step.Seconds(), 'f', -1, 64)}})
 }
 
 func seconds(t time.Time) string {
 	return strconv.FormatFloat(float64(t.UnixMilli())/1000, 'f', 3, 64)
 }
 
-func (c Client) ask(ctx context.Context, path string, q url.Values) ([]monitor.Series, error) {
+// LabelNames implements monitor.Catalogue.
+func (c Client) LabelNames(ctx context.Context, s monitor.Selection) (names []string, more bool, err error) {
+	more, err = c.list(ctx, labelsPath, s, &names)
+	return names, more, err
+}
+
+// LabelValues implements monitor.Catalogue.
+func (c Client) LabelValues(ctx context.Context, label string, s monitor.Selection) (values []string, more bool, err error) {
+	more, err = c.list(ctx, strings.Replace(valuesPath, "{name}", url.PathEscape(label), 1), s, &values)
+	return values, more, err
+}
+
+// Series implements monitor.Catalogue.
+func (c Client) Series(ctx context.Context, s monitor.Selection) (labels []map[string]string, more bool, err error) {
+	more, err = c.list(ctx, seriesPath, s, &labels)
+	return labels, more, err
+}
+
+func (c Client) list(ctx context.Context, path string, s monitor.Selection, to any) (more bool, err error) {
+	q := url.Values{"match[]": s.Match, "end": {seconds(s.To)}}
+	if !s.From.IsZero() {
+		q.Set("start", seconds(s.From))
+	}
+	if s.Limit > 0 {
+		q.Set("limit", strconv.Itoa(s.Limit))
+	}
+	a, err := c.ask(ctx, path, q)
+	if err != nil {
+		return false, err
+	}
+	if err := json.Unmarshal(a.Data, to); err != nil {
+		return false, fault.New(fault.Unavailable, "the answer of %s makes no sense: %w", c.Base, err)
+	}
+	return slices.Contains(a.Warnings, cutOff), nil
+}
+
+func (c Client) query(ctx context.Context, path string, q url.Values) ([]monitor.Series, error) {
+	a, err := c.ask(ctx, path, q)
+	if err != nil {
+		return nil, err
+	}
+	var d data
+	err = json.Unmarshal(a.Data, &d)
+	var found []monitor.Series
+	if err == nil {
+		found, err = d.series()
+	}
+	if err != nil {
+		return nil, fault.New(fault.Unavailable, "the answer of %s makes no sense: %w", c.Base, err)
+	}
+	return found, nil
+}
+
+// ask the server, whose answer is then a success with data.
+func (c Client) ask(ctx context.Context, path string, q url.Values) (a answer, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(c.Base, "/")+path+"?"+q.Encode(), nil)
 	if err != nil {
-		return nil, fault.New(fault.Malformed, "ask %s for measurements: %w", c.Base, err)
+		return a, fault.New(fault.Malformed, "ask %s for measurements: %w", c.Base, err)
 	}
 	if c.Token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.Token)
@@ -257,30 +395,25 @@ func (c Client) ask(ctx context.Context, path string, q url.Values) ([]monitor.S
 	resp, err := c.HTTP.Do(req)
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil, fault.New(fault.Timeout, "ask %s for measurements: %w", c.Base, context.Cause(ctx))
+			return a, fault.New(fault.Timeout, "ask %s for measurements: %w", c.Base, context.Cause(ctx))
 		}
-		return nil, fault.New(fault.Unavailable, "ask %s for measurements: %w", c.Base, err).Try("is it up? curl %s/-/healthy", c.Base)
+		return a, fault.New(fault.Unavailable, "ask %s for measurements: %w", c.Base, err).Try("is it up? curl %s/-/healthy", c.Base)
 	}
 	defer resp.Body.Close()
-	var a answer
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	switch {
 	case err != nil:
-		return nil, fault.New(fault.Unavailable, "read the measurements of %s: %w", c.Base, err)
+		return a, fault.New(fault.Unavailable, "read the measurements of %s: %w", c.Base, err)
 	case len(b) > maxAnswer:
-		return nil, fault.New(fault.TooLarge, "%s answers with more than %d bytes", c.Base, maxAnswer).Try("ask for fewer series or a shorter range")
+		return a, fault.New(fault.TooLarge, "%s answers with more than %d bytes", c.Base, maxAnswer).Try("ask for fewer series or a shorter range")
 	}
 	if err := json.Unmarshal(b, &a); err != nil || a.Status == "" {
-		return nil, foreign(resp, b)
+		return a, foreign(resp, b)
 	}
 	if a.Status != "success" || a.Data == nil {
-		return nil, refusal(a)
+		return a, refusal(a)
 	}
-	found, err := a.Data.series()
-	if err != nil {
-		return nil, fault.New(fault.Unavailable, "the answer of %s makes no sense: %w", c.Base, err)
-	}
-	return found, nil
+	return a, nil
 }
 
 // foreign answer: not the API's own, such as a site's that does not know the caller.

@@ -26,6 +26,25 @@ type answers struct {
 	from  time.Time
 	to    time.Time
 	step  time.Duration
+
+	sel   monitor.Selection
+	label string
+	more  bool
+}
+
+func (a *answers) LabelNames(_ context.Context, s monitor.Selection) ([]string, bool, error) {
+	a.sel = s
+	return []string{"customer", "service"}, a.more, a.errs["labels"]
+}
+
+func (a *answers) LabelValues(_ context.Context, label string, s monitor.Selection) ([]string, bool, error) {
+	a.label, a.sel = label, s
+	return []string{}, a.more, nil
+}
+
+func (a *answers) Series(_ context.Context, s monitor.Selection) ([]map[string]string, bool, error) {
+	a.sel = s
+	return []map[string]string{{"__name__": "x", "customer": "acme"}}, a.more, nil
 }
 
 func (a *answers) Querier(s monitor.Scope) monitor.Querier { a.scope = s; return a }
@@ -114,6 +133,73 @@ func TestStockClient(t *testing.T) {
 		if err != nil || !strings.Contains(string(b), want) {
 			t.Errorf("%s: %s", path, b)
 		}
+	}
+}
+
+// What there is, as a stock client asks for it, and through our own client and back.
+func TestCatalogue(t *testing.T) {
+	a := &answers{errs: map[string]error{}}
+	c, srv := serve(t, a, everybody)
+	get := func(path string) (string, int) {
+		resp, err := srv.Client().Get(srv.URL + Prefix + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(string(b)), resp.StatusCode
+	}
+	for path, want := range map[string]string{
+		"/api/v1/labels":                                   `{"status":"success","data":["customer","service"]}`,
+		"/api/v1/label/service/values":                     `{"status":"success","data":[]}`,
+		"/api/v1/label/__name__/values?limit=5":            `{"status":"success","data":[]}`,
+		"/api/v1/series?match[]=x&match[]=y&start=0&end=9": `{"status":"success","data":[{"__name__":"x","customer":"acme"}]}`,
+		"/api/v1/series":                                   `"errorType":"bad_data"`,
+		"/api/v1/labels?limit=-1":                          `"errorType":"bad_data"`,
+		"/api/v1/labels?start=noon":                        `"errorType":"bad_data"`,
+		"/api/v1/label/a%7Db/values":                       `"errorType":"bad_data"`,
+		"/api/v1/label/..%2F..%2Fx/values":                 `"errorType":"bad_data"`,
+	} {
+		if got, status := get(path); !strings.Contains(got, want) || (status == 200) != strings.HasPrefix(want, "{") {
+			t.Errorf("%s: %d %s", path, status, got)
+		}
+		// Nothing in the request says whose series they are.
+		if a.sel.Scope != (monitor.Scope{Customer: "acme"}) {
+			t.Errorf("%s: asked for %+v", path, a.sel)
+		}
+	}
+	want := monitor.Selection{Match: []string{"x", `{customer="rival"}`}, From: start, To: start.Add(time.Hour), Limit: 7}
+	a.more = true
+	names, more, err := c.LabelNames(t.Context(), want)
+	if err != nil || !more || len(names) != 2 {
+		t.Errorf("names %v, %v, %v", names, more, err)
+	}
+	got := a.sel
+	want.Scope = monitor.Scope{Customer: "acme"}
+	if got.From, got.To = got.From.In(start.Location()), got.To.In(start.Location()); !reflect.DeepEqual(got, want) {
+		t.Errorf("asked for %+v, want %+v", got, want)
+	}
+	a.more = false
+	values, more, err := c.LabelValues(t.Context(), "service", monitor.Selection{To: start})
+	if err != nil || more || len(values) != 0 || a.label != "service" || !a.sel.From.IsZero() {
+		t.Errorf("values %v, %v, %v of %q, asked for %+v", values, more, err, a.label, a.sel)
+	}
+	series, _, err := c.Series(t.Context(), want)
+	if err != nil || len(series) != 1 || series[0]["customer"] != "acme" {
+		t.Errorf("series %v, %v", series, err)
+	}
+	a.errs["labels"] = fault.New(fault.TooLarge, "too much")
+	if _, _, err := c.LabelNames(t.Context(), want); !fault.Has(err, fault.TooLarge) {
+		t.Errorf("too much: %v", err)
+	}
+	denied, _ := serve(t, a, func(context.Context) (monitor.Scope, error) {
+		return monitor.Scope{}, fault.New(fault.Denied, "not you")
+	})
+	if _, _, err := denied.Series(t.Context(), want); err == nil || !strings.Contains(err.Error(), "not you") {
+		t.Errorf("denied: %v", err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,9 +32,14 @@ type subject struct {
 	rate   *bucket // of its service; nil: it is of none
 	base   labels.Labels
 	series []series
-	index  map[key]int
+	index  map[key]int // of the series, once there are many; else nil
 	last   time.Time
+	gone   bool     // forgotten
+	next   *subject // that came after it the last time: hosts report their VEEs in a steady order
 }
+
+// few series of a subject are looked through one by one: an index costs more memory than they do.
+const few = 16
 
 type series struct {
 	key
@@ -59,8 +65,20 @@ func (s *Store) Append(ctx context.Context, ms []monitor.Measurement) (monitor.R
 	s.sweep(now)
 	var r monitor.Receipt
 	app := s.db.AppenderV2(ctx)
+	var before subject
+	at := &before
 	for i := range ms {
-		if err := s.append(app, now, &ms[i], &r); err != nil {
+		m := &ms[i]
+		if m.At.After(now.Add(s.cfg.Ahead)) {
+			r.Refuse(monitor.Future, len(m.Values))
+			continue
+		}
+		if at.next == nil || at.next.gone || at.next.of != m.Subject {
+			at.next = s.subject(&m.Subject, now)
+		}
+		at = at.next
+		at.last = now
+		if err := s.append(app, now, at, m, &r); err != nil {
 			return monitor.Receipt{}, errors.Join(err, app.Rollback())
 		}
 	}
@@ -71,13 +89,9 @@ func (s *Store) Append(ctx context.Context, ms []monitor.Measurement) (monitor.R
 	return r, nil
 }
 
-func (s *Store) append(app storage.AppenderV2, now time.Time, m *monitor.Measurement, r *monitor.Receipt) error {
+// append a measurement of sub.
+func (s *Store) append(app storage.AppenderV2, now time.Time, sub *subject, m *monitor.Measurement, r *monitor.Receipt) error {
 	n := len(m.Values)
-	if m.At.After(now.Add(s.cfg.Ahead)) {
-		r.Refuse(monitor.Future, n)
-		return nil
-	}
-	sub := s.subject(&m.Subject, now)
 	if sub.rate != nil && !s.may(sub.rate, n, now) {
 		r.Refuse(monitor.TooMany, n)
 		return nil
@@ -120,7 +134,7 @@ func (s *Store) subject(of *monitor.Subject, now time.Time) *subject {
 		sub = s.subjects[*of]
 	}
 	if sub == nil {
-		sub = &subject{of: *of, base: labels.FromMap(of.Labels()), index: map[key]int{}}
+		sub = &subject{of: *of, base: labels.FromMap(of.Labels())}
 		if by := (service{of.Customer, of.Service}); by != (service{}) {
 			sub.rate = s.rates[by]
 			if sub.rate == nil {
@@ -133,7 +147,6 @@ func (s *Store) subject(of *monitor.Subject, now time.Time) *subject {
 			s.vees[of.VEE] = sub
 		}
 	}
-	sub.last = now
 	return sub
 }
 
@@ -144,7 +157,7 @@ func (s *Store) find(sub *subject, kind monitor.Kind, v *monitor.Value, i int) (
 			return x, ""
 		}
 	}
-	if i, ok := sub.index[key{v.Field, v.Labels}]; ok {
+	if i := sub.find(key{v.Field, v.Labels}); i >= 0 {
 		return &sub.series[i], ""
 	}
 	if !monitor.ValidField(kind, v.Field) {
@@ -162,10 +175,32 @@ func (s *Store) find(sub *subject, kind monitor.Kind, v *monitor.Value, i int) (
 		field = strings.Clone(v.Field)
 		s.fields[field] = field
 	}
-	k := key{field, strings.Clone(v.Labels)}
-	sub.index[k] = len(sub.series)
-	sub.series = append(sub.series, series{key: k, labels: l})
-	return &sub.series[len(sub.series)-1], ""
+	return sub.add(series{key: key{field, strings.Clone(v.Labels)}, labels: l}), ""
+}
+
+// find a series by its key; -1: there is none.
+func (sub *subject) find(k key) int {
+	if sub.index == nil {
+		return slices.IndexFunc(sub.series, func(x series) bool { return x.key == k })
+	}
+	if i, ok := sub.index[k]; ok {
+		return i
+	}
+	return -1
+}
+
+func (sub *subject) add(x series) *series {
+	sub.series = append(sub.series, x)
+	switch n := len(sub.series); {
+	case n == few:
+		sub.index = map[key]int{}
+		for i, x := range sub.series {
+			sub.index[x.key] = i
+		}
+	case n > few:
+		sub.index[x.key] = n - 1
+	}
+	return &sub.series[len(sub.series)-1]
 }
 
 // labels of a series: the subject's, the field as the name, and those that a program has
@@ -213,6 +248,7 @@ func (s *Store) may(b *bucket, n int, now time.Time) bool {
 
 // forget a subject; its series are the database's.
 func (s *Store) forget(sub *subject) {
+	sub.gone, sub.next = true, nil // who came before it may still know it
 	delete(s.subjects, sub.of)
 	if s.vees[sub.of.VEE] == sub {
 		delete(s.vees, sub.of.VEE)

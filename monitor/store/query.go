@@ -133,8 +133,26 @@ func confine(p parser.Parser, scope monitor.Scope, expr string) (string, error) 
 	if scope == (monitor.Scope{}) {
 		return expr, nil
 	}
+	must, err := scoped(scope)
+	if err != nil {
+		return "", err
+	}
+	parser.Inspect(tree, func(n parser.Node, _ []parser.Node) error {
+		if v, ok := n.(*parser.VectorSelector); ok {
+			v.LabelMatchers = append(v.LabelMatchers, must...)
+		}
+		return nil
+	})
+	return tree.String(), nil
+}
+
+// scoped are the matchers of a scope: none for everything.
+func scoped(scope monitor.Scope) ([]*labels.Matcher, error) {
+	if scope == (monitor.Scope{}) {
+		return nil, nil
+	}
 	if scope.Customer == "" {
-		return "", fault.New(fault.Denied, "measurements of service %q of no customer", scope.Service)
+		return nil, fault.New(fault.Denied, "measurements of service %q of no customer", scope.Service)
 	}
 	must := []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, monitor.LabelCustomer, scope.Customer)}
 	if scope.Service != "" {
@@ -147,24 +165,24 @@ func confine(p parser.Parser, scope monitor.Scope, expr string) (string, error) 
 		}
 		must = append(must, labels.MustNewMatcher(labels.MatchRegexp, monitor.LabelVEE, pattern))
 	}
-	parser.Inspect(tree, func(n parser.Node, _ []parser.Node) error {
-		if v, ok := n.(*parser.VectorSelector); ok {
-			v.LabelMatchers = append(v.LabelMatchers, must...)
-		}
-		return nil
-	})
-	return tree.String(), nil
+	return must, nil
 }
 
-// Elsewhere is a repository whose measurements are at another server that speaks
+// Server that speaks Prometheus's query API.
+type Server interface {
+	monitor.Querier
+	monitor.Catalogue
+}
+
+// Elsewhere is a library whose measurements are at another server that speaks
 // Prometheus's query API, to which they get by remote write. What is asked is confined here,
 // before it leaves.
-func Elsewhere(at monitor.Querier) monitor.Repository {
+func Elsewhere(at Server) monitor.Library {
 	return elsewhere{at, parser.NewParser(parser.Options{})}
 }
 
 type elsewhere struct {
-	at     monitor.Querier
+	at     Server
 	parser parser.Parser
 }
 

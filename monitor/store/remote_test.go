@@ -102,7 +102,24 @@ func TestRemoteWriteNowhere(t *testing.T) {
 }
 
 // asked is a server elsewhere that remembers what it was asked.
-type asked struct{ expr string }
+type asked struct {
+	expr string
+	sel  monitor.Selection
+}
+
+func (a *asked) LabelNames(_ context.Context, s monitor.Selection) ([]string, bool, error) {
+	a.sel = s
+	return nil, false, nil
+}
+
+func (a *asked) LabelValues(ctx context.Context, _ string, s monitor.Selection) ([]string, bool, error) {
+	return a.LabelNames(ctx, s)
+}
+
+func (a *asked) Series(ctx context.Context, s monitor.Selection) ([]map[string]string, bool, error) {
+	_, _, err := a.LabelNames(ctx, s)
+	return nil, false, err
+}
 
 func (a *asked) Query(_ context.Context, expr string, _ time.Time) ([]monitor.Series, error) {
 	a.expr = expr
@@ -127,6 +144,22 @@ func TestElsewhere(t *testing.T) {
 	a.expr = ""
 	if _, err := q.QueryRange(t.Context(), "y", start, start.Add(-time.Minute), time.Second); !fault.Has(err, fault.Malformed) || a.expr != "" {
 		t.Errorf("backwards: asked %q, %v", a.expr, err)
+	}
+	e := Elsewhere(a)
+	sel := monitor.Selection{Scope: monitor.Scope{Customer: "acme"}, To: start}
+	_, _, e1 := e.LabelNames(t.Context(), sel)
+	if e1 != nil || !slices.Equal(a.sel.Match, []string{`{customer="acme"}`}) || a.sel.Scope != (monitor.Scope{}) {
+		t.Errorf("asked %+v, %v", a.sel, e1)
+	}
+	sel.Match = []string{"x", `{customer="rival"}`}
+	_, _, e1 = e.LabelValues(t.Context(), "customer", sel)
+	want := []string{`{__name__="x",customer="acme"}`, `{customer="rival",customer="acme"}`}
+	if e1 != nil || !slices.Equal(a.sel.Match, want) {
+		t.Errorf("asked %+v, %v", a.sel, e1)
+	}
+	sel.Match, a.sel = []string{`x or y`}, monitor.Selection{}
+	if _, _, err := e.Series(t.Context(), sel); !fault.Has(err, fault.Malformed) || a.sel.Match != nil {
+		t.Errorf("asked %+v, %v", a.sel, err)
 	}
 	if _, err := q.Query(t.Context(), "y{", start); !fault.Has(err, fault.Malformed) || a.expr != "" {
 		t.Errorf("asked %q, %v", a.expr, err)

@@ -96,11 +96,12 @@ func def[T comparable](to *T, value T) {
 	}
 }
 
-// Store is a monitor.Sink and a monitor.Repository. All methods may be called concurrently.
+// Store is a monitor.Sink and a monitor.Library. All methods may be called concurrently.
 type Store struct {
 	cfg    Config
 	db     *tsdb.DB
 	engine *promql.Engine
+	gate   gate
 	parser parser.Parser
 	census *census
 	remote *remote.WriteStorage // nil: none
@@ -115,8 +116,8 @@ type Store struct {
 }
 
 var (
-	_ monitor.Sink       = (*Store)(nil)
-	_ monitor.Repository = (*Store)(nil)
+	_ monitor.Sink    = (*Store)(nil)
+	_ monitor.Library = (*Store)(nil)
 )
 
 // Open reads what there is, and repairs what a crash has cut off.
@@ -143,13 +144,14 @@ func Open(cfg Config) (*Store, error) {
 	o.SeriesLifecycleCallback = s.census
 	log := slog.New(warnings{cfg.Log.With("part", "tsdb").Handler()})
 	metrics := cfg.Metrics.Registerer()
+	s.gate = make(gate, maxQueries)
 	var err error
 	if s.db, err = tsdb.Open(cfg.Dir, log, metrics, o, nil); err != nil {
 		return nil, fmt.Errorf("open the measurements in %s: %w", cfg.Dir, err)
 	}
 	s.census.open()
 	s.engine = promql.NewEngine(promql.EngineOpts{
-		Logger: log, Reg: metrics, MaxSamples: maxSamples, Timeout: queryTime, ActiveQueryTracker: make(gate, maxQueries), Parser: s.parser,
+		Logger: log, Reg: metrics, MaxSamples: maxSamples, Timeout: queryTime, ActiveQueryTracker: s.gate, Parser: s.parser,
 		EnableAtModifier: true, EnableNegativeOffset: true,
 		NoStepSubqueryIntervalFn: func(int64) int64 { return (10 * time.Second).Milliseconds() },
 	})

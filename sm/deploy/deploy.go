@@ -40,6 +40,7 @@ type Goal struct {
 	Revision   int       // of the manifest; new slots carry it
 	BestEffort bool      // start what there is room for, instead of all or nothing
 	Deleting   bool
+	Asleep     bool // its VEEs are to sleep
 	// Undo: there is an earlier revision to go back to when an update fails.
 	Undo bool
 }
@@ -87,9 +88,13 @@ type State struct {
 	Established bool           `json:"established,omitempty"` // was once all that was desired
 	Settled     bool           `json:"settled,omitempty"`     // and has been since the goal changed last
 	StopNext    time.Time      `json:"stopNext,omitzero"`     // deletion: the next group stops no sooner
-	Waiting     string         `json:"waiting,omitempty"`     // what the start of the next group waits for
-	Phase       smi.Phase      `json:"phase,omitempty"`
-	Message     string         `json:"message,omitempty"`
+	// Slept: its VEEs were put to sleep, and not all are awake again. Asked is when they were
+	// last asked to sleep or wake, while some have not.
+	Slept   bool      `json:"slept,omitempty"`
+	Asked   time.Time `json:"asked,omitzero"`
+	Waiting string    `json:"waiting,omitempty"` // what the start of the next group waits for
+	Phase   smi.Phase `json:"phase,omitempty"`
+	Message string    `json:"message,omitempty"`
 }
 
 // Slot of a replica.
@@ -120,7 +125,7 @@ type World struct {
 	AccessPoints map[string]vmi.AccessPoint // of the group, by name
 	Networks     map[string]vmi.Network     // of the group, by name
 	// Troubles that stand: what failed is left alone until then. Keys are components, Stop,
-	// Access, Networks, or Fitting.
+	// Access, Networks, Fitting, or Switch.
 	Troubles map[string]Trouble
 	// Objections to the new replicas of a component, by it: KPIs that are not as promised
 	// since they are there.
@@ -134,6 +139,7 @@ const (
 	Access   = "/access"
 	Networks = "/networks"
 	Fitting  = "/fit"
+	Switch   = "/switch"
 )
 
 // Trouble is a failed action.
@@ -152,6 +158,8 @@ const (
 	Submit            Kind = "submit"     // Slots
 	Shutdown          Kind = "shutdown"   // VEEs
 	Destroy           Kind = "destroy"    // VEEs
+	Sleep             Kind = "sleep"      // VEEs, all of them or none
+	Wake              Kind = "wake"       // VEEs, likewise
 	PutAccessPoint    Kind = "put access point"
 	DeleteAccessPoint Kind = "delete access point"
 	PutNetwork        Kind = "put network"
@@ -206,8 +214,12 @@ func Next(g Goal, s State, w World) Step {
 	switch {
 	case g.Deleting:
 		p.delete()
+	case g.Asleep:
+		p.sleep()
+		p.access()
 	case p.undo(): // what comes next is the goal of before
 	default:
+		p.rise()
 		p.replace()
 		p.removeForeign()
 		p.create()

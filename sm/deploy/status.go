@@ -17,6 +17,10 @@ const shown = 3
 func (p *planner) status() {
 	was := p.s.Phase
 	problems, stuck := p.problems()
+	if p.goal.Asleep && !p.goal.Deleting {
+		p.sleeping(problems)
+		return
+	}
 	pending := p.pending()
 	switch {
 	case p.goal.Deleting:
@@ -30,11 +34,7 @@ func (p *planner) status() {
 	default:
 		p.s.Phase = smi.Deploying
 	}
-	all := slices.Concat(problems, pending)
-	p.s.Message = strings.Join(all[:min(shown, len(all))], "; ")
-	if more := len(all) - shown; more > 0 {
-		p.s.Message += fmt.Sprintf("; and %d more", more)
-	}
+	p.say(slices.Concat(problems, pending))
 	if was == p.s.Phase {
 		return
 	}
@@ -43,6 +43,14 @@ func (p *planner) status() {
 		p.event(false, "Ready", "every replica is ready")
 	case smi.Degraded, smi.Failing:
 		p.event(true, map[smi.Phase]string{smi.Degraded: "Degraded", smi.Failing: "Failing"}[p.s.Phase], "%s", p.s.Message)
+	}
+}
+
+// say the first of what there is to say.
+func (p *planner) say(all []string) {
+	p.s.Message = strings.Join(all[:min(shown, len(all))], "; ")
+	if more := len(all) - shown; more > 0 {
+		p.s.Message += fmt.Sprintf("; and %d more", more)
 	}
 }
 
@@ -61,7 +69,7 @@ func (p *planner) problems() (list []string, stuck bool) {
 			list = append(list, fmt.Sprintf("%s failed: %s (look: reservoir vee console %s; replace it: reservoir vee destroy %s)", l.Name(), orUnknown(v.Error), l.VEE, l.VEE))
 		case v.Phase == vee.PhaseUnknown:
 			list = append(list, fmt.Sprintf("%s: its host %s does not answer", l.Name(), v.Host))
-		case v.Submitted && v.Target != vee.Active && v.Target != vee.Destroyed:
+		case v.Submitted && v.Target != vee.Active && v.Target != vee.Destroyed && !(p.s.Slept && v.Target == vee.Suspended):
 			list = append(list, fmt.Sprintf("%s was told to be %s (go on: reservoir vee activate %s)", l.Name(), v.Target, l.VEE))
 		case v.Error != "" && !Ready(v):
 			list = append(list, fmt.Sprintf("%s: %s", l.Name(), v.Error))
@@ -93,6 +101,7 @@ func (p *planner) pending() (list []string) {
 	if p.s.Waiting != "" {
 		list = append(list, p.s.Waiting)
 	}
+	list = append(list, p.queued()...)
 	leaving := 0
 	for _, c := range p.goal.Components {
 		works := p.count(func(l Slot) bool { return c.current(l) && p.works(l) })

@@ -92,7 +92,7 @@ func TestNoSecondIsLostOrBilledTwice(t *testing.T) {
 			return nil
 		})
 		m.price(t, prices+"  - {name: dear, from: 2026-03-04T06:00:00Z, prices: {vcpu: 600, vee: 1}}\n")
-		lives := drawLives(t)
+		lives := drawLives(t, 1)
 		owed := m.drawScore(t)
 		survive := func(what string, err error) bool {
 			switch {
@@ -222,11 +222,12 @@ type life struct {
 	next  account.Interval // that was sent and not answered
 }
 
-func drawLives(t *rapid.T) (list []*life) {
+// drawLives of VEEs, of some hours or, at a larger scale, days.
+func drawLives(t *rapid.T, scale int64) (list []*life) {
 	for n := range rapid.IntRange(1, 3).Draw(t, "VEEs") {
 		l := &life{id: vee.ID(fmt.Sprintf("alpha.vee%d", n)), born: begin.UnixMilli() + rapid.Int64Range(0, 3_600_000).Draw(t, "born")}
 		for range rapid.IntRange(1, 5).Draw(t, "segments") {
-			l.ms = append(l.ms, rapid.Int64Range(1, 2*3_600_000).Draw(t, "ms"))
+			l.ms = append(l.ms, scale*rapid.Int64Range(1, 2*3_600_000).Draw(t, "ms"))
 			l.vcpus = append(l.vcpus, rapid.Int64Range(0, 4).Draw(t, "vcpus"))
 		}
 		l.told = l.born

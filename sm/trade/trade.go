@@ -8,6 +8,8 @@
 //   - An invoice is opened in its customer's book, then every account and every score is cut
 //     under its number, then it is written and the book closed in one transaction. Whoever
 //     finds a book open goes on where that stopped: what has been cut under the number stays.
+//   - Invoices that are issued by themselves are those of the periods that are over and that
+//     the customer's book has not come to the end of.
 //   - A score is one record, in which a window ends and its penalty becomes due at once.
 package trade
 
@@ -78,11 +80,12 @@ type Desk struct {
 	charges  store.Collection[[]billing.Charge]
 	budgets  store.Collection[budget] // CUSTOMER
 
-	issuing sync.Mutex // one invoice at a time
-	scoring sync.Mutex // guards open, and each change of a score
-	open    map[string]*watched
-	warned  map[string]string // by customer: what was said last of its budget
-	helping sync.WaitGroup    // those who protect promises
+	issuing  sync.Mutex // one invoice at a time
+	periodic periodic   // the watching goroutine's own
+	scoring  sync.Mutex // guards open, and each change of a score
+	open     map[string]*watched
+	warned   map[string]string // by customer: what was said last of its budget
+	helping  sync.WaitGroup    // those who protect promises
 }
 
 var _ smi.Trade = (*Desk)(nil)

@@ -29,8 +29,8 @@ type watched struct {
 // gap is how long one observation stands for what follows.
 func (d *Desk) gap() time.Duration { return 3 * d.cfg.Every }
 
-// Old offers are forgotten every tidyEvery, budgets are looked at with every so many looks at
-// promises: that reads all accounts of the customers that have one.
+// Old offers are forgotten every tidyEvery, budgets and what invoices are due are looked at with
+// every so many looks at promises: that reads all accounts of the customers concerned.
 const (
 	tidyEvery   = time.Hour
 	budgetLooks = 12
@@ -73,6 +73,7 @@ func (d *Desk) watch(ctx context.Context) {
 			}
 			if looks++; looks%budgetLooks == 0 {
 				d.watchBudgets(ctx)
+				d.issueDue(ctx)
 			}
 			if now := d.cfg.Now(); now.Sub(tidied) > tidyEvery || now.Before(tidied) {
 				tidied = now

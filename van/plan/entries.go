@@ -45,6 +45,7 @@ const (
 	KindPermit
 	KindWall
 	KindDoor
+	KindHatch
 )
 
 // Entry is one thing that a host's kernel should hold, or holds. Its text says all of it:
@@ -165,6 +166,14 @@ type (
 		Out    bool
 		Tap    string
 	}
+
+	// Hatch lets what this host itself sends to a TCP port of an address pass the wall: the host
+	// asks guests of public networks for their measurements.
+	Hatch struct {
+		Bridge string
+		Addr   netip.Addr
+		Port   uint16
+	}
 )
 
 // Chain that holds the wall's rules.
@@ -214,6 +223,8 @@ func (d Door) key() Key {
 	return k
 }
 
+func (x Hatch) key() Key { return Key{Kind: KindHatch, Name: x.Bridge, Addr: x.Addr} }
+
 func (b Bridge) same(o Entry) bool   { return o == Entry(b) }
 func (t Tunnel) same(o Entry) bool   { return o == Entry(t) }
 func (g Gateway) same(o Entry) bool  { return o == Entry(g) }
@@ -227,6 +238,7 @@ func (u Underlay) same(o Entry) bool { return o == Entry(u) }
 func (z Zone) same(o Entry) bool     { return o == Entry(z) }
 func (g Guest) same(o Entry) bool    { return o == Entry(g) }
 func (d Door) same(o Entry) bool     { return o == Entry(d) }
+func (x Hatch) same(o Entry) bool    { return o == Entry(x) }
 func (w Wall) same(o Entry) bool {
 	v, ok := o.(Wall)
 	return ok && v.Tap == w.Tap && v.Out == w.Out && v.Digest == w.Digest
@@ -289,6 +301,9 @@ func (d Door) String() string {
 		way = "from"
 	}
 	return fmt.Sprintf("door     %s %s in %s is %s", way, d.Addr, d.Bridge, wallName(d.Tap, d.Out))
+}
+func (x Hatch) String() string {
+	return fmt.Sprintf("hatch    to %s tcp %d in %s for this host", x.Addr, x.Port, x.Bridge)
 }
 
 func vanName(vni uint32) string {

@@ -135,6 +135,7 @@ func (h HostPlan) public(host, bridge string, s Segment) {
 		}
 		if p.Host == host {
 			h.port(bridge, 0, p)
+			h.hatch(bridge, p)
 		}
 	}
 }
@@ -163,6 +164,16 @@ func (h HostPlan) port(bridge string, vni uint32, p Port) {
 		for _, a := range owned(p) {
 			h.Add(Door{Bridge: bridge, Addr: a, Out: out, Tap: tap})
 		}
+	}
+}
+
+// hatch for the host alone in a wall of a public network.
+func (h HostPlan) hatch(bridge string, p Port) {
+	if p.Scraped == 0 || !slices.ContainsFunc(p.Firewall, func(r Rule) bool { return !r.Out }) {
+		return
+	}
+	for _, a := range p.Addresses {
+		h.Add(Hatch{Bridge: bridge, Addr: a, Port: p.Scraped})
 	}
 }
 

@@ -48,6 +48,10 @@ type Port struct {
 	// Firewall rules of the port, tried in order. None: everything is allowed that isolation
 	// allows. Some: what no rule of a direction that has rules speaks of is denied.
 	Firewall []Rule `json:"firewall,omitempty"`
+	// Scraped is the TCP port at which its host asks it for its measurements in a public network,
+	// whatever the firewall says; 0: none. In a private one the host asks from the gateway, which
+	// every wall lets through.
+	Scraped uint16 `json:"scraped,omitempty"`
 }
 
 // Rule of a stateful firewall: an answer to what was let through is let through.

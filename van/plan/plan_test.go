@@ -44,6 +44,7 @@ func newPort(i, p int, host string) Port {
 		Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 1, 1 + byte(p>>8), byte(p)}), netip.MustParseAddr(fmt.Sprintf("fd00:1::1:%x", p))},
 		Host:      host, Underlay: underlay(host)}
 	if p%3 == 0 {
+		port.Scraped = 9100
 		port.Firewall = []Rule{{Allow: true, Protocol: "tcp", First: 80}, {Out: true, Allow: true, Protocol: "any", Peers: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}}}
 	}
 	return port

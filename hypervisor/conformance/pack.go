@@ -1,0 +1,53 @@
+package conformance
+
+import (
+	"bytes"
+	"errors"
+
+	"github.com/reservoir-cloud/reservoir/hypervisor"
+)
+
+// snapshotsTravel: a guest goes on at another host from the memory and the disks that a
+// snapshot of it had, also after its own host has lost everything; what is cut off or of
+// nobody leaves nothing behind.
+func snapshotsTravel(b *bench) {
+	if !b.offers(hypervisor.OpPack) {
+		return
+	}
+	g := b.running(one)
+	t := b.terminal(one)
+	t.await("B")
+	t.count(1)
+	t.count(2)
+	_, err := b.d.(hypervisor.Snapshotter).Snapshot(b.Context(), g, "one", true)
+	b.must("snapshot", err)
+	t = b.terminal(one)
+	t.count(3)
+	var packed bytes.Buffer
+	b.refused("an unknown one", b.d.(hypervisor.Packer).Pack(b.Context(), one, "none", &packed), hypervisor.ErrNotFound)
+	packed.Reset()
+	b.must("pack", b.d.(hypervisor.Packer).Pack(b.Context(), one, "one", &packed))
+	b.must("destroy", b.d.Destroy(b.Context(), one, epoch(1)))
+
+	there := &bench{T: b.T, f: b.f, dir: b.TempDir()}
+	there.open()
+	p := there.d.(hypervisor.Packer)
+	g.Epoch = epoch(2)
+	for what, cut := range map[string][]byte{"nothing": nil, "half of it": packed.Bytes()[:packed.Len()/2], "rubbish": []byte("this is no snapshot at all")} {
+		if err := p.Unpack(b.Context(), g, bytes.NewReader(cut)); err == nil {
+			b.Errorf("%s was unpacked", what)
+		}
+		if o, err := there.d.Inspect(b.Context(), one); !errors.Is(err, hypervisor.ErrNotFound) {
+			b.Errorf("after %s there is %+v, %v", what, o, err)
+		}
+	}
+	b.must("unpack", p.Unpack(b.Context(), g, bytes.NewReader(packed.Bytes())))
+	there.is(one, hypervisor.Suspended)
+	there.refused("unpack over it", p.Unpack(b.Context(), g, bytes.NewReader(packed.Bytes())), hypervisor.ErrWrongState)
+	b.must("wake", there.d.Wake(b.Context(), g))
+	there.is(one, hypervisor.Running)
+	there.terminal(one).count(3)
+	b.must("stop", there.d.Stop(b.Context(), one, g.Epoch, 0))
+	b.must("start from its disks", there.d.Start(b.Context(), g))
+	there.terminal(one).await("B")
+}
