@@ -8,6 +8,7 @@ import (
 
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vmi"
 )
 
@@ -67,18 +68,8 @@ func (c client) RemoveNetwork(ctx context.Context, id string) error {
 	return c.c.Call(ctx, http.MethodDelete, one("networks", id), nil, nil, nil)
 }
 
-func (c client) OpenMove(ctx context.Context, m Move) (out Door, err error) {
-	err = c.c.Call(ctx, http.MethodPut, one("moves", m.ID), nil, m, &out)
-	return out, err
-}
-
-func (c client) GetMove(ctx context.Context, id string) (out MoveState, err error) {
-	err = c.c.Call(ctx, http.MethodGet, one("moves", id), nil, nil, &out)
-	return out, err
-}
-
-func (c client) CloseMove(ctx context.Context, id string) (out MoveState, err error) {
-	err = c.c.Call(ctx, http.MethodDelete, one("moves", id), nil, nil, &out)
+func (c client) PutMove(ctx context.Context, o MoveOrder) (out vhi.Report, err error) {
+	err = c.c.Call(ctx, http.MethodPut, one("moves", string(o.VEE)), nil, o, &out)
 	return out, err
 }
 

@@ -7,6 +7,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vmi"
 )
 
@@ -20,7 +21,9 @@ var partners = []identity.Role{identity.Partner}
 // RegisterHost serves h's one operation, which must be open (httpapi.Server.Handler).
 func RegisterHost(s *httpapi.Server, h Host) {
 	httpapi.RegisterOpen(s, httpapi.Op{Method: "POST", Path: AcceptPath, Summary: "Become a partner by a one-time token"},
-		func(ctx context.Context, in *struct{ Body Acceptance }) (Introduction, error) { return h.Accept(ctx, in.Body) })
+		func(ctx context.Context, in *struct{ Body Acceptance }) (Introduction, error) {
+			return h.Accept(ctx, in.Body)
+		})
 }
 
 // Register serves svc to partners under /federation/v1/.
@@ -103,26 +106,16 @@ func registerNetworks(s *httpapi.Server, svc Networks) {
 }
 
 func registerMoves(s *httpapi.Server, svc Moves) {
-	type input struct {
-		ID string `path:"id"`
-	}
-	httpapi.Register(s, httpapi.Op{Method: "PUT", Path: base + "/moves/{id}", Summary: "Make room for a VEE that moves here", Roles: partners},
+	httpapi.Register(s, httpapi.Op{Method: "PUT", Path: base + "/moves/{id}", Summary: "Receive a VEE that migrates live, or send one", Roles: partners},
 		func(ctx context.Context, in *struct {
 			ID   string `path:"id"`
-			Body Move
-		}) (Door, error) {
-			if in.Body.ID != in.ID {
-				return Door{}, fault.New(fault.Malformed, "the path names move %s, the body %s", in.ID, in.Body.ID)
+			Body MoveOrder
+		}) (vhi.Report, error) {
+			if string(in.Body.VEE) != in.ID {
+				return vhi.Report{}, fault.New(fault.Malformed, "the path names VEE %s, the order %s", in.ID, in.Body.VEE)
 			}
 			httpapi.Concerns(ctx, in.ID)
-			return svc.OpenMove(ctx, in.Body)
-		})
-	httpapi.Register(s, httpapi.Op{Method: "GET", Path: base + "/moves/{id}", Summary: "What became of a move", Roles: partners},
-		func(ctx context.Context, in *input) (MoveState, error) { return svc.GetMove(ctx, in.ID) })
-	httpapi.Register(s, httpapi.Op{Method: "DELETE", Path: base + "/moves/{id}", Summary: "Give a move up before it was taken", Roles: partners},
-		func(ctx context.Context, in *input) (MoveState, error) {
-			httpapi.Concerns(ctx, in.ID)
-			return svc.CloseMove(ctx, in.ID)
+			return svc.PutMove(ctx, in.Body)
 		})
 }
 
@@ -148,4 +141,3 @@ func registerBooks(s *httpapi.Server, svc Books) {
 			return svc.Measurements(ctx, ids)
 		})
 }
-
