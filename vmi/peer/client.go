@@ -73,6 +73,11 @@ func (c client) PutMove(ctx context.Context, o MoveOrder) (out vhi.Report, err e
 	return out, err
 }
 
+func (c client) HeldNetworks(ctx context.Context) (out map[string]uint64, err error) {
+	err = c.c.Call(ctx, http.MethodGet, base+"/networks", nil, nil, &out)
+	return out, err
+}
+
 func (c client) Usage(ctx context.Context, after string) (out Page, err error) {
 	q := url.Values{}
 	if after != "" {

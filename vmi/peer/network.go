@@ -40,4 +40,6 @@ type Networks interface {
 	PutNetwork(ctx context.Context, n Network) error
 	// RemoveNetwork of the caller's, by its ID. Errors: InUse while a VEE here is on it.
 	RemoveNetwork(ctx context.Context, id string) error
+	// HeldNetworks are those that the caller has shared here, and the version of each.
+	HeldNetworks(ctx context.Context) (map[string]uint64, error)
 }

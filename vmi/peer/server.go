@@ -96,6 +96,8 @@ func registerNetworks(s *httpapi.Server, svc Networks) {
 			httpapi.Concerns(ctx, in.ID)
 			return svc.PutNetwork(ctx, in.Body)
 		})
+	httpapi.Register(s, httpapi.Op{Method: "GET", Path: base + "/networks", Summary: "The networks that the caller shares here, and their versions", Roles: partners},
+		func(ctx context.Context, _ *httpapi.Empty) (map[string]uint64, error) { return svc.HeldNetworks(ctx) })
 	httpapi.RegisterNoBody(s, httpapi.Op{Method: "DELETE", Path: base + "/networks/{id}", Summary: "Share a network no longer", Roles: partners},
 		func(ctx context.Context, in *struct {
 			ID string `path:"id"`
