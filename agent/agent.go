@@ -6,6 +6,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -296,8 +297,8 @@ func (a *agent) collect(ctx context.Context, images *image.Cache) {
 
 // Assign implements vhi.Host.
 func (a *agent) Assign(ctx context.Context, as vhi.Assignment) (vhi.Report, error) {
-	if as.Epoch.Generation < a.generation.Load() {
-		return vhi.Report{}, fault.New(fault.StaleEpoch, "VEE %s: generation %d is older than %d, which this host has seen", as.VEE, as.Epoch.Generation, a.generation.Load())
+	if g := cmp.Or(as.Generation, as.Epoch.Generation); g < a.generation.Load() {
+		return vhi.Report{}, fault.New(fault.StaleEpoch, "VEE %s: generation %d is older than %d, which this host has seen", as.VEE, g, a.generation.Load())
 	}
 	return a.tracker.Assign(ctx, as)
 }
@@ -326,9 +327,11 @@ func (a *agent) Tell(ctx context.Context, id vee.ID, c guest.Command) (guest.Rep
 	return a.tracker.Tell(ctx, id, c)
 }
 
-// peer is the client of another host of the site: of the one with that name, and nobody
-// else who answers at its address.
-func (a *agent) peer(host, address string) peer.Host { return peer.NewClient(a.toPeer(host, address)) }
+// peer is the client of a move's destination: of the host with that name, and nobody else
+// who answers at its address.
+func (a *agent) peer(m vhi.Move) peer.Host {
+	return peer.NewClient(a.toPeer(m.To, m.Address))
+}
 
 func (a *agent) toPeer(host, address string) *httpapi.Client {
 	a.peersMu.Lock()
