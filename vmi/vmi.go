@@ -98,11 +98,14 @@ type VEE struct {
 	Host       string          `json:"host,omitempty"`
 	Site       string          `json:"custodySite"`
 	// Custody under which it is here, of a VEE of another site: the newest that was obeyed.
-	Custody    *Custody  `json:"custody,omitempty"`
-	Epoch      vee.Epoch `json:"epoch"`
-	GuestReady bool      `json:"guestReady"`
-	GuestSeen  bool      `json:"guestSeen"`
-	GuestIdle  bool      `json:"guestIdle,omitempty"`
+	Custody *Custody `json:"custody,omitempty"`
+	// Move is how its newest migration over the border goes, as this site's host says; for the
+	// site that the VEE is of.
+	Move       *vhi.MoveReport `json:"move,omitempty"`
+	Epoch      vee.Epoch       `json:"epoch"`
+	GuestReady bool            `json:"guestReady"`
+	GuestSeen  bool            `json:"guestSeen"`
+	GuestIdle  bool            `json:"guestIdle,omitempty"`
 	// GuestFailure is what went wrong in the guest's first boot, in its own words.
 	GuestFailure string `json:"guestFailure,omitempty"`
 	Restarts     int    `json:"restarts,omitempty"`

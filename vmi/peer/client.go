@@ -8,7 +8,6 @@ import (
 
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/vee"
-	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vmi"
 )
 
@@ -68,7 +67,7 @@ func (c client) RemoveNetwork(ctx context.Context, id string) error {
 	return c.c.Call(ctx, http.MethodDelete, one("networks", id), nil, nil, nil)
 }
 
-func (c client) PutMove(ctx context.Context, o MoveOrder) (out vhi.Report, err error) {
+func (c client) PutMove(ctx context.Context, o MoveOrder) (out vmi.VEE, err error) {
 	err = c.c.Call(ctx, http.MethodPut, one("moves", string(o.VEE)), nil, o, &out)
 	return out, err
 }

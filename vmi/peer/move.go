@@ -30,8 +30,8 @@ func (o MoveOrder) Custody() vmi.Custody {
 // Moves of VEEs between the caller's site and this one.
 type Moves interface {
 	// PutMove is on record when it returns, and answers with the VEE as it is here now: its
-	// Move has a Door when a host waits. Absent under the order's Seq is for ever: nothing of
-	// that move was taken here nor will be. Errors: StaleEpoch, Denied, NoResources,
-	// Unsupported, WrongState, Conflict (it is here already).
-	PutMove(ctx context.Context, o MoveOrder) (vhi.Report, error)
+	// Move has a Door when a host waits. When the VEE is Destroyed under the order's Custody,
+	// that is for ever: nothing of the move was taken here nor will be. Errors: StaleEpoch,
+	// Denied, NoResources, Unsupported, WrongState, Conflict (it is here already).
+	PutMove(ctx context.Context, o MoveOrder) (vmi.VEE, error)
 }

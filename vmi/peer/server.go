@@ -7,7 +7,6 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/vee"
-	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vmi"
 )
 
@@ -112,9 +111,9 @@ func registerMoves(s *httpapi.Server, svc Moves) {
 		func(ctx context.Context, in *struct {
 			ID   string `path:"id"`
 			Body MoveOrder
-		}) (vhi.Report, error) {
+		}) (vmi.VEE, error) {
 			if string(in.Body.VEE) != in.ID {
-				return vhi.Report{}, fault.New(fault.Malformed, "the path names VEE %s, the order %s", in.ID, in.Body.VEE)
+				return vmi.VEE{}, fault.New(fault.Malformed, "the path names VEE %s, the order %s", in.ID, in.Body.VEE)
 			}
 			httpapi.Concerns(ctx, in.ID)
 			return svc.PutMove(ctx, in.Body)
