@@ -109,6 +109,8 @@ type agent struct {
 
 	peersMu sync.Mutex
 	peers   map[string]*httpapi.Client // by name and address
+	doors   map[string]*httpapi.Client // of other sites, by route
+	trust   *identity.Trust            // in hosts of other sites
 }
 
 // Run joins if need be, and then serves until ctx is done. Guests go on.
@@ -125,7 +127,8 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	a := &agent{cfg: cfg, keys: keys, incarnation: rand.Text()[:12], peers: map[string]*httpapi.Client{}, off: make(chan struct{}, 1)}
+	a := &agent{cfg: cfg, keys: keys, incarnation: rand.Text()[:12], peers: map[string]*httpapi.Client{}, doors: map[string]*httpapi.Client{},
+		trust: identity.NewTrust(time.Now), off: make(chan struct{}, 1)}
 	seen, err := readGeneration(cfg.Dir)
 	if err != nil {
 		return err
@@ -210,8 +213,9 @@ func (a *agent) run(ctx context.Context) error {
 	peer.Register(api, a.tracker)
 	peer.RegisterWitness(api, a)
 	a.exportTo(api, source)
-	auth := &identity.Authenticator{Site: a.keys.Site()}
-	server := &httpapi.Listener{Handler: api.Handler(auth.Caller), TLS: a.keys.ServerTLS(), Log: a.cfg.Log}
+	a.letIn()
+	auth := &identity.Authenticator{Site: a.keys.Site(), Trust: a.trust}
+	server := &httpapi.Listener{Handler: api.Handler(auth.Caller), TLS: a.keys.MeetingTLS(a.trust), Log: a.cfg.Log}
 
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -300,7 +304,11 @@ func (a *agent) Assign(ctx context.Context, as vhi.Assignment) (vhi.Report, erro
 	if g := cmp.Or(as.Generation, as.Epoch.Generation); g < a.generation.Load() {
 		return vhi.Report{}, fault.New(fault.StaleEpoch, "VEE %s: generation %d is older than %d, which this host has seen", as.VEE, g, a.generation.Load())
 	}
-	return a.tracker.Assign(ctx, as)
+	r, err := a.tracker.Assign(ctx, as)
+	if err == nil && as.Move != nil && as.Move.Origin != nil {
+		a.letIn()
+	}
+	return r, err
 }
 
 // PutSegment implements vhi.Host.
@@ -330,6 +338,9 @@ func (a *agent) Tell(ctx context.Context, id vee.ID, c guest.Command) (guest.Rep
 // peer is the client of a move's destination: of the host with that name, and nobody else
 // who answers at its address.
 func (a *agent) peer(m vhi.Move) peer.Host {
+	if m.Door != nil {
+		return peer.NewClient(a.throughDoor(*m.Door))
+	}
 	return peer.NewClient(a.toPeer(m.To, m.Address))
 }
 

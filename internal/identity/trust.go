@@ -18,15 +18,16 @@ import (
 )
 
 // Trust is who of other trust domains may come in, by exact ID, each with the bundle that
-// proves it: for a site's control plane those of its partners, for a host the hosts of
-// other sites that it expects a VEE from. A new one trusts nobody. All methods may be
-// called concurrently; what was removed is refused from the next call on, also on
-// connections that are open (Caller).
+// proves it: for a site's control plane those of its partners, for a host the hosts that
+// VEEs go to, and all hosts of the sites that it expects one from. A new one trusts nobody.
+// All methods may be called concurrently; what was removed is refused from the next call on,
+// also on connections that are open (Caller).
 type Trust struct {
 	now func() time.Time
 
-	mu  sync.RWMutex
-	ids map[spiffeid.ID]*spiffebundle.Bundle
+	mu    sync.RWMutex
+	ids   map[spiffeid.ID]*spiffebundle.Bundle
+	hosts map[spiffeid.TrustDomain]*spiffebundle.Bundle // any host of these
 }
 
 // NewTrust trusts nobody.
@@ -48,10 +49,24 @@ func (t *Trust) Remove(id spiffeid.ID) {
 	delete(t.ids, id)
 }
 
+// PutHosts trusts every host of the sites of these bundles, and of no other site any more.
+func (t *Trust) PutHosts(bundles ...*spiffebundle.Bundle) {
+	hosts := make(map[spiffeid.TrustDomain]*spiffebundle.Bundle, len(bundles))
+	for _, b := range bundles {
+		hosts[b.TrustDomain()] = b
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.hosts = hosts
+}
+
 func (t *Trust) bundle(id spiffeid.ID) (*spiffebundle.Bundle, bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	b, ok := t.ids[id]
+	if !ok && strings.HasPrefix(id.Path(), "/host/") {
+		b, ok = t.hosts[id.TrustDomain()]
+	}
 	return b, ok
 }
 
@@ -188,6 +203,9 @@ func (t *Trust) authorities() (list []*x509.Certificate) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	for _, b := range t.ids {
+		list = append(list, b.X509Authorities()...)
+	}
+	for _, b := range t.hosts {
 		list = append(list, b.X509Authorities()...)
 	}
 	return list
