@@ -27,7 +27,7 @@ type Terms struct {
 	// Currency and Places after its point; Prices for an hour of each meter.
 	Currency string                         `json:"currency"`
 	Places   int                            `json:"places"`
-	Prices   map[billing.Meter]money.Amount `json:"prices"`
+	Prices   map[billing.Meter]money.Amount `json:"prices,omitempty"`
 	// Locations that VEEs may be at.
 	Locations []Location `json:"locations,omitempty"`
 	SLA       SLA        `json:"sla,omitzero"`
@@ -77,7 +77,7 @@ type Agreement struct {
 	Terms
 	// Signatures by site: detached JWS (RFC 7515, appendix F) over the Terms' canonical
 	// JSON, with the chain of the site's certificate.
-	Signatures map[string]string `json:"signatures"`
+	Signatures map[string]string `json:"signatures,omitempty"`
 	End        *End              `json:"end,omitempty"`
 }
 

@@ -51,12 +51,18 @@ const (
 // Hello is the greeting of each side. The answer has Received and Sent, both by the clock
 // of who answers; who called knows its own two times, and so the other's offset (RFC 5905,
 // section 8).
+//
+// Hello alone takes fields that the reader does not know; everything else goes by what the
+// Hello has said.
 type Hello struct {
+	_            struct{}     `json:"-" additionalProperties:"true"`
 	Site         string       `json:"site"`
 	Version      string       `json:"softwareVersion,omitempty"` // for people; see Capability
 	Capabilities []Capability `json:"capabilities"`
 	// BundleSequence of the site's authorities; when it has grown, Bundle tells the new ones.
 	BundleSequence uint64 `json:"bundleSequence"`
+	// Holds is the sequence of the reader's bundle that the sender goes by.
+	Holds uint64 `json:"holds,omitempty"`
 	// Border is how the site's proxy is reached now.
 	Border   Border    `json:"border"`
 	Received time.Time `json:"received,omitzero"`
@@ -77,9 +83,10 @@ func (h Hello) Needs(c Capability) error {
 
 // Border is the way into a site: its proxy (van/border).
 type Border struct {
-	Relay  string `json:"relay,omitempty"`  // TCP, host:port
-	Tunnel string `json:"tunnel,omitempty"` // WireGuard, UDP, host:port
-	Key    string `json:"key,omitempty"`    // the proxy's WireGuard public key, base64
+	_      struct{} `json:"-" additionalProperties:"true"`
+	Relay  string   `json:"relay,omitempty"`  // TCP, host:port
+	Tunnel string   `json:"tunnel,omitempty"` // WireGuard, UDP, host:port
+	Key    string   `json:"key,omitempty"`    // the proxy's WireGuard public key, base64
 }
 
 // Bundle is a site's trust bundle: its authorities now, and those to come.
@@ -92,8 +99,9 @@ type Bundle struct {
 
 // Introduction is the first word between two sites, in the accept call and in its answer.
 type Introduction struct {
-	Hello  Hello  `json:"hello"`
-	Bundle Bundle `json:"bundle"`
+	_      struct{} `json:"-" additionalProperties:"true"`
+	Hello  Hello    `json:"hello"`
+	Bundle Bundle   `json:"bundle"`
 }
 
 // Acceptance is the accept call: Introduction in JSON, signed by the site that accepts
