@@ -32,7 +32,7 @@ type Config struct {
 // Peer is the proxy of a partner.
 type Peer struct {
 	Site string `json:"site"`
-	Key  string `json:"key"` // its WireGuard public key, base64
+	Key  string `json:"key,omitempty"` // its WireGuard public key, base64; empty: there is no tunnel
 	// Tunnel is where it takes WireGuard, host:port; empty: not known, it comes to us.
 	Tunnel string `json:"tunnel,omitempty"`
 	Relay  string `json:"relay,omitempty"` // where it takes TCP, host:port
@@ -81,21 +81,27 @@ func ValidTicket(t string) bool { return ticketForm.MatchString(t) }
 func (c Config) Check() error {
 	peers, keys, addresses := map[string]bool{}, map[string]string{}, map[netip.Addr]string{}
 	for _, p := range c.Peers {
-		key, err := ParseKey(p.Key)
 		switch {
 		case !vee.ValidName(p.Site):
 			return malformed("a peer has the name %q", p.Site)
-		case err != nil:
-			return malformed("peer %s: %w", p.Site, err)
 		case peers[p.Site]:
 			return malformed("peer %s is there twice", p.Site)
+		}
+		peers[p.Site] = true
+		if p.Key == "" {
+			continue
+		}
+		key, err := ParseKey(p.Key)
+		switch {
+		case err != nil:
+			return malformed("peer %s: %w", p.Site, err)
 		case keys[p.Key] != "":
 			return malformed("peers %s and %s have the same key", keys[p.Key], p.Site)
 		}
 		if other, ok := addresses[key.Address()]; ok {
 			return malformed("peers %s and %s have keys that make the same address: one of them needs a new key", other, p.Site)
 		}
-		peers[p.Site], keys[p.Key], addresses[key.Address()] = true, p.Site, p.Site
+		keys[p.Key], addresses[key.Address()] = p.Site, p.Site
 	}
 	if err := c.checkSegments(); err != nil {
 		return err
@@ -170,9 +176,9 @@ func (k Key) String() string { return base64.StdEncoding.EncodeToString(k[:]) }
 // Sites of the segment's ports beside this one.
 func (s Segment) Sites() []string { return plan.SitesOf(s.Segment) }
 
-// Announcement is what a proxy says of itself to its site: at its start, when something of
+// Presence is what a proxy says of itself to its site: at its start, when something of
 // it has changed, and regularly.
-type Announcement struct {
+type Presence struct {
 	Address  string     `json:"address"`  // of its API, host:port
 	Underlay netip.Addr `json:"underlay"` // that the site's hosts send VXLAN to
 	Inside   string     `json:"inside"`   // relay for the site's own processes, host:port
@@ -183,9 +189,9 @@ type Announcement struct {
 	Holds    uint64     `json:"holds"` // Version of the Config that it has made so
 }
 
-// Status of a proxy.
-type Status struct {
-	Announcement
+// ProxyStatus is how a proxy is.
+type ProxyStatus struct {
+	Presence
 	Started  time.Time       `json:"started"`
 	Peers    []PeerStatus    `json:"peers"`
 	Segments []SegmentStatus `json:"segments"`
@@ -246,27 +252,42 @@ type Proxy interface {
 	// Put is durable, and in effect, when it returns. One that is older than what the proxy
 	// holds changes nothing and is no error. Errors: Malformed, Internal.
 	Put(ctx context.Context, c Config) error
-	Status(ctx context.Context) (Status, error)
+	Status(ctx context.Context) (ProxyStatus, error)
 }
 
 // Manager is the site, as its proxy sees it.
 type Manager interface {
 	// JoinProxy by a one-time token. Errors: TokenInvalid, Denied (it is for a host).
-	JoinProxy(ctx context.Context, r JoinRequest) (JoinReply, error)
+	JoinProxy(ctx context.Context, r ProxyJoin) (ProxyCertificate, error)
 	// Announce that the calling proxy is there. The site puts its Config when the proxy does
 	// not hold the newest.
-	Announce(ctx context.Context, a Announcement) error
-	RenewProxy(ctx context.Context, csr []byte) (JoinReply, error)
+	Announce(ctx context.Context, a Presence) error
+	RenewProxy(ctx context.Context, csr []byte) (ProxyCertificate, error)
 }
 
-// JoinRequest to become the site's proxy.
-type JoinRequest struct {
+// Keeper is the site, as its operator sees it: what it knows of its proxy.
+type Keeper interface {
+	// InviteProxy makes a one-time token with which a machine may become the site's proxy.
+	InviteProxy(ctx context.Context) (ProxyInvite, error)
+	// ShowProxy asks the proxy how it is. Errors: NotFound, Unavailable.
+	ShowProxy(ctx context.Context) (ProxyStatus, error)
+}
+
+// ProxyInvite is a one-time join token, with the fingerprint of the site's authority in it.
+type ProxyInvite struct {
+	Token   string    `json:"token"`
+	Address string    `json:"address"` // of the site, host:port
+	Expires time.Time `json:"expires"`
+}
+
+// ProxyJoin to become the site's proxy.
+type ProxyJoin struct {
 	Token string `json:"token"`
 	CSR   []byte `json:"csr"`
 }
 
-// JoinReply is a certificate.
-type JoinReply struct {
+// ProxyCertificate is a certificate.
+type ProxyCertificate struct {
 	Site        string `json:"site"`
 	Certificate []byte `json:"certificate"` // chain, PEM
 	Bundle      []byte `json:"bundle"`      // PEM

@@ -25,7 +25,7 @@ func joined(ctx context.Context, cfg Config) (*identity.Keypair, error) {
 	}
 	if cfg.JoinToken == "" {
 		return nil, fault.New(fault.Unauthenticated, "this proxy has no certificate that is good: it has not joined a site, or was off for too long").
-			Try("on the site: reservoir federation proxy invite; here: reservoir proxy --join TOKEN")
+			Try("on the site: reservoir site proxy invite; here: reservoir proxy --join TOKEN")
 	}
 	pin, _, err := identity.ParseJoinToken(identity.Secret(cfg.JoinToken))
 	if err != nil {
@@ -40,7 +40,7 @@ func joined(ctx context.Context, cfg Config) (*identity.Keypair, error) {
 	}}
 	defer c.HTTP.CloseIdleConnections()
 	for pause := 200 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
-		r, err := border.NewManagerClient(c).JoinProxy(ctx, border.JoinRequest{Token: cfg.JoinToken, CSR: csr})
+		r, err := border.NewManagerClient(c).JoinProxy(ctx, border.ProxyJoin{Token: cfg.JoinToken, CSR: csr})
 		if err == nil {
 			cfg.Log.Info("joined", "site", r.Site)
 			return keys, keys.Install(r.Certificate, r.Bundle)

@@ -263,10 +263,10 @@ func (p *post) mend(ctx context.Context) {
 	}
 }
 
-func (p *post) announcement() border.Announcement {
+func (p *post) presence() border.Presence {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	a := border.Announcement{Address: p.cfg.Listen, Underlay: p.cfg.Underlay, Inside: p.cfg.Inside, Outside: p.cfg.Advertise, Tunnel: p.cfg.Advertise,
+	a := border.Presence{Address: p.cfg.Listen, Underlay: p.cfg.Underlay, Inside: p.cfg.Inside, Outside: p.cfg.Advertise, Tunnel: p.cfg.Advertise,
 		Key: p.key.Public().String(), Software: p.cfg.Version}
 	if p.err == nil {
 		a.Holds = p.held.Version
@@ -290,7 +290,7 @@ func (p *post) announce(ctx context.Context, site border.Manager) {
 		case <-p.changed:
 		}
 		c, cancel := context.WithTimeout(ctx, every)
-		err := site.Announce(c, p.announcement())
+		err := site.Announce(c, p.presence())
 		cancel()
 		switch {
 		case ctx.Err() != nil:
@@ -306,8 +306,8 @@ func (p *post) announce(ctx context.Context, site border.Manager) {
 }
 
 // Status implements border.Proxy.
-func (p *post) Status(context.Context) (border.Status, error) {
-	s := border.Status{Announcement: p.announcement(), Started: p.started, Peers: p.tunnel.Peers(), Routes: p.routes.status(), Dropped: p.tunnel.Dropped(), Segments: []border.SegmentStatus{}}
+func (p *post) Status(context.Context) (border.ProxyStatus, error) {
+	s := border.ProxyStatus{Presence: p.presence(), Started: p.started, Peers: p.tunnel.Peers(), Routes: p.routes.status(), Dropped: p.tunnel.Dropped(), Segments: []border.SegmentStatus{}}
 	s.Relay.Open, s.Relay.Taken, s.Relay.Refused = p.relay.Counts()
 	have, want, err := p.networks.Show()
 	if err != nil {

@@ -284,6 +284,9 @@ func (t *Tunnel) followPeers(ctx context.Context, peers []border.Peer) error {
 	var set strings.Builder
 	keep := map[string]*peer{}
 	for _, p := range peers {
+		if p.Key == "" {
+			continue
+		}
 		key, err := border.ParseKey(p.Key)
 		if err != nil {
 			return fault.New(fault.Malformed, "peer %s: %w", p.Site, err)
