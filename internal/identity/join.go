@@ -79,13 +79,18 @@ func (is *Invitations) prune(ctx context.Context) error {
 // issued to Invitation.Host. fault.TokenInvalid when there is none, it has expired, or
 // another key has used it.
 func (is *Invitations) Redeem(ctx context.Context, token Secret, csr []byte) (Invitation, error) {
-	_, secret, err := ParseJoinToken(token)
-	if err != nil {
-		return Invitation{}, err
-	}
 	by, err := csrDigest(csr)
 	if err != nil {
 		return Invitation{}, fault.New(fault.Malformed, "join: %w", err)
+	}
+	return is.Use(ctx, token, by)
+}
+
+// Use an invitation up for whoever by stands for. Errors are those of Redeem.
+func (is *Invitations) Use(ctx context.Context, token Secret, by []byte) (Invitation, error) {
+	_, secret, err := ParseJoinToken(token)
+	if err != nil {
+		return Invitation{}, err
 	}
 	for {
 		i, version, err := is.records.Get(ctx, invitationID(secret))

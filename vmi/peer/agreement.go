@@ -87,8 +87,10 @@ type End struct {
 	By        string    `json:"by"`
 	At        time.Time `json:"at"`
 	Reason    string    `json:"reason,omitempty"`
-	// Signature of By over the End without it.
+	// Signature of By over the End without it and Known.
 	Signature string `json:"signature,omitempty"`
+	// Known is when the other site learned of it, by its own clock: the notice runs from then.
+	Known time.Time `json:"known,omitzero"`
 }
 
 // Signed reports whether both sites have.
@@ -104,8 +106,14 @@ func (a Agreement) Covers(at time.Time) bool {
 // Leave is when the last VEE must have left: notice after it was ended, or after Until.
 func (a Agreement) Leave() time.Time {
 	end := a.Until
-	if a.End != nil && a.End.At.Before(end) {
-		end = a.End.At
+	if a.End != nil {
+		told := a.End.At
+		if a.End.Known.After(told) {
+			told = a.End.Known
+		}
+		if told.Before(end) {
+			end = told
+		}
 	}
 	return end.Add(time.Duration(a.NoticeMS) * time.Millisecond)
 }

@@ -28,7 +28,7 @@ func Text(t peer.Terms) ([]byte, error) { return canonical(t) }
 
 // EndText is what the site that ends an agreement signs.
 func EndText(e peer.End) ([]byte, error) {
-	e.Signature = ""
+	e.Signature, e.Known = "", time.Time{}
 	return canonical(e)
 }
 
