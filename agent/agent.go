@@ -6,6 +6,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -114,6 +115,8 @@ type agent struct {
 
 	peersMu sync.Mutex
 	peers   map[string]*httpapi.Client // by name and address
+	doors   map[string]*httpapi.Client // of other sites, by route
+	trust   *identity.Trust            // in hosts of other sites
 }
 
 // Run joins if need be, and then serves until ctx is done. Guests go on.
@@ -130,7 +133,8 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	a := &agent{cfg: cfg, keys: keys, incarnation: rand.Text()[:12], peers: map[string]*httpapi.Client{}, off: make(chan struct{}, 1)}
+	a := &agent{cfg: cfg, keys: keys, incarnation: rand.Text()[:12], peers: map[string]*httpapi.Client{}, doors: map[string]*httpapi.Client{},
+		trust: identity.NewTrust(time.Now), off: make(chan struct{}, 1)}
 	seen, err := readGeneration(cfg.Dir)
 	if err != nil {
 		return err
@@ -225,8 +229,9 @@ func (a *agent) run(ctx context.Context) error {
 	peer.RegisterRelief(api, neighbourly{a.company.relief, a})
 	lend(api, images)
 	a.exportTo(api, source)
-	auth := &identity.Authenticator{Site: a.keys.Site()}
-	server := &httpapi.Listener{Handler: api.Handler(auth.Caller), TLS: a.keys.ServerTLS(), Log: a.cfg.Log}
+	a.letIn()
+	auth := &identity.Authenticator{Site: a.keys.Site(), Trust: a.trust}
+	server := &httpapi.Listener{Handler: api.Handler(auth.Caller), TLS: a.keys.MeetingTLS(a.trust), Log: a.cfg.Log}
 
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -314,13 +319,17 @@ func (a *agent) collect(ctx context.Context, images *image.Cache) {
 
 // Assign implements vhi.Host.
 func (a *agent) Assign(ctx context.Context, as vhi.Assignment) (vhi.Report, error) {
-	if as.Epoch.Generation < a.generation.Load() {
-		return vhi.Report{}, fault.New(fault.StaleEpoch, "VEE %s: generation %d is older than %d, which this host has seen", as.VEE, as.Epoch.Generation, a.generation.Load())
+	if g := cmp.Or(as.Generation, as.Epoch.Generation); g < a.generation.Load() {
+		return vhi.Report{}, fault.New(fault.StaleEpoch, "VEE %s: generation %d is older than %d, which this host has seen", as.VEE, g, a.generation.Load())
 	}
 	if err := a.reserved(as); err != nil {
 		return vhi.Report{}, err
 	}
-	return a.tracker.Assign(ctx, as)
+	r, err := a.tracker.Assign(ctx, as)
+	if err == nil && as.Move != nil && as.Move.Origin != nil {
+		a.letIn()
+	}
+	return r, err
 }
 
 // PutSegment implements vhi.Host.
@@ -347,9 +356,14 @@ func (a *agent) Tell(ctx context.Context, id vee.ID, c guest.Command) (guest.Rep
 	return a.tracker.Tell(ctx, id, c)
 }
 
-// peer is the client of another host of the site: of the one with that name, and nobody
-// else who answers at its address.
-func (a *agent) peer(host, address string) peer.Host { return peer.NewClient(a.toPeer(host, address)) }
+// peer is the client of a move's destination: of the host with that name, and nobody else
+// who answers at its address.
+func (a *agent) peer(m vhi.Move) peer.Host {
+	if m.Door != nil {
+		return peer.NewClient(a.throughDoor(*m.Door))
+	}
+	return peer.NewClient(a.toPeer(m.To, m.Address))
+}
 
 func (a *agent) toPeer(host, address string) *httpapi.Client {
 	a.peersMu.Lock()

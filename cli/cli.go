@@ -86,7 +86,7 @@ keeps them as many and as well as the manifest says, and gives the service a URL
 		c.GroupID = "services"
 		root.AddCommand(c)
 	}
-	for _, c := range []*cobra.Command{a.doctorCmd(), a.devCmd(), a.guardCmd(), a.versionCmd()} {
+	for _, c := range []*cobra.Command{a.doctorCmd(), a.devCmd(), a.guardCmd(), a.proxyCmd(), a.versionCmd()} {
 		c.GroupID = "process"
 		root.AddCommand(c)
 	}

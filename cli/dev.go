@@ -66,7 +66,7 @@ everything away again; with --detach, "reservoir dev down" does.`,
 		}
 		scale := []string{"--ha-scale", strconv.FormatFloat(haScale, 'g', -1, 64)}
 		c.SiteArgs, c.HostArgs = append([]string{"--placement", placement, "--accounting-interval", accounting.String()}, scale...), scale
-		c.GuardArgs = scale
+		c.GuardArgs, c.ProxyArgs = scale, scale
 		if detach {
 			return a.detachDev(cmd, c)
 		}
@@ -298,6 +298,17 @@ func (d devClient) Invite(ctx context.Context, s dev.Site, host string) (string,
 	}
 	defer r.http.HTTP.CloseIdleConnections()
 	i, err := r.site.InviteHost(ctx, admin.NewInvite{Host: host})
+	return i.Token, err
+}
+
+// InviteProxy implements dev.Client.
+func (d devClient) InviteProxy(ctx context.Context, s dev.Site) (string, error) {
+	r, err := d.connect(s)
+	if err != nil {
+		return "", err
+	}
+	defer r.http.HTTP.CloseIdleConnections()
+	i, err := r.border.InviteProxy(ctx)
 	return i.Token, err
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/manifest"
 	"github.com/reservoir-cloud/reservoir/site/admin"
 	"github.com/reservoir-cloud/reservoir/smi"
+	"github.com/reservoir-cloud/reservoir/van/border"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vhi/guest"
@@ -87,6 +88,7 @@ func startFake(e *testscript.Env) (*fake, error) {
 	vmi.Register(s, fakeVEEM{f})
 	admin.Register(s, fakeAdmin{f})
 	registerFakeMonitoring(s, f)
+	border.RegisterKeeper(s, fakeKeeper{f})
 	s.Handle("/v2/", f.images.Handler(image.Allow))
 	ts := httptest.NewUnstartedServer(s.Handler(func(r *http.Request) (identity.Caller, error) {
 		if r.Header.Get("Authorization") != "Bearer "+fakeToken {

@@ -21,6 +21,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/monitor/wire"
 	"github.com/reservoir-cloud/reservoir/site/admin"
 	"github.com/reservoir-cloud/reservoir/smi"
+	"github.com/reservoir-cloud/reservoir/van/border"
 	"github.com/reservoir-cloud/reservoir/vmi"
 )
 
@@ -31,6 +32,7 @@ type remote struct {
 	elastic smi.Elasticity
 	vmi     vmi.Service
 	site    admin.Service
+	border  border.Keeper
 	probes  monitor.Control
 	metrics monitor.Querier
 	http    *httpapi.Client
@@ -48,7 +50,7 @@ func connect(x siteContext) (*remote, error) {
 		TLSHandshakeTimeout: 10 * time.Second,
 		ForceAttemptHTTP2:   true,
 	}}}
-	return &remote{smi: smi.NewClient(c), trade: smi.NewTradeClient(c), elastic: smi.NewElasticityClient(c), vmi: vmi.NewClient(c), site: admin.NewClient(c),
+	return &remote{smi: smi.NewClient(c), trade: smi.NewTradeClient(c), elastic: smi.NewElasticityClient(c), vmi: vmi.NewClient(c), site: admin.NewClient(c), border: border.NewKeeperClient(c),
 		probes: wire.NewClient(c), metrics: promapi.Client{Base: c.Base + promapi.Prefix, HTTP: c.HTTP, Token: c.Token}, http: c}, nil
 }
 

@@ -43,6 +43,7 @@ type Config struct {
 	SiteArgs   []string
 	HostArgs   []string
 	GuardArgs  []string
+	ProxyArgs  []string // of each site's VAN proxy, where there are several sites
 }
 
 // Client is how a federation that comes up speaks to its sites. The caller brings it, so
@@ -53,6 +54,8 @@ type Client interface {
 	// Invite asks for a one-time join token. It is tried again while the site does not
 	// answer.
 	Invite(ctx context.Context, s Site, host string) (token string, err error)
+	// InviteProxy is Invite for the site's VAN proxy.
+	InviteProxy(ctx context.Context, s Site) (token string, err error)
 	// AliveHosts counts them.
 	AliveHosts(ctx context.Context, s Site) (int, error)
 }
@@ -204,7 +207,11 @@ func (l layout) bringUp(ctx context.Context, client Client, start func(node), sa
 		say("site %s answers at %s after %.1fs", s.Name, s.URL, time.Since(began).Seconds())
 		for _, n := range l.nodes {
 			if n.site == s.Name && n.host != "" {
-				if err := l.invite(ctx, client, s, n); err != nil {
+				invite := l.invite
+				if n.proxy {
+					invite = l.inviteProxy
+				}
+				if err := invite(ctx, client, s, n); err != nil {
 					return err
 				}
 				start(n)
@@ -379,7 +386,7 @@ func Down(ctx context.Context, c Config, keep bool) error {
 // Process of a federation, as Status shows it.
 type Process struct {
 	Name     string    `json:"name"`
-	Kind     string    `json:"kind"` // "supervisor", "site", "host"
+	Kind     string    `json:"kind"` // "supervisor", "site", "host", "proxy"
 	Pid      int       `json:"pid,omitempty"`
 	Alive    bool      `json:"alive"`
 	Netns    string    `json:"netns,omitempty"`
@@ -411,8 +418,11 @@ func Status(c Config) ([]Process, error) {
 			guard = readRecord(l.pid(n.guardian()))
 		}
 		p := Process{Name: n.name(), Kind: "host", Pid: r.Pid, Alive: r.alive(), Netns: n.netns, Address: n.address, Restarts: r.Restarts, Started: r.Started, Log: l.log(n)}
-		if n.host == "" {
+		switch {
+		case n.host == "":
 			p.Kind = "site"
+		case n.proxy:
+			p.Kind = "proxy"
 		}
 		for _, x := range all {
 			switch {

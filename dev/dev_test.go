@@ -37,7 +37,8 @@ func TestMain(m *testing.M) {
 }
 
 // standIn for a site, which answers on its port and leaves its two files, for a host,
-// which answers on its port and has a guest that outlives it, or for a supervisor.
+// which answers on its port and has a guest that outlives it, for a proxy, which answers
+// outside, or for a supervisor.
 func standIn(kind string, args []string) int {
 	if kind == "supervisor" {
 		c := testConfig(args[0], args[1])
@@ -65,7 +66,11 @@ func standIn(kind string, args []string) int {
 			return 1
 		}
 	}
-	l, err := net.Listen("tcp", value("--listen"))
+	at := value("--listen")
+	if kind == "proxy" {
+		at = value("--outside")
+	}
+	l, err := net.Listen("tcp", at)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -103,6 +108,10 @@ func (dialer) Ready(ctx context.Context, s Site) error {
 
 func (dialer) Invite(_ context.Context, s Site, host string) (string, error) {
 	return "token of " + s.Name + " for " + host, nil
+}
+
+func (dialer) InviteProxy(_ context.Context, s Site) (string, error) {
+	return "token of the proxy of " + s.Name, nil
 }
 
 func (dialer) AliveHosts(ctx context.Context, s Site) (int, error) {
@@ -200,11 +209,7 @@ func TestLife(t *testing.T) {
 		return Ready(c, os.Getpid())
 	})
 
-	// A host of one site reaches the other site, by the router between them.
-	err := inNetns("t0-beta-h2", func() error { return greets(ctx, c.address(0, 1)+":8440", "alpha") })
-	if err != nil {
-		t.Errorf("from beta-h2 to alpha: %v", err)
-	}
+	sitesAreApart(t, c)
 
 	list, err := Status(c)
 	if err != nil {
@@ -218,7 +223,7 @@ func TestLife(t *testing.T) {
 		}
 	}
 	h := byName["alpha-h1"]
-	if len(list) != 7 || h.Kind != "host" || h.Guests != 1 || h.Netns != "t0-alpha-h1" || h.Address != c.address(0, 11) {
+	if len(list) != 9 || byName["beta-proxy"].Kind != "proxy" || h.Kind != "host" || h.Guests != 1 || h.Netns != "t0-alpha-h1" || h.Address != c.address(0, 11) {
 		t.Errorf("status: %+v", list)
 	}
 
@@ -279,7 +284,7 @@ func TestKilledSupervisor(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = supervisor.Wait()
-	if list, err := c.processes(); err != nil || len(list) != 10 { // 2 sites, 4 hosts, 4 guests
+	if list, err := c.processes(); err != nil || len(list) != 12 { // 2 sites, 4 hosts, 4 guests, 2 proxies
 		t.Errorf("processes after the supervisor's death: %v, %v", list, err)
 	}
 	loaded, err := Load(c.Dir)
@@ -318,7 +323,7 @@ func TestLayout(t *testing.T) {
 	c.Sites, c.Hosts, c.Subnet = maxSites, maxHosts, 80
 	seen := map[string]string{}
 	for _, n := range c.layout().nodes {
-		if len(n.netns) > 16 || len(c.Prefix+"-"+n.site) > 15 {
+		if len(c.Prefix+"-"+n.site) > 15 || len(proxyName) > 15 {
 			t.Errorf("name of %s is too long", n.netns)
 		}
 		if other, twice := seen[n.address]; twice {

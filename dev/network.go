@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -20,23 +19,17 @@ import (
 //	PREFIX-alpha ──veth── root │                        ┌─ up0
 //	 10.80.0.254/16            ├─ bridge rsv0 ── h1 ──veth─┤
 //	                      h2 … │  10.80.0.1/16             ├─ bridge rsv0 10.80.0.11/16
-//	                           └─ wan (more sites)         └─ TAPs of the guests
+//	                           └─ proxy (more sites)       └─ TAPs of the guests
 //
-// With several sites, a namespace PREFIX-wan routes between them, at 10.80.0.253,
-// 10.81.0.253 and so on.
+// Several sites: border.go.
 
 const netnsDir = "/run/netns"
 
 // makeNetwork builds it all. It expects that nothing of it is there.
 func (l layout) makeNetwork() error {
 	if len(l.sites()) > 1 {
-		if err := newNetns(l.wan()); err != nil {
-			return err
-		}
-		if err := inNetns(l.wan(), func() error {
-			return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644)
-		}); err != nil {
-			return fmt.Errorf("let namespace %s forward: %w", l.wan(), err)
+		if err := l.makeWAN(); err != nil {
+			return fmt.Errorf("network between sites: %w", err)
 		}
 	}
 	for _, n := range l.nodes {
@@ -46,8 +39,6 @@ func (l layout) makeNetwork() error {
 	}
 	return nil
 }
-
-func (l layout) wan() string { return l.cfg.Prefix + "-wan" }
 
 // switchOnly keeps the bridge that stands for the site's cables a mere switch: where the
 // kernel's br_netfilter is loaded, a machine's packet filter would judge what passes between
@@ -63,6 +54,9 @@ func switchOnly() error {
 }
 
 func (l layout) makeNode(n node) error {
+	if n.proxy {
+		return l.makeProxy(n)
+	}
 	if err := newNetns(n.netns); err != nil {
 		return err
 	}
@@ -79,26 +73,14 @@ func (l layout) makeNode(n node) error {
 	}
 	i := siteIndex(n.site)
 	if n.host == "" {
-		if err := joinRoot(h, l.cfg.Prefix+"-"+n.site, l.cfg.address(i, 254)+"/16"); err != nil {
-			return err
-		}
-		if len(l.sites()) == 1 {
-			return nil
-		}
-		return h.joinWAN(l.wan(), n.site, l.cfg.address(i, 253))
+		return joinRoot(h, l.cfg.Prefix+"-"+n.site, l.cfg.address(i, 254)+"/16")
 	}
 	site, err := openNetns(l.cfg.Prefix + "-" + n.site)
 	if err != nil {
 		return err
 	}
 	defer site.Close()
-	if err := site.veth(n.host, h, "up0"); err != nil {
-		return err
-	}
-	if len(l.sites()) == 1 {
-		return nil
-	}
-	return h.defaultRoute(l.cfg.address(i, 253))
+	return site.veth(n.host, h, "up0")
 }
 
 // ns is an open namespace.
@@ -184,17 +166,19 @@ func addVeth(h *netlink.Handle, name string, peer netns.NsHandle, peerName strin
 	return nil
 }
 
-func (h *ns) enslave(name string) error {
-	bridge, err := h.LinkByName(Bridge)
+func (h *ns) enslave(name string) error { return h.enslaveTo(Bridge, name) }
+
+func (h *ns) enslaveTo(to, name string) error {
+	bridge, err := h.LinkByName(to)
 	if err != nil {
-		return fmt.Errorf("bridge %s: %w", Bridge, err)
+		return fmt.Errorf("bridge %s: %w", to, err)
 	}
 	link, err := h.LinkByName(name)
 	if err != nil {
 		return fmt.Errorf("link %s: %w", name, err)
 	}
 	if err := h.LinkSetMaster(link, bridge); err != nil {
-		return fmt.Errorf("put %s into bridge %s: %w", name, Bridge, err)
+		return fmt.Errorf("put %s into bridge %s: %w", name, to, err)
 	}
 	return h.up(name, "")
 }
@@ -213,32 +197,6 @@ func joinRoot(site *ns, name, cidr string) error {
 		return err
 	}
 	return linkUp(root, name, cidr)
-}
-
-// joinWAN joins the site to the router between sites.
-func (h *ns) joinWAN(wan, site, address string) error {
-	w, err := openNetns(wan)
-	if err != nil {
-		return err
-	}
-	defer w.Close()
-	if err := addVeth(w.Handle, site, h.fd, "wan"); err != nil {
-		return err
-	}
-	if err := h.enslave("wan"); err != nil {
-		return err
-	}
-	if err := w.up(site, address+"/16"); err != nil {
-		return err
-	}
-	return h.defaultRoute(address)
-}
-
-func (h *ns) defaultRoute(via string) error {
-	if err := h.RouteReplace(&netlink.Route{Gw: net.ParseIP(via)}); err != nil {
-		return fmt.Errorf("default route by %s: %w", via, err)
-	}
-	return nil
 }
 
 // newNetns makes a named namespace, as `ip netns add` does.

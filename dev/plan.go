@@ -49,6 +49,8 @@ type node struct {
 	libvirtd string // state of the libvirtd beside a host's agent; empty: there is none
 	program  string // that runs; empty: reservoir
 
+	proxy bool // the site's VAN proxy; host is its name
+
 	guard []string // arguments of the guard beside a host's agent; nil: there is none
 }
 
@@ -86,7 +88,10 @@ func (c Config) layout() layout {
 		site := node{site: name, netns: c.Prefix + "-" + name, address: c.address(i, 1), dir: filepath.Join(c.Dir, name, "site")}
 		site.args = []string{"site", "--dir", site.dir, "--name", name,
 			"--listen", "0.0.0.0:" + strconv.Itoa(sitePort), "--advertise", site.address + ":" + strconv.Itoa(sitePort),
-			"--vee-network", c.address(i, 0x8000) + "/17", "--vee-prefix-len", "16", "--vee-gateway", c.address(i, 254)}
+			"--vee-network", c.address(i, 0x8000) + "/17", "--vee-prefix-len", "16"}
+		if c.Sites == 1 {
+			site.args = append(site.args, "--vee-gateway", c.address(i, 254))
+		}
 		site.args = append(site.args, c.SiteArgs...)
 		l.nodes = append(l.nodes, site)
 		for k := 1; k <= c.Hosts; k++ {
@@ -107,6 +112,9 @@ func (c Config) layout() layout {
 				h.guard = append([]string{"guard", "--dir", h.dir}, c.GuardArgs...)
 			}
 			l.nodes = append(l.nodes, h)
+		}
+		if c.Sites > 1 {
+			l.nodes = append(l.nodes, c.proxy(i, site))
 		}
 	}
 	return l
@@ -131,6 +139,9 @@ func siteIndex(name string) int {
 func (l layout) sites() []Site {
 	var list []Site
 	for _, n := range l.nodes {
+		if n.proxy {
+			continue
+		}
 		if n.host != "" {
 			list[len(list)-1].Hosts = append(list[len(list)-1].Hosts, n.host)
 			continue

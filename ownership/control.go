@@ -48,6 +48,8 @@ type (
 	SendAway struct {
 		VEE  vee.ID
 		Site string
+		// Door is the generation of the partner's log, by its own word when it made room.
+		Door uint64
 		Log  Log
 	}
 )
@@ -69,7 +71,7 @@ func (c Control) Step(p Protocol, now Time, e Event) (Control, []Action) {
 		case Renew:
 			return c, c.answer(p, now, e, m)
 		case Query:
-			return c, c.query(e, m)
+			return c, c.query(p, e, m)
 		case Status:
 			return c, c.status(e, m)
 		}
@@ -81,7 +83,7 @@ func (c Control) Step(p Protocol, now Time, e Event) (Control, []Action) {
 			return c, nil
 		}
 		n := r
-		n.Away, n.AwayEpoch = e.Site, r.Epoch
+		n.Away, n.AwayEpoch, n.AwayDoor = e.Site, r.Epoch, e.Door
 		n.AwayEpoch.Hop++
 		return c, []Action{c.commit(r, n, ReadLog{})}
 	}
@@ -187,7 +189,7 @@ func (c Control) renew(p Protocol, now Time, r Renew) (Control, []Action) {
 // answer brings the log up to what the host says, one commit at a time, and then says what
 // the log says.
 func (c Control) answer(p Protocol, now Time, e ReadDone, r Renew) []Action {
-	if fold, ok := c.fold(e, r); ok {
+	if fold, ok := c.fold(p, e, r); ok {
 		return []Action{fold}
 	}
 	log := e.Log
@@ -231,7 +233,7 @@ func verdict(p Protocol, rec Record, host string) Verdict {
 	case rec.Sealing && (p.keeps(ruleSealBeforeCall) || host != rec.Host):
 		return Verdict{VEE: rec.VEE, Word: Seal, Epoch: rec.Next}
 	case rec.Host == host && rec.Away != "":
-		return Verdict{VEE: rec.VEE, Word: Export, Epoch: rec.Epoch}
+		return Verdict{VEE: rec.VEE, Word: Export, Epoch: rec.Epoch, Door: rec.AwayDoor}
 	case rec.Host == host:
 		return Verdict{VEE: rec.VEE, Word: Own, Epoch: rec.Epoch}
 	}
@@ -241,7 +243,7 @@ func verdict(p Protocol, rec Record, host string) Verdict {
 // fold is the next commit that a renewal calls for, if any: a member that is new, back, or
 // has acknowledged a witness set; then each VEE that the host runs at an epoch that the log
 // has not heard of (a handover), or for which a give-away is open, or that a partner gave.
-func (c Control) fold(e ReadDone, r Renew) (Commit, bool) {
+func (c Control) fold(p Protocol, e ReadDone, r Renew) (Commit, bool) {
 	log := e.Log
 	m, known := log.member(r.Host)
 	n := Member{Host: r.Host, Witnesses: max(m.Witnesses, r.Witnesses), Awaited: m.Awaited && !e.Of.Turned,
@@ -270,10 +272,11 @@ func (c Control) fold(e ReadDone, r Renew) (Commit, bool) {
 			// Until all have spoken, a guest that runs may go on and none may start.
 			up.Epoch, up.Host, up.Taken, up.Sealing = h.Epoch, r.Host, h.Epoch, rec.Sealing && log.recovering()
 			if newer > 0 {
-				up.Away, up.AwayEpoch = "", vee.Epoch{}
+				up.Away, up.AwayEpoch, up.AwayDoor = "", vee.Epoch{}, 0
 			}
-		case h.State == Offered && newer > 0 && !log.recovering():
-			up.Epoch, up.Host, up.Taken, up.Away, up.AwayEpoch, up.Sealing = h.Epoch, r.Host, h.Epoch, "", vee.Epoch{}, false
+		case h.State == Offered && newer > 0 && !log.recovering() && (h.Door == log.Generation || !p.keeps(ruleDoor)):
+			up.Epoch, up.Host, up.Taken, up.Sealing = h.Epoch, r.Host, h.Epoch, false
+			up.Away, up.AwayEpoch, up.AwayDoor = "", vee.Epoch{}, 0
 		default:
 			continue
 		}
@@ -289,7 +292,7 @@ func (c Control) fold(e ReadDone, r Renew) (Commit, bool) {
 // seal, so a host that comes back in the middle cannot start what is being given away.
 func (c Control) consider(p Protocol, now Time, e Consider) []Action {
 	rec := e.Log.Record(e.VEE)
-	if e.Log.Leader != c.Leader || e.Log.Generation != c.Generation || rec.Host == "" || rec.Away != "" {
+	if e.Log.Leader != c.Leader || e.Log.Generation != c.Generation || rec.Host == "" || rec.Away != "" && p.keeps(ruleCustodyHolds) {
 		return nil
 	}
 	if e.Log.recovering() && p.keeps(ruleAwait) {
@@ -337,7 +340,7 @@ func (c Control) consider(p Protocol, now Time, e Consider) []Action {
 
 // query of a partner: what this log has taken it says; what it has not, it refuses for ever
 // before it says so. A log that is being recovered does not know and is silent.
-func (c Control) query(e ReadDone, q Query) []Action {
+func (c Control) query(p Protocol, e ReadDone, q Query) []Action {
 	rec := e.Log.Record(q.VEE)
 	if e.Log.recovering() {
 		return nil
@@ -346,7 +349,7 @@ func (c Control) query(e ReadDone, q Query) []Action {
 	if rec.Away == q.From && rec.Host != "" && rec.Taken.Compare(q.Epoch) < 0 {
 		return nil // our own question to them comes first
 	}
-	if !taken && rec.Epoch.Compare(q.Epoch) < 0 {
+	if !taken && rec.Epoch.Compare(q.Epoch) < 0 && p.keeps(ruleCustodyWord) {
 		n := rec
 		n.VEE, n.Epoch = q.VEE, q.Epoch
 		return []Action{c.commit(rec, n, e.Of)}
@@ -364,7 +367,7 @@ func (c Control) status(e ReadDone, s Status) []Action {
 	case rec.Host != "" && rec.Away == s.From && rec.AwayEpoch == s.Epoch:
 		// It is here, but the host may have moved it on meanwhile, or stopped it for the
 		// ticket: who runs it says so, else it is given away.
-		n.Away, n.AwayEpoch = "", vee.Epoch{}
+		n.Away, n.AwayEpoch, n.AwayDoor = "", vee.Epoch{}, 0
 		n.Sealing, n.Next = true, e.Log.next(rec)
 	case rec.Sealing && rec.Next == s.Epoch && rec.Heard < len(e.Log.Partners) && e.Log.Partners[rec.Heard] == s.From:
 		if n.Heard++; s.Taken {

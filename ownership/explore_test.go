@@ -50,6 +50,7 @@ func (e *encoder) hold(k Hold) {
 	e.num(stateNumber[k.State])
 	e.epoch(k.Taken)
 	e.name(k.To)
+	e.num(int(k.Door))
 }
 
 // nonce: one that is too old to be fresh, or of a leader that is gone, is like none.
@@ -67,7 +68,7 @@ func (e *encoder) nonce(n Nonce) {
 func (e *encoder) verdicts(vs []Verdict) {
 	e.num(len(vs))
 	for _, v := range vs {
-		e.num(wordNumber[v.Word])
+		e.num(wordNumber[v.Word], int(v.Door))
 		e.epoch(v.Epoch)
 	}
 }
@@ -76,7 +77,7 @@ func (e *encoder) reports(rs []Holding) {
 	e.num(len(rs))
 	for _, r := range rs {
 		e.epoch(r.Epoch)
-		e.num(stateNumber[r.State])
+		e.num(stateNumber[r.State], int(r.Door))
 		e.name(r.To)
 	}
 }
@@ -126,7 +127,7 @@ func (e *encoder) record(r Record) {
 	e.epoch(r.Taken)
 	e.flag(r.Sealing)
 	e.epoch(r.Next)
-	e.num(len(r.Away), r.Heard)
+	e.num(len(r.Away), r.Heard, int(r.AwayDoor))
 	e.epoch(r.AwayEpoch)
 }
 
@@ -209,7 +210,7 @@ func (e *encoder) parcel(p parcel) {
 		e.name(m.Witness)
 		e.age(now, m.Asked, t.WordGood+1)
 	case Ticket:
-		e.num(3)
+		e.num(3, int(m.Door))
 		e.name(m.From)
 		e.epoch(m.Epoch)
 	case Void:

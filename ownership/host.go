@@ -26,8 +26,9 @@ type Hold struct {
 	State HoldState `json:"state"`
 	Taken vee.Epoch `json:"taken"`        // the newest under which it was Held or Offered
 	To    string    `json:"to,omitempty"` // whom it was Given to
-	// Foreign: To is at a partner site.
-	Foreign bool `json:"foreign,omitempty"`
+	// Foreign: To is at a partner site. Door is that of the ticket, given or offered.
+	Foreign bool   `json:"foreign,omitempty"`
+	Door    uint64 `json:"door,omitempty"`
 }
 
 // WitnessSet is who speaks for the site when its control plane is silent.
@@ -231,7 +232,7 @@ func (s *hostStep) renew() Renew {
 		Witnesses: s.Disk.Witnesses.Config, Upkeep: s.Disk.Upkeep, Members: s.Disk.Members}
 	for _, k := range s.Disk.Holds {
 		k = s.Hold(k.VEE)
-		r.Holds = append(r.Holds, Holding{VEE: k.VEE, Epoch: k.Epoch, State: k.State, To: k.To, Running: s.Running(k.VEE)})
+		r.Holds = append(r.Holds, Holding{VEE: k.VEE, Epoch: k.Epoch, State: k.State, To: k.To, Running: s.Running(k.VEE), Door: k.Door})
 	}
 	for _, k := range s.seals {
 		if len(s.Disk.Holds) == 0 {
@@ -341,22 +342,28 @@ func (s *hostStep) give(g Give) {
 		return
 	}
 	if k.State == Given && k.To == g.To {
-		s.send(k.To, Ticket{VEE: k.VEE, From: s.ID, To: k.To, Epoch: k.Epoch, Foreign: k.Foreign})
+		s.send(k.To, Ticket{VEE: k.VEE, From: s.ID, To: k.To, Epoch: k.Epoch, Foreign: k.Foreign, Door: k.Door})
 		return
 	}
 	if k.State != Held || !s.Running(g.VEE) {
 		return
 	}
-	allowed := slices.ContainsFunc(s.export, func(v Verdict) bool { return v.VEE == g.VEE && v.Epoch == k.Epoch })
-	if g.Foreign && !allowed && s.p.keeps(ruleCustodyFirst) {
+	allowed := slices.IndexFunc(s.export, func(v Verdict) bool { return v.VEE == g.VEE && v.Epoch == k.Epoch })
+	if g.Foreign && allowed < 0 && s.p.keeps(ruleCustodyFirst) {
 		return
+	}
+	switch k.Door = 0; {
+	case g.Foreign && allowed >= 0:
+		k.Door = s.export[allowed].Door
+	case g.Foreign: // without ruleCustodyFirst: a guess
+		k.Door = s.Disk.Generation
 	}
 	s.do(Stop{VEE: k.VEE})
 	s.Guard.Guests = append(without(s.Guard.Guests, k.VEE), Guest{VEE: k.VEE})
 	k.Epoch.Hop++
 	k.State, k.To, k.Foreign = Given, g.To, g.Foreign
 	s.keep(k)
-	s.send(k.To, Ticket{VEE: k.VEE, From: s.ID, To: k.To, Epoch: k.Epoch, Foreign: k.Foreign})
+	s.send(k.To, Ticket{VEE: k.VEE, From: s.ID, To: k.To, Epoch: k.Epoch, Foreign: k.Foreign, Door: k.Door})
 }
 
 // ticket is taken when nothing newer is known and the guard has not expired; a foreign one
@@ -374,8 +381,8 @@ func (s *hostStep) ticket(t Ticket) {
 		return
 	case s.Running(t.VEE):
 		return
-	case usable && t.Foreign:
-		s.keep(Hold{VEE: t.VEE, Epoch: t.Epoch, State: Offered})
+	case usable && t.Foreign && s.p.keeps(ruleOffered):
+		s.keep(Hold{VEE: t.VEE, Epoch: t.Epoch, State: Offered, Door: t.Door})
 	case usable:
 		s.keep(Hold{VEE: t.VEE, Epoch: t.Epoch, State: Held})
 		s.run(s.Hold(t.VEE))

@@ -21,6 +21,7 @@ type Record struct {
 	// Host it is open: the VEE is there or here. Without one it is there.
 	Away      string    `json:"away,omitempty"`
 	AwayEpoch vee.Epoch `json:"awayEpoch,omitzero"`
+	AwayDoor  uint64    `json:"awayDoor,omitempty"` // Ticket.Door
 
 	Heard int `json:"heard,omitempty"` // partners that have spoken about it since a restore
 }

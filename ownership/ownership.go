@@ -51,6 +51,7 @@ type Holding struct {
 	State   HoldState `json:"state"`
 	To      string    `json:"to,omitempty"` // of a Given one
 	Running bool      `json:"running,omitempty"`
+	Door    uint64    `json:"door,omitempty"` // of an Offered one: Ticket.Door
 }
 
 // Answer to a Renew, after a linearisable read that began after the Renew arrived.
@@ -71,6 +72,7 @@ type Verdict struct {
 	VEE   vee.ID    `json:"vee"`
 	Word  Word      `json:"word"`
 	Epoch vee.Epoch `json:"epoch"`
+	Door  uint64    `json:"door,omitempty"` // of Export: for the ticket
 }
 
 // Word of a verdict.
@@ -109,6 +111,9 @@ type Ticket struct {
 	To      string    `json:"to"`
 	Epoch   vee.Epoch `json:"epoch"`
 	Foreign bool      `json:"foreign,omitempty"` // To is at a partner site
+	// Door is the generation of the partner's log that has let it in. One that was restored
+	// since does not know what it has refused meanwhile, and takes nothing of before.
+	Door uint64 `json:"door,omitempty"`
 }
 
 // Void is the destination's durable word that it has not taken a ticket and never will.
@@ -223,6 +228,10 @@ const (
 	rulePartnerHeard   rule = "after a restore every partner is asked"
 	ruleRecoveryQuorum rule = "a restored log vouches only with its witnesses' majority"
 	ruleSealBeforeCall rule = "no answer grants what is being given away"
+	ruleCustodyHolds   rule = "nothing is given away while custody is open"
+	ruleCustodyWord    rule = "custody closes by the partner's durable refusal"
+	ruleOffered        rule = "a foreign ticket starts nothing before the own log says yes"
+	ruleDoor           rule = "a log takes no offer from before it was restored"
 )
 
 func (p Protocol) keeps(r rule) bool { return p.without != r }

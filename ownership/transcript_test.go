@@ -162,7 +162,7 @@ func (s *stage) do(line string) error {
 			s.m.elect(w, 0, false)
 		}
 	case "custody":
-		s.m.control(w, 0, SendAway{VEE: theVEE, Site: f[1], Log: *w.logs[0]}, "")
+		s.m.control(w, 0, SendAway{VEE: theVEE, Site: f[1], Door: w.logs[1].Generation, Log: *w.logs[0]}, "")
 	case "ask-partner":
 		s.m.askPartners(w)
 	case "backup":

@@ -708,7 +708,7 @@ func (m *model) governs(w *world, l int8, try func(move, func(*world) bool)) {
 	if w.left.away > 0 && rec.Host != "" && rec.Away == "" {
 		try(move{what: "opens custody", a: l}, func(n *world) bool {
 			n.left.away--
-			m.control(n, l, SendAway{VEE: theVEE, Site: log.Partners[0], Log: *log}, "")
+			m.control(n, l, SendAway{VEE: theVEE, Site: log.Partners[0], Door: w.logs[1-ld.log].Generation, Log: *log}, "")
 			return n.logs[ld.log].Record(theVEE) != rec
 		})
 	}

@@ -26,6 +26,10 @@ func (h hosts) Join(ctx context.Context, r vhi.JoinRequest) (vhi.JoinReply, erro
 	if err != nil {
 		return vhi.JoinReply{}, err
 	}
+	if inv.Proxy {
+		return vhi.JoinReply{}, fault.New(fault.Denied, "the invitation is for the site's proxy, not for host %q", r.Host).
+			Try("reservoir host invite %s", r.Host)
+	}
 	if inv.Host != "" && inv.Host != r.Host {
 		return vhi.JoinReply{}, fault.New(fault.Denied, "the invitation is for host %q, not for %q", inv.Host, r.Host).
 			Try("reservoir host invite %s", r.Host)

@@ -18,6 +18,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/internal/receipt"
 	"github.com/reservoir-cloud/reservoir/internal/store"
+	"github.com/reservoir-cloud/reservoir/van/border"
 	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vmi/occi"
 )
@@ -28,7 +29,7 @@ const (
 )
 
 // routes is every operation of a site: who may, and an example of a request. O is an
-// operator, P a service provider, A an auditor, S the site itself, H one of its hosts;
+// operator, P a service provider, A an auditor, S the site itself, H one of its hosts, B its proxy;
 // partners have no say yet. ~ stands for the caller's letter.
 var routes = map[string]struct{ may, path, body string }{
 	"GET /vmi/v1/vees":                                   {"OPAS", "", ""},
@@ -127,13 +128,18 @@ var routes = map[string]struct{ may, path, body string }{
 	"GET /monitor/v1/probes":                            {"OPAS", "", ""},
 	"PATCH /monitor/v1/sources/{source}/probes/{probe}": {"OPS", "/monitor/v1/sources/h1/probes/cpu", `{"on":false}`},
 
+	"POST /border/v1/invites":      {"O", "", ""},
+	"GET /border/v1/status":        {"OA", "", ""},
+	"POST /border/v1/announcement": {"B", "", `{"address":"1.2.3.4:1","underlay":"1.2.3.4","inside":"1.2.3.4:2","outside":"1.2.3.4:3","tunnel":"1.2.3.4:3","key":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=","holds":0}`},
+	"POST /border/v1/certificate":  {"B", "", `{"csr":"AA=="}`},
+
 	"POST /vhi/v1/renew":       {"H", "", `{"report":{"host":"h1","incarnation":"1","seq":1,"address":"h1:1","version":"1","capacity":{"milliCPU":1,"memoryBytes":1,"diskBytes":1},"cpus":1,"diskFreeBytes":1,"drivers":[],"vees":[],"generation":0}}`},
 	"POST /vhi/v1/certificate": {"H", "", `{"csr":"AA=="}`},
 }
 
 // stock is what plain handlers serve; they check for themselves.
 var stock = map[string]struct{ may, path, body string }{
-	"GET /v2/":                                    {"OPASHQ", "", ""},
+	"GET /v2/":                                    {"OPASHQB", "", ""},
 	"DELETE /v2/{name}/manifests":                 {"OPS", "/v2/web/manifests/latest", ""},
 	"GET /prometheus/api/v1/query":                {"OPAS", "", ""},
 	"GET /prometheus/api/v1/labels":               {"OPAS", "", ""},
@@ -154,6 +160,7 @@ var callers = map[rune]identity.Caller{
 	'A': {ID: "auditor", Role: identity.Auditor},
 	'S': {ID: "site", Role: identity.SiteRole},
 	'H': {ID: "host", Role: identity.HostRole, Host: "h1"},
+	'B': {ID: "proxy", Role: identity.ProxyRole},
 	'Q': {ID: "partner", Role: identity.Partner},
 }
 
@@ -208,7 +215,7 @@ func TestEveryRoute(t *testing.T) {
 	defer stop()
 	var there []string
 	for _, op := range api.Operations() {
-		if op.Path != vhi.JoinPath { // open: the token is the proof
+		if op.Path != vhi.JoinPath && op.Path != border.JoinPath { // open: the token is the proof
 			there = append(there, op.Method+" "+op.Path)
 		}
 	}
@@ -241,7 +248,7 @@ func TestEveryRoute(t *testing.T) {
 			}
 			want := 1
 			reads := method == http.MethodGet || strings.ContainsRune(c.may, 'A')
-			if may && reads || may && letter == 'H' && status < 400 || may && strings.HasPrefix(path, "/v2/") && method != http.MethodDelete {
+			if may && reads || may && (letter == 'H' || letter == 'B') && status < 400 || may && strings.HasPrefix(path, "/v2/") && method != http.MethodDelete {
 				want = 0
 			}
 			entries := kept.take(want)

@@ -32,6 +32,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/sm/trade"
 	"github.com/reservoir-cloud/reservoir/smi"
 	"github.com/reservoir-cloud/reservoir/van/balance"
+	"github.com/reservoir-cloud/reservoir/van/border"
 	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/veem"
@@ -164,6 +165,7 @@ type site struct {
 	desk        *trade.Desk
 	demand      demand
 	metering    metering
+	gate        *gate
 }
 
 // Run serves until ctx is done. Everything that it needs is made at its first start.
@@ -225,6 +227,9 @@ func (s *site) open(ctx context.Context) (err error) {
 		// Points are set, and so checked, by the VEE Manager alone.
 		Changed: func(key string, b plan.BackendState) { s.veem.BackendChanged(key, b) },
 	})
+	if s.gate, err = s.openGate(ctx); err != nil {
+		return err
+	}
 	if s.veem, err = s.openVEEM(ctx); err != nil {
 		return err
 	}
@@ -275,6 +280,8 @@ func (s *site) faces(auditor httpapi.Auditor, receipts httpapi.Receipts) *httpap
 	smi.RegisterElasticity(api, s.sm)
 	admin.Register(api, s)
 	vhi.RegisterManager(api, hosts{s.veem, s})
+	border.RegisterManager(api, keeper{s})
+	border.RegisterKeeper(api, keeper{s})
 	api.HandleStock("/v2/", s.images.Handler(image.Allow))
 	s.registerMonitoring(api)
 	s.registerOCCI(api)
@@ -285,7 +292,7 @@ func (s *site) serve(ctx context.Context, ln net.Listener) error {
 	receipts := receipt.NewBook(store.NewCollection[receipt.Receipt](s.store, "receipt"), time.Now, s.cfg.Log)
 	api := s.faces(s.audit, receipts)
 	auth := &identity.Authenticator{Site: s.cfg.Name, Tokens: s.tokens, Admit: s.admit}
-	listener := &httpapi.Listener{Handler: api.Handler(auth.Caller, vhi.JoinPath), TLS: s.keys.ServerTLS(), Log: s.cfg.Log}
+	listener := &httpapi.Listener{Handler: api.Handler(auth.Caller, vhi.JoinPath, border.JoinPath), TLS: s.keys.ServerTLS(), Log: s.cfg.Log}
 
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -301,6 +308,7 @@ func (s *site) serve(ctx context.Context, ln net.Listener) error {
 		func(ctx context.Context) error { receipts.Run(ctx); return nil },
 		func(ctx context.Context) error { s.followDemand(ctx); return nil },
 		func(ctx context.Context) error { s.metering.hub.Run(ctx); return nil },
+		func(ctx context.Context) error { s.gate.Run(ctx); return nil },
 	} {
 		wg.Go(func() {
 			if err := f(ctx); err != nil {

@@ -22,6 +22,7 @@ type links struct {
 	h      *netlink.Handle
 	ns     *space
 	bridge string            // public networks'
+	border bool              // TAPs lead to other sites
 	spaces map[string]*space // of gateways, by the device's name
 	gates  map[string]plan.Gateway
 	detour bool // tunnels pass on what came by a tunnel
@@ -30,7 +31,9 @@ type links struct {
 // port flags of a bridge (linux/if_link.h, IFLA_BRPORT_*). Nothing is learned anywhere
 // and no unknown address flooded; broadcast, which only the host's agent sends in a private
 // network, reaches guests and does not leave the host.
-type portFlags struct{ broadcast, hairpin bool }
+//
+// Nothing passes between two isolated ports.
+type portFlags struct{ broadcast, hairpin, isolated bool }
 
 func (l *links) setPort(index int, f portFlags) error {
 	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
@@ -40,7 +43,7 @@ func (l *links) setPort(index int, f portFlags) error {
 	info := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
 	for attr, on := range map[int]bool{
 		nl.IFLA_BRPORT_LEARNING: false, nl.IFLA_BRPORT_UNICAST_FLOOD: false, nl.IFLA_BRPORT_NEIGH_SUPPRESS: false,
-		nl.IFLA_BRPORT_MCAST_FLOOD: f.broadcast, nl.IFLA_BRPORT_BCAST_FLOOD: f.broadcast, nl.IFLA_BRPORT_MODE: f.hairpin,
+		nl.IFLA_BRPORT_MCAST_FLOOD: f.broadcast, nl.IFLA_BRPORT_BCAST_FLOOD: f.broadcast, nl.IFLA_BRPORT_MODE: f.hairpin, unix.IFLA_BRPORT_ISOLATED: f.isolated,
 	} {
 		info.AddRtAttr(attr, flag(on))
 	}
@@ -155,7 +158,7 @@ func (l *links) apply(c plan.Change) error {
 		} else if err != nil {
 			return err
 		}
-		return l.join(d, e.Bridge, portFlags{broadcast: true})
+		return l.join(d, e.Bridge, portFlags{broadcast: !l.border, isolated: l.border})
 	case plan.Forward:
 		return l.forward(e)
 	}
@@ -193,8 +196,10 @@ func (l *links) makeBridge(e plan.Bridge) error {
 	if err != nil {
 		return err
 	}
-	if err := l.callNetfilter(d.Attrs().Index); err != nil {
-		return fmt.Errorf("bridge %s: let its frames pass the packet filter: %w", e.Name, err)
+	if !l.border { // where there is no firewall of connections
+		if err := l.callNetfilter(d.Attrs().Index); err != nil {
+			return fmt.Errorf("bridge %s: let its frames pass the packet filter: %w", e.Name, err)
+		}
 	}
 	if err := l.h.LinkSetUp(d); err != nil {
 		return fmt.Errorf("bring up bridge %s: %w", e.Name, err)

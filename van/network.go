@@ -29,7 +29,10 @@ type Config struct {
 	Host     string     // as plan.Port.Host names it
 	Underlay netip.Addr // that tunnels end at; plan.Port.Underlay of this host's ports
 	Bridge   string     // that public networks use; made where it is not there
-	Log      *slog.Logger
+	// Border: this is not a host but the site's proxy (plan.ForBorder). It has no public
+	// networks; Host and Bridge are not used.
+	Border bool
+	Log    *slog.Logger
 }
 
 // Network is the data path of a host: the kernel is made to hold what the segments ask,
@@ -75,12 +78,15 @@ func Open(cfg Config) (_ *Network, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("reach the kernel's network devices: %w", err)
 	}
-	n.links = &links{h: h, ns: home, bridge: cfg.Bridge, spaces: map[string]*space{}, gates: map[string]plan.Gateway{}}
-	bridge, err := n.links.ensurePublic()
-	if err != nil {
-		return nil, err
+	n.links = &links{h: h, ns: home, bridge: cfg.Bridge, border: cfg.Border, spaces: map[string]*space{}, gates: map[string]plan.Gateway{}}
+	n.filter = &filter{ns: int(home.ns), underlay: cfg.Underlay, sets: newSets(), log: cfg.Log}
+	if !cfg.Border {
+		bridge, err := n.links.ensurePublic()
+		if err != nil {
+			return nil, err
+		}
+		n.filter.hostMAC = bridge.Attrs().HardwareAddr
 	}
-	n.filter = &filter{ns: int(home.ns), underlay: cfg.Underlay, hostMAC: bridge.Attrs().HardwareAddr, sets: newSets(), log: cfg.Log}
 	return n, n.filter.ensure()
 }
 
@@ -197,6 +203,9 @@ func (n *Network) effective() []plan.Segment {
 }
 
 func (n *Network) want() plan.HostPlan {
+	if n.cfg.Border {
+		return plan.ForBorder(n.cfg.Underlay, n.effective())
+	}
 	return plan.For(n.cfg.Host, n.cfg.Underlay, n.cfg.Bridge, n.effective())
 }
 

@@ -2,6 +2,7 @@ package vhi
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/vee"
@@ -15,11 +16,17 @@ const Incoming Power = "incoming"
 // gets it beside the power Running, the destination with the power Incoming. To cancel it,
 // the source gets an assignment without it, and obeys unless it has given the VEE away.
 type Move struct {
-	ID      string `json:"id"` // one attempt; never used again
+	ID string `json:"id"` // one attempt; never used again
+	// From and To are hosts; one of another site is "@" and that site's name (AtSite).
 	From    string `json:"from"`
 	To      string `json:"to"`
 	Address string `json:"address,omitempty"` // of To's VHI, host:port; for the source
-	// Underlay address of To, where the source sends what still comes for the VEE.
+	// Door is the way to To where that is at another site; for the source.
+	Door *Door `json:"door,omitempty"`
+	// Origin is whom To lets in where From is at another site.
+	Origin *Origin `json:"origin,omitempty"`
+	// Underlay address of To, where the source sends what still comes for the VEE; of the
+	// site's own proxy where To is at another site.
 	Underlay netip.Addr `json:"underlay,omitzero"`
 	// Ticket proves to To that the site sent From. It opens the door once.
 	Ticket       string    `json:"ticket"`
@@ -37,6 +44,40 @@ func (m Move) Report(s MoveStage) MoveReport {
 		r.From, r.To, r.By = m.From, m.To, m.By
 	}
 	return r
+}
+
+// Door is the way into another site for the source of a Move: a connection to its own site's
+// VAN proxy, which passes it on to the other site's for a ticket (van/border). What goes
+// through it is TLS between the two hosts, which no proxy can read.
+type Door struct {
+	Site string `json:"site"` // that it leads into
+	// Route is the ticket: of Site's proxy when Site tells of its door, and of the source's own
+	// site's proxy when the source is told.
+	Route string `json:"route"`
+	Proxy string `json:"proxy,omitempty"` // of the source's own site, host:port; for the source
+	// Host that opens, by its SPIFFE ID, and Bundle (SPIFFE JWKS) of its site, for the source.
+	Host   string `json:"host"`
+	Bundle []byte `json:"bundle,omitempty"`
+}
+
+// Origin of a Move that comes from another site: its hosts may open the door, with the
+// move's ticket, and nobody but the one that opened it comes through.
+type Origin struct {
+	Site   string `json:"site"`
+	Bundle []byte `json:"bundle"` // SPIFFE JWKS
+}
+
+const atSite = "@"
+
+// AtSite is a place at another site, as From and To of a Move name it.
+func AtSite(site string) string { return atSite + site }
+
+// SiteOf is the site of a place that AtSite has made; "" for a host.
+func SiteOf(place string) string {
+	if site, ok := strings.CutPrefix(place, atSite); ok {
+		return site
+	}
+	return ""
 }
 
 // MoveStage is how far a host is with its part of a Move.
@@ -74,6 +115,8 @@ type MoveReport struct {
 	From string `json:"from,omitempty"`
 	To   string `json:"to,omitempty"`
 	By   string `json:"by,omitempty"`
+	// Door is told by a destination that is another site, when a host of it waits.
+	Door *Door `json:"door,omitempty"`
 }
 
 // Over reports whether nothing more comes of it at this host.

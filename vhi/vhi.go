@@ -35,9 +35,12 @@ const (
 // Assignment says what one host should do about one VEE. A host obeys the newest by
 // (Epoch, Seq) and keeps it on disk before it answers.
 type Assignment struct {
-	VEE        vee.ID         `json:"vee"`
-	Epoch      vee.Epoch      `json:"epoch"`
-	Seq        uint64         `json:"seq"` // grows with every change within an epoch: the record's version
+	VEE   vee.ID    `json:"vee"`
+	Epoch vee.Epoch `json:"epoch"`
+	Seq   uint64    `json:"seq"` // grows with every change within an epoch: the record's version
+	// Generation of the site's record, where it is not the epoch's: the epochs of a VEE of
+	// another site are counted there.
+	Generation uint64         `json:"generation,omitempty"`
 	Power      Power          `json:"power"`
 	Descriptor vee.Descriptor `json:"descriptor"`
 	// GraceMS a guest has to shut down by itself before its process is ended, ms.

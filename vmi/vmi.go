@@ -8,6 +8,7 @@
 package vmi
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"time"
@@ -54,6 +55,26 @@ type Initialize struct {
 type InitializeVEE struct {
 	Descriptor vee.Descriptor `json:"descriptor"`
 	Count      int            `json:"count,omitempty" minimum:"0" maximum:"1000"`
+	// ID and Custody are for another site's VEE Manager alone, which keeps the name of a VEE
+	// wherever it runs: one of its own site, and a Count of at most one.
+	ID      vee.ID   `json:"id,omitempty"`
+	Custody *Custody `json:"custody,omitempty"`
+}
+
+// Custody of a VEE that its primary site hands to another one.
+type Custody struct {
+	// Agreement under which it is taken.
+	Agreement string `json:"agreement"`
+	// Epoch that the primary's own log has for it: the right to run it here.
+	Epoch vee.Epoch `json:"epoch"`
+	// Seq of what the primary wants of it, within the epoch. What is older than what a site
+	// has obeyed comes late, and is refused there (StaleEpoch).
+	Seq uint64 `json:"seq"`
+}
+
+// Compare is negative when c is older than o, zero when they are the same.
+func (c Custody) Compare(o Custody) int {
+	return cmp.Or(c.Epoch.Compare(o.Epoch), cmp.Compare(c.Seq, o.Seq))
 }
 
 // Initialized is the result: the new VEEs in the order of the request, with the values
@@ -76,6 +97,11 @@ type VEE struct {
 	Error      string          `json:"error,omitempty"` // the last one, while it stands
 	Host       string          `json:"host,omitempty"`
 	Site       string          `json:"custodySite"`
+	// Custody under which it is here, of a VEE of another site: the newest that was obeyed.
+	Custody *Custody `json:"custody,omitempty"`
+	// Move is how its newest migration over the border goes, as this site's host says; for the
+	// site that the VEE is of.
+	Move       *vhi.MoveReport `json:"move,omitempty"`
 	Epoch      vee.Epoch       `json:"epoch"`
 	GuestReady bool            `json:"guestReady"`
 	GuestSeen  bool            `json:"guestSeen"`
@@ -141,8 +167,12 @@ type UpdateState struct {
 	Queue bool `json:"queue,omitempty"`
 	// Versions that VEEs must still have; for those that are named and have changed, the
 	// outcome is a version-conflict.
-	Versions       map[vee.ID]uint64 `json:"versions,omitempty"`
-	IdempotencyKey string            `json:"-"`
+	Versions map[vee.ID]uint64 `json:"versions,omitempty"`
+	// Custody of each of the VEEs, from another site's VEE Manager alone. An action that leads
+	// where a VEE is bound for already is no error then: what it says is noted. DESTROY of a
+	// VEE that is not known has everything that comes later and is older refused.
+	Custody        map[vee.ID]Custody `json:"custody,omitempty"`
+	IdempotencyKey string             `json:"-"`
 }
 
 // Filter of a list or a watch; empty fields do not restrict.

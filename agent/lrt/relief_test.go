@@ -96,7 +96,7 @@ func (s *station) start() {
 	s.driver, err = sim.New(sim.Config{Dir: s.dir + "/sim", Latency: func(sim.Op, vee.ID) time.Duration { return 100 * time.Millisecond }})
 	must(s.w.t, err)
 	s.guests, err = vet.Open(s.w.t.Context(), vet.Config{Dir: s.dir, Driver: s.driver, Images: none{}, Plugs: none{}, Changed: func() {}, Log: quiet,
-		Peer: func(host, _ string) peer.Host { return wire{s, s.w.hosts[host]} }})
+		Peer: func(m vhi.Move) peer.Host { return wire{s, s.w.hosts[m.To]} }})
 	must(s.w.t, err)
 	s.relief, err = Open(Config{Dir: s.dir, Host: s.name, Protocol: protocol, Every: 5 * time.Second, Guests: s.guests, Log: quiet, Changed: func() {},
 		CPUUse: func(_ context.Context, id vee.ID) (time.Duration, error) {

@@ -35,6 +35,8 @@ type kept struct {
 	// guest stands still for it, by this host's clock.
 	Moved   *vhi.MoveReport `json:"moved,omitempty"`
 	Stopped time.Time       `json:"stopped,omitzero"`
+	// Origin of the newest move from another site, for it may ask again what became of it.
+	Origin *vhi.Origin `json:"origin,omitempty"`
 }
 
 // moving is how far this host's part in the newest move is; lost with the agent, and then
@@ -42,11 +44,12 @@ type kept struct {
 type moving struct {
 	id     string
 	report vhi.MoveReport
-	opened bool  // destination: the ticket was used
-	plugs  bool  // destination: TAPs may be there, also when no guest is
-	load   *load // destination: of its memory; nil before that is on its way
-	taking bool  // destination: its guest is being let run
-	over   bool  // it failed; nothing more is done for it
+	opened bool   // destination: the ticket was used
+	source string // destination: who used it, by SPIFFE ID
+	plugs  bool   // destination: TAPs may be there, also when no guest is
+	load   *load  // destination: of its memory; nil before that is on its way
+	taking bool   // destination: its guest is being let run
+	over   bool   // it failed; nothing more is done for it
 	told   time.Time
 	// stopped is since when the vCPUs stand still, by this host's clock; zero before the gift.
 	stopped time.Time
@@ -94,13 +97,32 @@ func nextOf(a vhi.Assignment, part handover.State, m moving, now hypervisor.Cond
 
 // keep a, with what is to be remembered of handovers. v.mu is held.
 func (v *tracked) keep(a vhi.Assignment, p handover.Part) error {
-	k := kept{Assignment: a, Handover: p}
+	k := kept{Assignment: a, Handover: p, Origin: v.origin}
+	if a.Move != nil {
+		k.Origin = a.Move.Origin
+	}
 	v.move.keep(&k)
 	if err := durable.WriteJSON(v.t.file(a.VEE), k, 0o600); err != nil {
 		return coded(fmt.Errorf("keep the assignment of VEE %s: %w", a.VEE, err))
 	}
-	v.want, v.part = a, p
+	v.want, v.part, v.origin = a, p, k.Origin
 	return nil
+}
+
+// expects hosts of another site.
+func (v *tracked) expects() *vhi.Origin {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.origin
+}
+
+// mayGive reports whether c may be the source of a move: the host that was named, or one of
+// the site that was.
+func mayGive(o *vhi.Origin, from string, c identity.Caller) bool {
+	if o != nil {
+		return c.Is(identity.PartnerHost) && c.Site == o.Site
+	}
+	return c.Is(identity.HostRole) && c.Host == from
 }
 
 // resume what was kept, after a start of the agent that found the guest as v.seen: a move
@@ -108,7 +130,7 @@ func (v *tracked) keep(a vhi.Assignment, p handover.Part) error {
 func (v *tracked) resume(k kept) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.part = k.Handover
+	v.part, v.origin = k.Handover, k.Origin
 	if k.Moved != nil {
 		v.move = moving{id: k.Moved.ID, over: true, report: *k.Moved, stopped: k.Stopped}
 	}
@@ -173,7 +195,7 @@ func (v *tracked) failMove(id string, stage vhi.MoveStage, err error) {
 
 // send is the source's step: all of a move up to the commit point and the first gift.
 func (v *tracked) send(ctx context.Context, a vhi.Assignment) error {
-	to := v.t.cfg.Peer(a.Move.To, a.Move.Address)
+	to := v.t.cfg.Peer(*a.Move)
 	if err := v.sendTo(ctx, to, a); err != nil {
 		if ctx.Err() != nil {
 			err = fault.New(fault.Conflict, "the migration was cancelled: %w", err)
@@ -306,7 +328,7 @@ func (v *tracked) give(ctx context.Context) error {
 	var answer peer.Answer
 	err := v.giveLease(call, a)
 	if err == nil {
-		answer, err = v.t.cfg.Peer(a.Move.To, a.Move.Address).Give(call, gift)
+		answer, err = v.t.cfg.Peer(*a.Move).Give(call, gift)
 	} else if errors.Is(err, errNotGiven) {
 		err = nil // as if it had been refused
 	}
@@ -356,8 +378,14 @@ func (t *Tracker) door(ctx context.Context, move string, id vee.ID) (*tracked, v
 	if a.Power != vhi.Incoming || moveID(a) != move {
 		return nil, a, fault.New(fault.NotFound, "VEE %s is not expected on this host by move %s", id, move)
 	}
-	if c := identity.From(ctx); c.Host != a.Move.From {
-		return nil, a, fault.New(fault.Denied, "VEE %s is expected from host %s, not from %s", id, a.Move.From, c.Host)
+	c := identity.From(ctx)
+	if !mayGive(a.Move.Origin, a.Move.From, c) {
+		return nil, a, fault.New(fault.Denied, "VEE %s is expected from host %s, not from %s", id, a.Move.From, c.ID)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if a.Move.Origin != nil && v.move.opened && v.move.source != c.ID {
+		return nil, a, fault.New(fault.Denied, "VEE %s comes from %s, not from %s", id, v.move.source, c.ID)
 	}
 	return v, a, nil
 }
@@ -380,6 +408,9 @@ func (t *Tracker) Open(ctx context.Context, o peer.Offer) error {
 	v.mu.Lock()
 	used := v.move.opened || v.move.over || v.move.id != o.Move
 	v.move.opened, v.move.plugs = true, true
+	if !used {
+		v.move.source = identity.From(ctx).ID
+	}
 	v.mu.Unlock()
 	if used {
 		return fault.New(fault.Conflict, "VEE %s: the ticket of move %s was used", o.VEE, o.Move)
@@ -558,8 +589,15 @@ func (t *Tracker) recipient(ctx context.Context, g peer.Gift) (*tracked, error) 
 	if v == nil {
 		return nil, fault.New(fault.NotFound, "VEE %s is not known on this host", g.VEE)
 	}
-	if c, a := identity.From(ctx), v.assigned(); a.Move != nil && a.Move.ID == g.Move && a.Move.From != c.Host {
-		return nil, fault.New(fault.Denied, "VEE %s is expected from host %s, not from %s", g.VEE, a.Move.From, c.Host)
+	c := identity.From(ctx)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if m := v.want.Move; m != nil && m.ID == g.Move && !mayGive(m.Origin, m.From, c) {
+		return nil, fault.New(fault.Denied, "VEE %s is expected from host %s, not from %s", g.VEE, m.From, c.ID)
+	}
+	// Of what was decided only the source's host asks again, or one of the source's site.
+	if c.Is(identity.PartnerHost) && (v.origin == nil || v.origin.Site != c.Site || v.move.id == g.Move && v.move.source != "" && v.move.source != c.ID) {
+		return nil, fault.New(fault.Denied, "VEE %s is not expected from %s", g.VEE, c.ID)
 	}
 	return v, nil
 }

@@ -71,7 +71,7 @@ func (m *machine) start() {
 	}
 	h = m.bridge
 	tr, err := Open(m.t.Context(), Config{Dir: m.dir, Driver: d, Images: h, Plugs: h, Changed: func() {},
-		Peer: func(host, _ string) peer.Host { return wire{from: m, to: m.net[host]} }, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+		Peer: func(mv vhi.Move) peer.Host { return wire{from: m, to: m.net[mv.To]} }, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
 		m.t.Fatal(err)
 	}

@@ -30,6 +30,7 @@ type tracked struct {
 	want     vhi.Assignment
 	part     handover.Part // in the newest handover
 	move     moving
+	origin   *vhi.Origin // of the newest move from another site
 	seen     hypervisor.Observation
 	doing    step
 	progress *vee.Progress

@@ -72,8 +72,8 @@ type Config struct {
 	Changed func() // a report has changed; must not block
 	// NameServers that a NIC's guest is told of where its network has none; nil: none.
 	NameServers func(vee.NIC) []string
-	// Peer is the client of another host's agent; it does not connect.
-	Peer func(host, address string) peer.Host
+	// Peer is the client of the destination of a move; it does not connect.
+	Peer func(vhi.Move) peer.Host
 	// Said is told each word of a guest on how it is; it must not block. nil: nobody listens.
 	Said func(id vee.ID, s guest.Status)
 	// Leases of VEEs that are assigned under lease; nil: none may run here.
@@ -312,6 +312,19 @@ func (t *Tracker) Runs(id vee.ID) bool {
 	}
 	_, ok := v.running()
 	return ok
+}
+
+// Origins of the moves from other sites that are expected here, or whose gift may be asked
+// about again: whose hosts this one lets in for them.
+func (t *Tracker) Origins() (all []vhi.Origin) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, v := range t.vees {
+		if o := v.expects(); o != nil {
+			all = append(all, *o)
+		}
+	}
+	return all
 }
 
 // NICs of a VEE that is here, as the VEE Manager filled them.

@@ -114,7 +114,7 @@ func (n *note) mutates(method, path string, c identity.Caller, status int) bool 
 		return true
 	case n.reads || method == http.MethodGet || method == http.MethodHead || method == http.MethodOptions:
 		return false
-	case c.Role == identity.HostRole && status < 400:
+	case c.Is(identity.HostRole, identity.ProxyRole) && status < 400:
 		return false
 	case strings.HasPrefix(path, "/v2/"):
 		return method == http.MethodDelete || method == http.MethodPut && strings.Contains(path, "/manifests/")

@@ -95,6 +95,10 @@ func transportFault(err error, base string) error {
 	if errors.As(err, &ue) {
 		err = ue.Err
 	}
+	var f *fault.Error
+	if errors.As(err, &f) { // the dialer, or the check of who answers, knows better
+		return &fault.Error{Code: f.Code, Message: fmt.Sprintf("cannot reach %s: %v", base, err), Next: f.Next, Err: err}
+	}
 	return fault.New(fault.Unavailable, "cannot reach %s: %w", base, err)
 }
 

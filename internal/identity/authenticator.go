@@ -15,6 +15,8 @@ import (
 type Authenticator struct {
 	Site   string
 	Tokens *Tokens // nil: certificates only, as on hosts
+	// Trust is who of other sites has a role here; nil: nobody.
+	Trust *Trust
 	// Admit may refuse a caller that has proven itself, such as a host that was removed
 	// while its certificate lives on. nil admits all.
 	Admit func(context.Context, Caller) error
@@ -53,6 +55,9 @@ func (a *Authenticator) prove(r *http.Request) (Caller, error) {
 	id, err := x509svid.IDFromCert(r.TLS.PeerCertificates[0])
 	if err != nil {
 		return Caller{}, fault.New(fault.Denied, "the client's certificate: %w", err)
+	}
+	if a.Trust != nil && id.TrustDomain().Name() != a.Site {
+		return a.Trust.Caller(r)
 	}
 	return callerOf(a.Site, id)
 }

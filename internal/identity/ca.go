@@ -18,6 +18,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -29,18 +30,24 @@ import (
 const (
 	// skew is how far a peer's clock may be behind without refusing a new certificate.
 	skew = time.Hour
-	// caLife is that of the site itself: nothing renews its authority.
+	// caLife is that of the site itself: its authority is replaced by its operator alone.
 	caLife = 20 * 365 * 24 * time.Hour
 	// CertLife is how long a certificate is good. Its holder renews it after two thirds.
 	CertLife = 7 * 24 * time.Hour
 )
 
-// CA is a site's certificate authority. It alone decides what a certificate says.
+// CA is a site's certificate authority. It alone decides what a certificate says. All
+// methods may be called concurrently. How one key follows another: rotate.go.
 type CA struct {
-	site string
-	key  crypto.Signer
-	cert *x509.Certificate
-	now  func() time.Time
+	dir, site string
+	now       func() time.Time
+
+	mu       sync.RWMutex // guards what follows
+	key      crypto.Signer
+	cert     *x509.Certificate
+	next     *x509.Certificate // announced; nil: none
+	retired  []retired
+	sequence uint64
 }
 
 // OpenCA loads the authority of a site from dir (ca.key, ca.pem), or makes it there when
@@ -53,7 +60,10 @@ func OpenCA(dir, site string, now func() time.Time) (*CA, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open the site's certificate authority: %w", err)
 	}
-	ca := &CA{site: site, now: now}
+	ca := &CA{dir: dir, site: site, now: now}
+	if err := ca.finishRotation(); err != nil {
+		return nil, fmt.Errorf("open the site's certificate authority: %w", err)
+	}
 	certFile := filepath.Join(dir, "ca.pem")
 	text, err := os.ReadFile(certFile)
 	isNew := errors.Is(err, os.ErrNotExist)
@@ -66,7 +76,7 @@ func OpenCA(dir, site string, now func() time.Time) (*CA, error) {
 		return nil, fmt.Errorf("open the site's certificate authority: %w", err)
 	}
 	if isNew {
-		if text, err = ca.selfSign(id); err == nil {
+		if text, err = ca.selfSign(id, ca.key); err == nil {
 			err = durable.WriteFile(certFile, text, 0o644)
 		}
 		if err != nil {
@@ -86,10 +96,13 @@ func OpenCA(dir, site string, now func() time.Time) (*CA, error) {
 		return nil, fault.New(fault.WrongState, "%s and ca.key beside it do not belong together", certFile).
 			Try("put both back from the same backup")
 	}
+	if err := ca.openRotation(); err != nil {
+		return nil, fmt.Errorf("open the site's certificate authority: %w", err)
+	}
 	return ca, nil
 }
 
-func (ca *CA) selfSign(site spiffeid.ID) ([]byte, error) {
+func (ca *CA) selfSign(site spiffeid.ID, key crypto.Signer) ([]byte, error) {
 	now := ca.now()
 	t := &x509.Certificate{
 		SerialNumber:          serial(),
@@ -102,18 +115,28 @@ func (ca *CA) selfSign(site spiffeid.ID) ([]byte, error) {
 		IsCA:                  true,
 		MaxPathLenZero:        true,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, t, t, ca.key.Public(), ca.key)
+	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
 	return encodeCertificate(der), err
 }
 
 // Site is the name that the authority was made for.
 func (ca *CA) Site() string { return ca.site }
 
-// Bundle is the authority's certificate in PEM: what others verify the site's by.
-func (ca *CA) Bundle() []byte { return encodeCertificate(ca.cert.Raw) }
+// Bundle is the authority's certificates in PEM, the one that is in use first: what others
+// verify the site's by.
+func (ca *CA) Bundle() (text []byte) {
+	for _, c := range ca.authorities() {
+		text = append(text, encodeCertificate(c.Raw)...)
+	}
+	return text
+}
 
-// Fingerprint of the authority's certificate, as join tokens carry it: SHA-256, base64url.
-func (ca *CA) Fingerprint() string { return fingerprint(ca.cert) }
+// Fingerprint of the certificate in use, as join tokens carry it: SHA-256, base64url.
+func (ca *CA) Fingerprint() string {
+	ca.mu.RLock()
+	defer ca.mu.RUnlock()
+	return fingerprint(ca.cert)
+}
 
 func fingerprint(c *x509.Certificate) string {
 	sum := sha256.Sum256(c.Raw)
@@ -151,11 +174,13 @@ func (ca *CA) Issue(csr []byte, id spiffeid.ID, names ...string) ([]byte, error)
 			t.DNSNames = append(t.DNSNames, n)
 		}
 	}
+	ca.mu.RLock()
+	defer ca.mu.RUnlock()
 	der, err := x509.CreateCertificate(rand.Reader, t, ca.cert, key, ca.key)
 	if err != nil {
 		return nil, fmt.Errorf("issue a certificate for %s: %w", id, err)
 	}
-	return append(encodeCertificate(der), ca.Bundle()...), nil
+	return append(encodeCertificate(der), encodeCertificate(ca.cert.Raw)...), nil
 }
 
 // requestedKey is the public key of a request whose sender has proven to hold it.

@@ -5,13 +5,16 @@
 // the site's choice (Records); nothing here reads a secret back once it was shown.
 package identity
 
-import "context"
+import (
+	"context"
+	"strings"
+)
 
 // Role is what a caller may do, in four fixed steps for people and partners and two for
 // the site's own processes. Deny is the default: an operation names the roles that may.
 type Role string
 
-// The four roles of people and partner sites, then the site's own machines.
+// The four roles of people and partner sites, then the site's own machines, and a partner's.
 const (
 	Operator Role = "operator" // runs the site: everything
 	Provider Role = "provider" // a service provider: its own customer's services and VEEs
@@ -19,6 +22,9 @@ const (
 	Auditor  Role = "auditor"  // reads everything, changes nothing
 	HostRole Role = "host"     // a host agent of this site
 	SiteRole Role = "site"     // this site's own control plane
+	// PartnerHost is a host agent of a partner site: what it may do is what this site has told
+	// the host that it calls to expect.
+	PartnerHost Role = "partner-host"
 )
 
 // Caller is who makes a call, as the transport has proven it.
@@ -26,7 +32,8 @@ type Caller struct {
 	ID       string // SPIFFE ID or the token's name
 	Role     Role
 	Customer string // set for a Provider: the only customer whose objects it sees
-	Host     string // set for a HostRole: the host's name
+	Host     string // set for a HostRole and a PartnerHost: the host's name
+	Site     string // set for a Partner and a PartnerHost: the other site's name
 }
 
 type callerKey struct{}
@@ -59,6 +66,8 @@ func (c Caller) Sees(customer string) bool {
 		return true
 	case Provider:
 		return c.Customer == customer
+	case Partner:
+		return c.Site != "" && strings.HasPrefix(customer, c.Site+"/")
 	}
 	return false
 }

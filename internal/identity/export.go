@@ -25,7 +25,7 @@ func NewCA(site string, now func() time.Time) (*CA, error) {
 		return nil, fmt.Errorf("make the site's certificate authority: %w", err)
 	}
 	ca := &CA{site: site, key: key, now: now}
-	text, err := ca.selfSign(id)
+	text, err := ca.selfSign(id, key)
 	if err != nil {
 		return nil, fmt.Errorf("make the site's certificate authority: %w", err)
 	}

@@ -12,10 +12,11 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 )
 
-// Invitation lets one machine become a host of the site, once.
+// Invitation lets one machine become a host of the site, or its proxy, once.
 type Invitation struct {
-	ID      string    `json:"id"`             // SHA-256 of the secret in hex: its key among the records
-	Host    string    `json:"host,omitempty"` // name that the host will have; empty: it may choose
+	ID      string    `json:"id"`              // SHA-256 of the secret in hex: its key among the records
+	Host    string    `json:"host,omitempty"`  // name that the host will have; empty: it may choose
+	Proxy   bool      `json:"proxy,omitempty"` // it is for the site's proxy, and for no host
 	Created time.Time `json:"created"`
 	Expires time.Time `json:"expires"`
 	// UsedBy is the digest of the key that joined with it. The same key may come again,
@@ -42,11 +43,20 @@ func (is *Invitations) Create(ctx context.Context, ca *CA, host string, life tim
 			return "", err
 		}
 	}
+	return is.create(ctx, ca, Invitation{Host: host}, life)
+}
+
+// CreateProxy makes an invitation for the site's proxy, as Create does for a host.
+func (is *Invitations) CreateProxy(ctx context.Context, ca *CA, life time.Duration) (Secret, error) {
+	return is.create(ctx, ca, Invitation{Proxy: true}, life)
+}
+
+func (is *Invitations) create(ctx context.Context, ca *CA, i Invitation, life time.Duration) (Secret, error) {
 	if err := is.prune(ctx); err != nil {
 		return "", fmt.Errorf("forget expired invitations: %w", err)
 	}
 	now, secret := is.now(), newSecret()
-	i := Invitation{ID: invitationID(secret), Host: host, Created: now, Expires: now.Add(life)}
+	i.ID, i.Created, i.Expires = invitationID(secret), now, now.Add(life)
 	if _, err := is.records.Create(ctx, i.ID, i); err != nil {
 		return "", fmt.Errorf("create an invitation: %w", err)
 	}
@@ -69,13 +79,18 @@ func (is *Invitations) prune(ctx context.Context) error {
 // issued to Invitation.Host. fault.TokenInvalid when there is none, it has expired, or
 // another key has used it.
 func (is *Invitations) Redeem(ctx context.Context, token Secret, csr []byte) (Invitation, error) {
-	_, secret, err := ParseJoinToken(token)
-	if err != nil {
-		return Invitation{}, err
-	}
 	by, err := csrDigest(csr)
 	if err != nil {
 		return Invitation{}, fault.New(fault.Malformed, "join: %w", err)
+	}
+	return is.Use(ctx, token, by)
+}
+
+// Use an invitation up for whoever by stands for. Errors are those of Redeem.
+func (is *Invitations) Use(ctx context.Context, token Secret, by []byte) (Invitation, error) {
+	_, secret, err := ParseJoinToken(token)
+	if err != nil {
+		return Invitation{}, err
 	}
 	for {
 		i, version, err := is.records.Get(ctx, invitationID(secret))

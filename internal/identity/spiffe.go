@@ -13,6 +13,7 @@ import (
 //
 //	spiffe://SITE/site            its control plane
 //	spiffe://SITE/host/NAME       a host
+//	spiffe://SITE/proxy           its VAN proxy
 //	spiffe://SITE/provider/NAME   a service provider's client
 
 // SiteID is the ID of a site's control plane; fault.Malformed for a name that cannot be a
@@ -53,6 +54,8 @@ func callerOf(site string, id spiffeid.ID) (Caller, error) {
 		c.Role = SiteRole
 	case kind == "host" && name != "":
 		c.Role, c.Host = HostRole, name
+	case kind == "proxy" && name == "":
+		c.Role = ProxyRole
 	case kind == "provider" && name != "":
 		c.Role, c.Customer = Provider, name
 	}

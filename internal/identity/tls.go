@@ -26,15 +26,20 @@ func (k *Keypair) ServerTLS() *tls.Config {
 		if now == nil {
 			return nil, errNoCertificate
 		}
-		c := base()
-		c.Time = k.now
-		c.Certificates = []tls.Certificate{now.tls}
-		c.ClientAuth = tls.VerifyClientCertIfGiven
-		c.ClientCAs = x509.NewCertPool()
-		for _, a := range now.bundle.X509Authorities() {
-			c.ClientCAs.AddCert(a)
-		}
-		return c, nil
+		return k.clientsVerified(now), nil
+	}
+	return c
+}
+
+// clientsVerified is for one handshake: a client's certificate must be of k's own site.
+func (k *Keypair) clientsVerified(now *issued) *tls.Config {
+	c := base()
+	c.Time = k.now
+	c.Certificates = []tls.Certificate{now.tls}
+	c.ClientAuth = tls.VerifyClientCertIfGiven
+	c.ClientCAs = x509.NewCertPool()
+	for _, a := range now.bundle.X509Authorities() {
+		c.ClientCAs.AddCert(a)
 	}
 	return c
 }

@@ -1,11 +1,11 @@
-// Package peer is what the agents of two hosts of one site say to each other: how a VEE
-// moves from one to the other while it runs. Types, the Go interface, its HTTP server and
-// client over mutual TLS; the streams of the hypervisors (memory, disks) travel as
+// Package peer is what the agents of two hosts say to each other, of one site or of two: how
+// a VEE moves from one to the other while it runs. Types, the Go interface, its HTTP server
+// and client over mutual TLS; the streams of the hypervisors (memory, disks) travel as
 // upgraded connections of the same listener.
 //
 // The caller is a host, proven by its certificate; what it may do there is what the site
 // has told the other host to expect (vhi.Move): the called one compares VEE, epoch, source
-// and ticket.
+// and ticket. A host of another site is let in for such a move alone.
 package peer
 
 import (
@@ -93,7 +93,10 @@ func (c client) Witness(ctx context.Context, a ownership.Ask) (w Word, err error
 	return w, err
 }
 
-var hostOnly = []identity.Role{identity.HostRole}
+var (
+	hostOnly = []identity.Role{identity.HostRole}
+	sources  = []identity.Role{identity.HostRole, identity.PartnerHost} // of moves
+)
 
 func parse(id string) (vee.ID, error) {
 	v, err := vee.ParseID(id)
@@ -103,9 +106,9 @@ func parse(id string) (vee.ID, error) {
 	return v, nil
 }
 
-// Register serves h to the other hosts of the site.
+// Register serves h to the other hosts of the site, and to those of partners that it expects.
 func Register(s *httpapi.Server, h Host) {
-	httpapi.RegisterNoBody(s, httpapi.Op{Method: "POST", Path: "/peer/v1/moves/{move}/open", Summary: "Make room for a VEE that moves here", Roles: hostOnly},
+	httpapi.RegisterNoBody(s, httpapi.Op{Method: "POST", Path: "/peer/v1/moves/{move}/open", Summary: "Make room for a VEE that moves here", Roles: sources},
 		func(ctx context.Context, in *struct {
 			Move string `path:"move"`
 			Body Offer
@@ -115,7 +118,7 @@ func Register(s *httpapi.Server, h Host) {
 			}
 			return h.Open(ctx, in.Body)
 		})
-	httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/peer/v1/moves/{move}/give", Summary: "Hand a VEE over", Roles: hostOnly},
+	httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/peer/v1/moves/{move}/give", Summary: "Hand a VEE over", Roles: sources},
 		func(ctx context.Context, in *struct {
 			Move string `path:"move"`
 			Body Gift
@@ -125,7 +128,7 @@ func Register(s *httpapi.Server, h Host) {
 			}
 			return h.Give(ctx, in.Body)
 		})
-	httpapi.RegisterNoBody(s, httpapi.Op{Method: "DELETE", Path: "/peer/v1/moves/{move}/vees/{id}", Summary: "Give a move up before it was handed over", Roles: hostOnly},
+	httpapi.RegisterNoBody(s, httpapi.Op{Method: "DELETE", Path: "/peer/v1/moves/{move}/vees/{id}", Summary: "Give a move up before it was handed over", Roles: sources},
 		func(ctx context.Context, in *struct {
 			Move string `path:"move"`
 			ID   string `path:"id"`
@@ -136,7 +139,7 @@ func Register(s *httpapi.Server, h Host) {
 			}
 			return h.Abandon(ctx, in.Move, id)
 		})
-	s.HandleUpgrade("GET /peer/v1/moves/{move}/vees/{id}/streams/{name}", hostOnly, func(r *http.Request) (io.ReadWriteCloser, error) {
+	s.HandleUpgrade("GET /peer/v1/moves/{move}/vees/{id}/streams/{name}", sources, func(r *http.Request) (io.ReadWriteCloser, error) {
 		id, err := parse(r.PathValue("id"))
 		if err != nil {
 			return nil, err
