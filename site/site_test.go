@@ -132,7 +132,7 @@ func TestASiteComesUpKeepsItsIdentityAndStopsCleanly(t *testing.T) {
 	if _, err := again.admin(t).Site(t.Context()); err != nil {
 		t.Error("the first start's token is refused at the second:", err)
 	}
-	for _, secret := range []string{"admin-token", "ca/ca.key", "identity/key.pem"} {
+	for _, secret := range []string{"admin-token", "ca/authority.pem", "identity/key.pem"} {
 		if st, err := os.Stat(filepath.Join(cfg.Dir, secret)); err != nil || st.Mode().Perm() != 0o600 {
 			t.Errorf("%s: %v, %v; want mode 0600", secret, st.Mode(), err)
 		}

@@ -39,67 +39,105 @@ const (
 // CA is a site's certificate authority. It alone decides what a certificate says. All
 // methods may be called concurrently. How one key follows another: rotate.go.
 type CA struct {
-	dir, site string
-	now       func() time.Time
+	site string
+	now  func() time.Time
+	keep func(Secret) error // writes it down; nil: nobody does
 
-	mu       sync.RWMutex // guards what follows
-	key      crypto.Signer
-	cert     *x509.Certificate
-	next     *x509.Certificate // announced; nil: none
-	retired  []retired
-	sequence uint64
+	mu sync.RWMutex
+	authority
 }
 
-// OpenCA loads the authority of a site from dir (ca.key, ca.pem), or makes it there when
-// dir has neither.
+// authorityFile is where OpenCA keeps it.
+const authorityFile = "authority.pem"
+
+// OpenCA loads the authority of a site from dir, or makes it there when there is none.
 func OpenCA(dir, site string, now func() time.Time) (*CA, error) {
-	id, err := SiteID(site)
-	if err != nil {
-		return nil, err
+	path := filepath.Join(dir, authorityFile)
+	keep := func(text Secret) error { return durable.WriteFile(path, []byte(text.Reveal()), 0o600) }
+	text, err := readSecret(path)
+	if err == nil {
+		return ParseCA(Secret(text), site, now, keep)
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("open the site's certificate authority: %w", err)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open the site's certificate authority: %w", err)
 	}
-	ca := &CA{dir: dir, site: site, now: now}
-	if err := ca.finishRotation(); err != nil {
-		return nil, fmt.Errorf("open the site's certificate authority: %w", err)
+	return NewCA(site, now, keep)
+}
+
+// NewCA makes the authority of a site that has none. keep is given the text of it, for
+// ParseCA, now and before each change; whoever has that text is the site. Nil: it is nowhere
+// but in memory, see Export.
+func NewCA(site string, now func() time.Time, keep func(Secret) error) (*CA, error) {
+	if _, err := SiteID(site); err != nil {
+		return nil, err
 	}
-	certFile := filepath.Join(dir, "ca.pem")
-	text, err := os.ReadFile(certFile)
-	isNew := errors.Is(err, os.ErrNotExist)
-	if err != nil && !isNew {
-		return nil, fmt.Errorf("open the site's certificate authority: %w", err)
-	}
-	// A key without a certificate is a start that was cut short: the certificate is made.
-	// A certificate without its key is a loss that nothing here can repair.
-	if ca.key, err = openKey(filepath.Join(dir, "ca.key"), isNew); err != nil {
-		return nil, fmt.Errorf("open the site's certificate authority: %w", err)
-	}
-	if isNew {
-		if text, err = ca.selfSign(id, ca.key); err == nil {
-			err = durable.WriteFile(certFile, text, 0o644)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("make the site's certificate authority: %w", err)
-		}
-	}
-	certs, err := parseCertificates(text)
-	if err != nil {
-		return nil, fmt.Errorf("open the site's certificate authority: %s: %w", certFile, err)
-	}
-	ca.cert = certs[0]
-	if td, err := spiffeid.TrustDomainFromURI(firstURI(ca.cert)); err != nil || td.Name() != site {
-		return nil, fault.New(fault.WrongState, "%s is the authority of another site than %s", certFile, site).
-			Try("start the site with the name it was made with, or with another directory")
-	}
-	if !samePublicKey(ca.cert.PublicKey, ca.key.Public()) {
-		return nil, fault.New(fault.WrongState, "%s and ca.key beside it do not belong together", certFile).
-			Try("put both back from the same backup")
-	}
-	if err := ca.openRotation(); err != nil {
-		return nil, fmt.Errorf("open the site's certificate authority: %w", err)
+	ca := &CA{site: site, now: now, keep: keep}
+	if err := ca.change(func(a *authority) (err error) { a.current, err = ca.newPair(); return err }); err != nil {
+		return nil, fmt.Errorf("make the site's certificate authority: %w", err)
 	}
 	return ca, nil
+}
+
+// ParseCA is the authority of a site that was exported. Errors: Malformed; WrongState for
+// that of another site.
+func ParseCA(text Secret, site string, now func() time.Time, keep func(Secret) error) (*CA, error) {
+	if _, err := SiteID(site); err != nil {
+		return nil, err
+	}
+	a, err := parseAuthority(text, site)
+	if err != nil {
+		return nil, err
+	}
+	return &CA{site: site, now: now, keep: keep, authority: a}, nil
+}
+
+// Export is all of it as a text, for ParseCA. Whoever has it is the site.
+func (ca *CA) Export() (Secret, error) {
+	ca.mu.RLock()
+	defer ca.mu.RUnlock()
+	return ca.encode()
+}
+
+// change it: kept before it holds, and counted.
+func (ca *CA) change(f func(*authority) error) error {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	next := ca.copy()
+	if err := f(&next); err != nil {
+		return err
+	}
+	next.sequence++
+	if ca.keep != nil {
+		text, err := next.encode()
+		if err == nil {
+			err = ca.keep(text)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	ca.authority = next
+	return nil
+}
+
+// newPair of a key and a certificate that it signs itself.
+func (ca *CA) newPair() (p pair, err error) {
+	id, err := SiteID(ca.site)
+	if err != nil {
+		return p, err
+	}
+	if p.key, err = generate(); err != nil {
+		return p, err
+	}
+	der, err := ca.selfSign(id, p.key)
+	if err != nil {
+		return p, err
+	}
+	p.cert, err = x509.ParseCertificate(der)
+	return p, err
 }
 
 func (ca *CA) selfSign(site spiffeid.ID, key crypto.Signer) ([]byte, error) {
@@ -115,8 +153,7 @@ func (ca *CA) selfSign(site spiffeid.ID, key crypto.Signer) ([]byte, error) {
 		IsCA:                  true,
 		MaxPathLenZero:        true,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
-	return encodeCertificate(der), err
+	return x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
 }
 
 // Site is the name that the authority was made for.
@@ -125,7 +162,9 @@ func (ca *CA) Site() string { return ca.site }
 // Bundle is the authority's certificates in PEM, the one that is in use first: what others
 // verify the site's by.
 func (ca *CA) Bundle() (text []byte) {
-	for _, c := range ca.authorities() {
+	ca.mu.RLock()
+	defer ca.mu.RUnlock()
+	for _, c := range ca.bundle() {
 		text = append(text, encodeCertificate(c.Raw)...)
 	}
 	return text
@@ -135,7 +174,7 @@ func (ca *CA) Bundle() (text []byte) {
 func (ca *CA) Fingerprint() string {
 	ca.mu.RLock()
 	defer ca.mu.RUnlock()
-	return fingerprint(ca.cert)
+	return fingerprint(ca.current.cert)
 }
 
 func fingerprint(c *x509.Certificate) string {
@@ -176,11 +215,11 @@ func (ca *CA) Issue(csr []byte, id spiffeid.ID, names ...string) ([]byte, error)
 	}
 	ca.mu.RLock()
 	defer ca.mu.RUnlock()
-	der, err := x509.CreateCertificate(rand.Reader, t, ca.cert, key, ca.key)
+	der, err := x509.CreateCertificate(rand.Reader, t, ca.current.cert, key, ca.current.key)
 	if err != nil {
 		return nil, fmt.Errorf("issue a certificate for %s: %w", id, err)
 	}
-	return append(encodeCertificate(der), encodeCertificate(ca.cert.Raw)...), nil
+	return append(encodeCertificate(der), encodeCertificate(ca.current.cert.Raw)...), nil
 }
 
 // requestedKey is the public key of a request whose sender has proven to hold it.

@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -106,8 +107,8 @@ func TestCAOnDisk(t *testing.T) {
 	if err != nil || again.Fingerprint() != ca.Fingerprint() {
 		t.Fatalf("opened again it has fingerprint %s, not %s (%v)", again.Fingerprint(), ca.Fingerprint(), err)
 	}
-	if info, err := os.Stat(filepath.Join(dir, "ca.key")); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("ca.key: %v, %v", info.Mode(), err)
+	if info, err := os.Stat(filepath.Join(dir, "authority.pem")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("its file: %v, %v", info.Mode(), err)
 	}
 	if _, err := OpenCA(dir, "beta", time.Now); !fault.Has(err, fault.WrongState) {
 		t.Errorf("opened for another site: %v", err)
@@ -117,33 +118,68 @@ func TestCAOnDisk(t *testing.T) {
 			t.Errorf("site %q: %v", site, err)
 		}
 	}
-	if err := os.Chmod(filepath.Join(dir, "ca.key"), 0o644); err != nil {
+	if err := os.Chmod(filepath.Join(dir, "authority.pem"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := OpenCA(dir, "alpha", time.Now); !fault.Has(err, fault.WrongState) {
 		t.Errorf("with a key that others can read: %v", err)
 	}
-	if err := os.Remove(filepath.Join(dir, "ca.key")); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "authority.pem"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenCA(dir, "alpha", time.Now); err == nil {
-		t.Error("a lost key was replaced silently: no certificate would verify any more")
-	}
-	if err := os.Remove(filepath.Join(dir, "ca.pem")); err != nil {
+	if err := os.Chmod(filepath.Join(dir, "authority.pem"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	renewed, err := OpenCA(dir, "alpha", time.Now)
-	if err != nil || renewed.Fingerprint() == ca.Fingerprint() {
-		t.Errorf("a new authority: %v", err)
+	if _, err := OpenCA(dir, "alpha", time.Now); !fault.Has(err, fault.Malformed) {
+		t.Errorf("a lost key was replaced silently (%v): no certificate would verify any more", err)
 	}
-	if err := os.Rename(filepath.Join(dir, "ca.pem"), filepath.Join(dir, "ca.old")); err != nil {
+}
+
+// A key follows another in steps, each of which is kept before it holds, and survives.
+func TestRotation(t *testing.T) {
+	dir, now := filepath.Join(t.TempDir(), "ca"), time.Now()
+	clock := func() time.Time { return now }
+	open := func() *CA {
+		ca, err := OpenCA(dir, "alpha", clock)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ca
+	}
+	first := open().Rotation()
+	if err := open().Activate(); !fault.Has(err, fault.WrongState) {
+		t.Errorf("activated, and nothing was announced: %v", err)
+	}
+	for range 2 {
+		if err := open().Announce(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	announced := open().Rotation()
+	if announced.Current != first.Current || announced.Next == "" || announced.Sequence != first.Sequence+1 {
+		t.Errorf("announced: %+v, before %+v", announced, first)
+	}
+	if n := len(open().SPIFFEBundle().X509Authorities()); n != 2 {
+		t.Errorf("%d authorities in the bundle, want both", n)
+	}
+	if err := open().Activate(); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "ca.pem"), ca.Bundle(), 0o644); err != nil {
-		t.Fatal(err)
+	active := open().Rotation()
+	if active.Current != announced.Next || active.Next != "" || !slices.Equal(active.Retiring, []string{first.Current}) {
+		t.Errorf("active: %+v", active)
 	}
-	if _, err := OpenCA(dir, "alpha", time.Now); !fault.Has(err, fault.WrongState) {
-		t.Errorf("with the certificate of another key: %v", err)
+	if err := open().Retire(); err != nil || len(open().Rotation().Retiring) != 1 {
+		t.Errorf("retired at once: %v", err)
+	}
+	now = now.Add(CertLife + 2*skew)
+	if err := open().Retire(); err != nil || len(open().Rotation().Retiring) != 0 {
+		t.Errorf("not retired when nothing good is signed by it: %v", err)
+	}
+	ca := open()
+	ca.keep = func(Secret) error { return errors.New("disk full") }
+	if err := ca.Announce(); err == nil || ca.Rotation().Next != "" {
+		t.Errorf("announced, and not kept: %v", err)
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 )
 
 func TestAnAuthorityIsExported(t *testing.T) {
-	ca, err := NewCA("alpha", time.Now)
+	ca, err := NewCA("alpha", time.Now, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -17,7 +17,7 @@ func TestAnAuthorityIsExported(t *testing.T) {
 	if err != nil || fmt.Sprint(text) != hidden {
 		t.Fatalf("%v, %v", text, err)
 	}
-	back, err := ParseCA(text, "alpha", time.Now)
+	back, err := ParseCA(text, "alpha", time.Now, nil)
 	if err != nil || back.Fingerprint() != ca.Fingerprint() {
 		t.Fatal(err)
 	}
@@ -26,7 +26,7 @@ func TestAnAuthorityIsExported(t *testing.T) {
 		t.Fatal(err)
 	}
 	certify(t, k, back, "/site")
-	other, err := NewCA("alpha", time.Now)
+	other, err := NewCA("alpha", time.Now, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func TestAnAuthorityIsExported(t *testing.T) {
 		"no certificate":  {text[:len(text.Reveal())-len(ca.Bundle())], "alpha", fault.Malformed},
 		"another's key":   {mixed, "alpha", fault.WrongState},
 	} {
-		if _, err := ParseCA(x.text, x.site, time.Now); !fault.Has(err, x.want) {
+		if _, err := ParseCA(x.text, x.site, time.Now, nil); !fault.Has(err, x.want) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
