@@ -15,6 +15,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/agent"
 	"github.com/reservoir-cloud/reservoir/agent/guard"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/internal/footprint"
 	"github.com/reservoir-cloud/reservoir/ownership"
 	"github.com/reservoir-cloud/reservoir/site"
 	"github.com/reservoir-cloud/reservoir/vee"
@@ -89,6 +90,7 @@ and ca.pem into its directory, for: reservoir context add.`
 			return err
 		}
 		c.Log = a.log()
+		trim(c.Log)
 		return site.Run(cmd.Context(), c)
 	})
 }
@@ -145,6 +147,7 @@ one-time token (on the site: reservoir host invite) and needs none when it start
 		}
 		c.Site = strings.TrimSuffix(strings.TrimPrefix(c.Site, "https://"), "/")
 		c.Log = a.log()
+		trim(c.Log)
 		return agent.Run(cmd.Context(), c)
 	})
 }
@@ -175,7 +178,9 @@ that is restarted (docs/operations.md).`,
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return fileFault(err)
 		}
-		return guard.Run(cmd.Context(), guard.Config{Dir: dir, Lease: t.Lease, Watchdog: watchdog, WatchdogTime: t.Watchdog - t.Lease, Log: a.log()})
+		log := a.log()
+		trim(log)
+		return guard.Run(cmd.Context(), guard.Config{Dir: dir, Lease: t.Lease, Watchdog: watchdog, WatchdogTime: t.Watchdog - t.Lease, Log: log})
 	}
 	return cmd
 }
@@ -215,4 +220,11 @@ func portRange(s string) (first, last uint16, err error) {
 		return 0, 0, fault.New(fault.Malformed, "--access-points %q: want FIRST-LAST", s)
 	}
 	return uint16(f), uint16(l), nil
+}
+
+// trim what a process that will run for long has read of its binary to start.
+func trim(log *slog.Logger) {
+	if err := footprint.Trim(); err != nil {
+		log.Debug("this process stays larger than it need be", "err", err)
+	}
 }
