@@ -52,6 +52,8 @@ everything away again; with --detach, "reservoir dev down" does.`,
 	fl.Float64Var(&haScale, "ha-scale", 1, "scale every timing of the sites by this")
 	accounting := fl.Duration("accounting-interval", 5*time.Minute, "how often VEEs tell what they have used")
 	fl.StringVar(&placement, "placement", "balance", "balance or pack")
+	overload := fl.Float64("overload", 0, "`PART` of the CPUs above which hosts relieve each other; as they share this machine's, that is to look at (never)")
+	overloadFor := fl.Duration("overload-for", time.Minute, "how long it must last")
 	fl.StringVar(&c.Prefix, "prefix", "rsv", "of the namespaces' names")
 	fl.IntVar(&c.Subnet, "subnet", 80, "site i has the network 10.(subnet+i).0.0/16")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
@@ -65,7 +67,8 @@ everything away again; with --detach, "reservoir dev down" does.`,
 			return err
 		}
 		scale := []string{"--ha-scale", strconv.FormatFloat(haScale, 'g', -1, 64)}
-		c.SiteArgs, c.HostArgs = append([]string{"--placement", placement, "--accounting-interval", accounting.String()}, scale...), scale
+		c.SiteArgs, c.HostArgs = append([]string{"--placement", placement, "--accounting-interval", accounting.String(),
+			"--overload", fmt.Sprint(*overload), "--overload-calm", fmt.Sprint(*overload * 5 / 6), "--overload-for", overloadFor.String()}, scale...), scale
 		c.GuardArgs, c.ProxyArgs = scale, scale
 		if detach {
 			return a.detachDev(cmd, c)

@@ -15,7 +15,7 @@ import (
 // hostCmd is the agent itself when it is called without a verb (process.go).
 func (a *app) hostCmd() *cobra.Command {
 	cmd := noun("host", "The machines of a site; be one of them",
-		a.hostList(), a.hostShow(), a.hostInvite(),
+		a.hostList(), a.hostShow(), a.hostPartitions(), a.hostInvite(),
 		a.hostState("cordon", vmi.HostDraining, "Let a host take no new VEEs; those there stay"),
 		a.hostDrain(), a.hostOff(),
 		a.hostState("on", vmi.HostOn, "Let a host take VEEs again"),
@@ -68,6 +68,9 @@ func (a *app) hostListing() listing[vmi.Host] {
 			{head: "DISK-FREE", cell: func(h vmi.Host) string { return h.DiskFree.String() }, wide: true},
 			{head: "VERSION", cell: func(h vmi.Host) string { return h.Version }, wide: true},
 			{head: "JOINED", cell: func(h vmi.Host) string { return a.since(h.Joined) }, wide: true},
+			{head: "LOAD", cell: load, wide: true},
+			{head: "PARTITION", cell: together, wide: true},
+			{head: "DOUBTS", cell: doubts, wide: true},
 			{head: "WITNESS", cell: func(h vmi.Host) string { return yes(h.HA.Witness) }, wide: true},
 			{head: "WHY-DEGRADED", cell: func(h vmi.Host) string { return h.HA.Degraded }, wide: true},
 			{head: "WHY-THIS-ACCELERATOR", cell: func(h vmi.Host) string {

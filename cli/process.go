@@ -15,6 +15,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/agent"
 	"github.com/reservoir-cloud/reservoir/agent/guard"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/internal/footprint"
 	"github.com/reservoir-cloud/reservoir/ownership"
 	"github.com/reservoir-cloud/reservoir/site"
 	"github.com/reservoir-cloud/reservoir/vee"
@@ -52,6 +53,10 @@ and ca.pem into its directory, for: reservoir context add.`
 	fl.DurationVar(&c.Rebalance.Every, "rebalance-every", 0, "time between two plans (5m)")
 	fl.Float64Var(&c.Rebalance.PerMove, "rebalance-per-move", 0, "what a single move must gain of the policy's score (0.01)")
 	fl.Float64Var(&c.Rebalance.Gain, "rebalance-gain", 0, "part of the score that a plan must gain to be worth it (0.05)")
+	fl.Float64Var(&c.Relief.Overload, "overload", 0.9, "`PART` of a host's CPUs above which other hosts relieve it of VEEs by themselves; 0: never")
+	fl.Float64Var(&c.Relief.Calm, "overload-calm", 0.75, "part that it is brought to")
+	fl.DurationVar(&c.Relief.Lasts, "overload-for", 3*time.Minute, "how long it must last")
+	fl.Float64Var(&c.Relief.Underload, "underload", 0, "part below which a host hands its VEEs to others; 0: never")
 	var metricsDisk string
 	fl.DurationVar(&c.Monitoring.Retention, "metrics-retention", 7*24*time.Hour, "measurements are kept this long")
 	fl.StringVar(&metricsDisk, "metrics-disk", "4GiB", "`SIZE` that measurements may have on disk")
@@ -85,6 +90,7 @@ and ca.pem into its directory, for: reservoir context add.`
 			return err
 		}
 		c.Log = a.log()
+		trim(c.Log)
 		return site.Run(cmd.Context(), c)
 	})
 }
@@ -112,6 +118,7 @@ one-time token (on the site: reservoir host invite) and needs none when it start
 	fl.StringVar(&memory, "memory", "", "memory for VEEs (all but a reserve)")
 	fl.StringVar(&disk, "disk", "", "disk for VEEs (all but a reserve)")
 	fl.Float64Var(&c.Price, "price", 0, "what it costs per hour while it has VEEs; for the site's policy cost")
+	fl.Float64Var(&c.Overload, "overload", 0, "`PART` of its CPUs above which other hosts relieve it (as the site says; -1: never)")
 	fl.StringVar(&c.PowerOff, "power-off", "", "`COMMAND` that switches the machine off, for: reservoir host off (only the agent ends)")
 	fl.Float64Var(&c.HAScale, "ha-scale", 1, "scale every timing by this; as the site's")
 	onProcess(cmd, func(cmd *cobra.Command) (err error) {
@@ -140,6 +147,7 @@ one-time token (on the site: reservoir host invite) and needs none when it start
 		}
 		c.Site = strings.TrimSuffix(strings.TrimPrefix(c.Site, "https://"), "/")
 		c.Log = a.log()
+		trim(c.Log)
 		return agent.Run(cmd.Context(), c)
 	})
 }
@@ -170,7 +178,9 @@ that is restarted (docs/operations.md).`,
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return fileFault(err)
 		}
-		return guard.Run(cmd.Context(), guard.Config{Dir: dir, Lease: t.Lease, Watchdog: watchdog, WatchdogTime: t.Watchdog - t.Lease, Log: a.log()})
+		log := a.log()
+		trim(log)
+		return guard.Run(cmd.Context(), guard.Config{Dir: dir, Lease: t.Lease, Watchdog: watchdog, WatchdogTime: t.Watchdog - t.Lease, Log: log})
 	}
 	return cmd
 }
@@ -210,4 +220,11 @@ func portRange(s string) (first, last uint16, err error) {
 		return 0, 0, fault.New(fault.Malformed, "--access-points %q: want FIRST-LAST", s)
 	}
 	return uint16(f), uint16(l), nil
+}
+
+// trim what a process that will run for long has read of its binary to start.
+func trim(log *slog.Logger) {
+	if err := footprint.Trim(); err != nil {
+		log.Debug("this process stays larger than it need be", "err", err)
+	}
 }

@@ -31,7 +31,7 @@ func (s *site) openVEEM(ctx context.Context) (*veem.Manager, error) {
 		Images: sizes{s}, Balancer: s.balancer, Recorder: recorder{s},
 		Networks: map[string]veem.Network{flat: network(c)}, VANs: c.VANs,
 		Listener: s.listener(), Rebalancing: c.Rebalance, Booking: s.booking(), Timing: scaled(c.HAScale), Log: c.Log,
-		Ownership: c.ownership(), Boottime: boottime,
+		Relief: c.relief(), Ownership: c.ownership(), Boottime: boottime,
 	})
 }
 

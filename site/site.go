@@ -72,6 +72,7 @@ type Config struct {
 	Placement string // of new VEEs: "balance" or "pack"; empty: as the policy of Rebalance wants
 	// Rebalance is how VEEs that run are moved, once they do.
 	Rebalance veem.Rebalancing
+	Relief    Relief
 	// Overbooking of CPUs from history.
 	Overbooking Overbooking
 	HAScale     float64 // scales every timing together; 0: 1
@@ -132,6 +133,9 @@ func (c *Config) check() error {
 		}
 	}
 	if err := c.Overbooking.check(); err != nil {
+		return err
+	}
+	if err := c.Relief.check(); err != nil {
 		return err
 	}
 	if i := c.AccountingInterval; i != 0 && i < time.Second {

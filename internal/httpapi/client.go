@@ -104,7 +104,7 @@ func transportFault(err error, base string) error {
 
 func decodeProblem(resp *http.Response) error {
 	b, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-	var p problem
+	var p problemDetails
 	if json.Unmarshal(b, &p) == nil && p.Code != "" {
 		return &fault.Error{Code: p.Code, Message: p.Detail, Next: p.Next}
 	}

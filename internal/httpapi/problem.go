@@ -12,8 +12,8 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 )
 
-// problem is an RFC 9457 problem document with two members of our own: code and next.
-type problem struct {
+// problemDetails is an RFC 9457 problem document with two members of our own: code and next.
+type problemDetails struct {
 	Type   string     `json:"type" doc:"urn:reservoir:error:CODE"`
 	Title  string     `json:"title"`
 	Status int        `json:"status"`
@@ -22,13 +22,13 @@ type problem struct {
 	Next   string     `json:"next,omitempty" doc:"what to try next"`
 }
 
-func (p *problem) Error() string             { return p.Detail }
-func (p *problem) GetStatus() int            { return p.Status }
-func (p *problem) ContentType(string) string { return "application/problem+json" }
+func (p *problemDetails) Error() string             { return p.Detail }
+func (p *problemDetails) GetStatus() int            { return p.Status }
+func (p *problemDetails) ContentType(string) string { return "application/problem+json" }
 func typeOf[T any]() reflect.Type            { return reflect.TypeFor[T]() }
 
-func problemOf(f *fault.Error) *problem {
-	return &problem{
+func problemOf(f *fault.Error) *problemDetails {
+	return &problemDetails{
 		Type: "urn:reservoir:error:" + string(f.Code), Title: http.StatusText(f.Status()),
 		Status: f.Status(), Detail: f.Message, Code: f.Code, Next: f.NextStep(),
 	}
@@ -56,6 +56,9 @@ func newProblem(status int, msg string, errs ...error) huma.StatusError {
 	p.Status, p.Title = status, http.StatusText(status)
 	return p
 }
+
+// Refuse a request of a plain handler.
+func Refuse(w http.ResponseWriter, err error) { writeProblem(w, fault.From(err)) }
 
 func writeProblem(w http.ResponseWriter, f *fault.Error) {
 	p := problemOf(f)

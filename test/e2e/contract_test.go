@@ -87,3 +87,47 @@ lists:
 		t.Errorf("left over: %s", again)
 	}
 }
+
+// A promise that is in danger is protected on what really runs: a replica that serves no more is
+// moved to another host, live, and one that has been gone for half of its time is started again.
+func TestPromisesAreProtected(t *testing.T) {
+	deploy(t, write(t, `service: protected
+networks: [{name: public, public: true}]
+components:
+  - name: moved
+    image: appliance
+    memory: 128MiB
+    networks: [public]
+    availability: {window: 1m, percentile: 99, protection: migrate}
+  - name: again
+    image: appliance
+    memory: 128MiB
+    networks: [public]
+    restartTime: {within: 20s, protection: restart}
+`), "protected")
+	moved, again := only(t, "moved-1"), only(t, "again-1")
+	eventually(t, "its promises are watched", func() bool {
+		list := jsonOf[[]smi.SLA](t, "service", "sla", "protected")
+		return len(list) == 1 && len(list[0].Objectives) == 2 && list[0].Objectives[0].Now == "kept" && list[0].Objectives[1].Now == "kept"
+	})
+	pid := pidOf(t, again.ID)
+	for _, id := range []string{string(moved.ID), string(again.ID)} {
+		reservoir(t, "vee", "tell", id, "ready", "amount=0")
+	}
+	eventually(t, "the one is on another host", func() bool {
+		v := only(t, "moved-1")
+		return v.ID == moved.ID && v.Host != moved.Host && v.Restarts == moved.Restarts
+	})
+	reservoir(t, "vee", "tell", string(moved.ID), "ready", "amount=1") // it is well there
+	eventually(t, "the other was started again", func() bool { p := pidOf(t, again.ID); return p != 0 && p != pid })
+	eventually(t, "all is well", ready(t, "protected"))
+	if v := only(t, "again-1"); v.ID != again.ID {
+		t.Errorf("another VEE has its name: %s", v.ID)
+	}
+	said := reservoir(t, "event", "list", "--service", "protected")
+	for _, want := range []string{"availability is in danger: migrate of moved " + string(moved.ID), "restart of again " + string(again.ID)} {
+		if !strings.Contains(said, want) {
+			t.Errorf("no event says %q:\n%s", want, said)
+		}
+	}
+}
