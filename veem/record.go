@@ -1,6 +1,7 @@
 package veem
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -42,6 +43,11 @@ type record struct {
 	// Lease under which it runs, so that it may be restarted elsewhere; nil: none. It is
 	// decided when the VEE is first assigned, and stays.
 	Lease *lease `json:"lease,omitempty"`
+	// Withdraw: its partner, which has refused it or given it up, is told to have nothing of
+	// it; then it is placed anew.
+	Withdraw bool `json:"withdraw,omitempty"`
+	// Refused by partners, by host.
+	Refused map[string]refusal `json:"refused,omitempty"`
 }
 
 // retarget is a new wish: the old one's failure is forgotten.
@@ -93,6 +99,9 @@ var powers = map[vee.State]vhi.Power{
 
 func (r *record) assignment(grace time.Duration) vhi.Assignment {
 	a := vhi.Assignment{VEE: r.ID, Epoch: r.Epoch, Seq: r.Seq, Power: powers[r.Target], Descriptor: r.Descriptor, GraceMS: grace.Milliseconds(), Leased: r.Lease != nil}
+	if r.Withdraw {
+		a.Power = vhi.Absent
+	}
 	if r.moving() && !r.Move.Cancelling {
 		a.Move = r.Move.move()
 	}
@@ -105,7 +114,11 @@ func (r *record) same(o *record) bool {
 		r.Error == o.Error && r.Host == o.Host && r.Epoch == o.Epoch && r.GuestReady == o.GuestReady &&
 		r.GuestSeen == o.GuestSeen && r.GuestFailure == o.GuestFailure && r.Restarts == o.Restarts && r.Seq == o.Seq && r.Assigned == o.Assigned && r.Settled == o.Settled && r.Holds == o.Holds &&
 		r.Failure == o.Failure && r.FailureCode == o.FailureCode && r.HostRestarts == o.HostRestarts &&
-		r.Move.same(o.Move) && r.Lease.same(o.Lease) && (r.ReservedUntil == nil) == (o.ReservedUntil == nil)
+		r.sameCustody(o) && r.Withdraw == o.Withdraw && maps.Equal(r.Refused, o.Refused) && r.Move.same(o.Move) && r.Lease.same(o.Lease) && (r.ReservedUntil == nil) == (o.ReservedUntil == nil)
+}
+
+func (r *record) sameCustody(o *record) bool {
+	return r.Custody == o.Custody || r.Custody != nil && o.Custody != nil && *r.Custody == *o.Custody
 }
 
 // hostRecord is what the store has of a host: what was wanted of it, and what it said last,
