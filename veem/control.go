@@ -157,6 +157,11 @@ func (m *Manager) UpdateState(ctx context.Context, u vmi.UpdateState) ([]vmi.Out
 	if err := m.ready(ctx); err != nil {
 		return nil, err
 	}
+	if caller.Is(identity.Partner) && u.Action == vee.Activate {
+		if err := m.imported(ctx, caller.Site, u.IDs); err != nil {
+			return nil, err
+		}
+	}
 	step := chunk
 	if u.Ordered {
 		step = 1

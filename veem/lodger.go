@@ -54,7 +54,7 @@ func (m *Manager) describeLodger(ctx context.Context, caller identity.Caller, in
 			return nil, err
 		}
 	}
-	if err := m.checkDisks(ctx, where+"descriptor.", &d); err != nil {
+	if err := m.checkDisks(ctx, where+"descriptor.", m.importing(ctx, caller.Site, &d)); err != nil {
 		return nil, err
 	}
 	if d.NICs, err = m.ownPublic(d.NICs); err != nil {
@@ -62,6 +62,44 @@ func (m *Manager) describeLodger(ctx context.Context, caller identity.Caller, in
 	}
 	d.Customer, d.GroupID = foreign(caller.Site, d.Customer), foreign(caller.Site, d.GroupID)
 	return []vee.Descriptor{d}, nil
+}
+
+// importing begins to bring the images of d that are not here: they come ahead of its
+// deployment. The answer is d with what can be checked already.
+func (m *Manager) importing(ctx context.Context, site string, d *vee.Descriptor) *vee.Descriptor {
+	if m.cfg.Import == nil {
+		return d
+	}
+	known := *d
+	known.Disks = slices.Clone(d.Disks)
+	for i, k := range d.Disks {
+		if k.Image != "" && k.Size > 0 && m.cfg.Import(ctx, site, k.Image) != nil {
+			known.Disks[i].Image = ""
+		}
+	}
+	return &known
+}
+
+// imported checks that the images of a partner's VEEs are here before they are to run.
+func (m *Manager) imported(ctx context.Context, site string, ids []vee.ID) error {
+	if m.cfg.Import == nil {
+		return nil
+	}
+	for _, id := range ids {
+		r, ok := m.ledger.vee(id)
+		if !ok || !r.lodges() || id.Site() != site || r.Assigned {
+			continue
+		}
+		for _, k := range r.Descriptor.Disks {
+			if k.Image == "" {
+				continue
+			}
+			if err := m.cfg.Import(ctx, site, k.Image); err != nil {
+				return fmt.Errorf("VEE %s: its image %s: %w", id, orElse(k.Source, k.Image), err)
+			}
+		}
+	}
+	return nil
 }
 
 // ownPublic plugs what is on a public network of its own site into one of this site's, which

@@ -140,6 +140,10 @@ type Config struct {
 	Partnership Partnership
 	// Partnering is when VEEs go to partners that do not say so themselves; empty: overflow.
 	Partnering vee.Partnering
+	// Import an image of a partner's VEE from its own site: nil when it is here; else it is
+	// begun, where it is not under way, and Unavailable says how far it is. It does not wait
+	// for long. nil: what is not here is refused.
+	Import     func(ctx context.Context, site, digest string) error
 	Country    string // of the site, ISO 3166; empty: not said
 	// Border is the underlay address of the site's VAN proxy; nil, or the zero address: it has
 	// none now.
