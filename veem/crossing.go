@@ -187,6 +187,9 @@ func (p Peering) PutMove(ctx context.Context, o peer.MoveOrder) (vmi.VEE, error)
 		if wanted, err = m.describe(ctx, caller, in); err != nil {
 			return vmi.VEE{}, err
 		}
+		if err := m.importAll(ctx, caller.Site, wanted[0]); err != nil {
+			return vmi.VEE{}, err
+		}
 	}
 	route, err := m.nonce()
 	if err != nil {
@@ -224,6 +227,23 @@ func (p Peering) PutMove(ctx context.Context, o peer.MoveOrder) (vmi.VEE, error)
 		return vmi.VEE{}, err
 	}
 	return m.told(caller, m.show(out)), nil
+}
+
+// importAll images of a VEE that comes while it runs: only what differs from them travels.
+// Unavailable while they are on their way, and then its own site asks again.
+func (m *Manager) importAll(ctx context.Context, site string, d vee.Descriptor) error {
+	if m.cfg.Import == nil {
+		return nil
+	}
+	for _, k := range d.Disks {
+		if k.Image == "" {
+			continue
+		}
+		if err := m.cfg.Import(ctx, site, k.Image); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // expect a VEE: a place is reserved, and a host of it is invited next.
