@@ -315,6 +315,20 @@ func (d devClient) InviteProxy(ctx context.Context, s dev.Site) (string, error) 
 	return i.Token, err
 }
 
+// ProxyReady implements dev.Client.
+func (d devClient) ProxyReady(ctx context.Context, s dev.Site) error {
+	r, err := d.connect(s)
+	if err != nil {
+		return err
+	}
+	defer r.http.HTTP.CloseIdleConnections()
+	_, err = r.border.ShowProxy(ctx)
+	if fault.Has(err, fault.NotFound) {
+		return fault.New(fault.Unavailable, "%w", err)
+	}
+	return err
+}
+
 // AliveHosts implements dev.Client.
 func (d devClient) AliveHosts(ctx context.Context, s dev.Site) (int, error) {
 	r, err := d.connect(s)

@@ -43,6 +43,21 @@ func (f fakeVEEM) Rebalance(ctx context.Context, r vmi.Rebalance) (vmi.Reconfigu
 	return p, err
 }
 
+func (f fakeVEEM) PlanEvacuation(_ context.Context, e vmi.Evacuate) (vmi.Reconfiguration, error) {
+	if e.To != "" && e.To != "beta" {
+		return vmi.Reconfiguration{}, fault.New(fault.NotFound, "site %q is no partner that lends to this one", e.To).Try("reservoir federation list")
+	}
+	return vmi.Reconfiguration{Cause: "evacuation", State: vmi.ReconfigurationPlanned, Attempt: 1, Evacuation: &e,
+		Steps: []vmi.ReconfigureStep{{VEE: "alpha.aaaaaaaaaa", Name: "db-1", From: "h1", To: "@beta", EndMS: 2500}},
+		Stays: []vmi.ReconfigureRemain{{VEE: "alpha.cccccccccc", Name: "db-3", Host: "h2", Why: "it does not fit: it would come through in 14s, and the deadline is in 10s"}}}, nil
+}
+
+func (f fakeVEEM) Evacuate(ctx context.Context, e vmi.Evacuate) (vmi.Reconfiguration, error) {
+	p, err := f.PlanEvacuation(ctx, e)
+	p.ID, p.State = "p1", vmi.ReconfigurationRunning
+	return p, err
+}
+
 func (f fakeVEEM) GetReconfiguration(ctx context.Context) (vmi.Reconfiguration, error) {
 	p, err := f.PlanRebalance(ctx, vmi.Rebalance{Policy: "balance"})
 	p.ID, p.State = "p1", vmi.ReconfigurationDone

@@ -17,7 +17,7 @@ func (a *app) hostCmd() *cobra.Command {
 	cmd := noun("host", "The machines of a site; be one of them",
 		a.hostList(), a.hostShow(), a.hostPartitions(), a.hostInvite(),
 		a.hostState("cordon", vmi.HostDraining, "Let a host take no new VEEs; those there stay"),
-		a.hostDrain(), a.hostOff(),
+		a.hostDrain(), a.hostEvacuate(), a.hostOff(),
 		a.hostState("on", vmi.HostOn, "Let a host take VEEs again"),
 		a.hostArm("disarm", false, "Let the guests of a host live on without a lease, for maintenance"),
 		a.hostArm("arm", true, "Have the guests of a host end with its lease again, to be restarted elsewhere"),

@@ -164,7 +164,11 @@ func (a *app) awaitPlan(ctx context.Context, r *remote) (vmi.Reconfiguration, er
 		case vmi.ReconfigurationDone:
 			return p, nil
 		case vmi.ReconfigurationStopped:
-			return p, fault.New(fault.Conflict, "plan %s was stopped: %s", p.ID, p.Note).Try("reservoir site rebalance --apply --policy %s", p.Policy)
+			f := fault.New(fault.Conflict, "plan %s was stopped: %s", p.ID, p.Note)
+			if p.Evacuation != nil {
+				return p, f.Try("see who has gone: reservoir site rebalance --status")
+			}
+			return p, f.Try("reservoir site rebalance --apply --policy %s", p.Policy)
 		}
 		select {
 		case <-ctx.Done():

@@ -56,6 +56,8 @@ type Client interface {
 	Invite(ctx context.Context, s Site, host string) (token string, err error)
 	// InviteProxy is Invite for the site's VAN proxy.
 	InviteProxy(ctx context.Context, s Site) (token string, err error)
+	// ProxyReady is whether the site knows its proxy and reaches it; Unavailable: not yet.
+	ProxyReady(ctx context.Context, s Site) error
 	// AliveHosts counts them.
 	AliveHosts(ctx context.Context, s Site) (int, error)
 }
@@ -227,6 +229,11 @@ func (l layout) bringUp(ctx context.Context, client Client, start func(node), sa
 			return err
 		}); err != nil {
 			return err
+		}
+		if len(sites) > 1 {
+			if err := retry(ctx, func() error { return client.ProxyReady(ctx, s) }); err != nil {
+				return err
+			}
 		}
 		say("site %s has its %d hosts after %.1fs", s.Name, len(s.Hosts), time.Since(began).Seconds())
 	}

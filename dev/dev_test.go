@@ -114,6 +114,8 @@ func (dialer) InviteProxy(_ context.Context, s Site) (string, error) {
 	return "token of the proxy of " + s.Name, nil
 }
 
+func (dialer) ProxyReady(context.Context, Site) error { return nil }
+
 func (dialer) AliveHosts(ctx context.Context, s Site) (int, error) {
 	alive := 0
 	host, _, _ := net.SplitHostPort(strings.TrimPrefix(s.URL, "https://"))

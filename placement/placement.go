@@ -70,6 +70,8 @@ type Request struct {
 	Needs vee.Resources
 	// Driver that the host must have; empty: any, but at least one.
 	Driver string
+	// Barred hosts may not take it, and why, in words.
+	Barred map[string]string
 }
 
 // Choice for one request. Host is empty where there is none; Why says, for people, what
@@ -250,6 +252,9 @@ func (f *first) setting(soft bool, at []int32) *setting {
 				members[j] = append(members[j], v)
 			}
 		}
+		if barred := f.barred(k); len(barred) > 0 {
+			s.require(Rule{}, model.Ban{VEEs: []int32{v}, Hosts: barred})
+		}
 		for _, i := range bundle {
 			if d := f.requests[i].Driver; d != "" {
 				s.drivers[len(s.rule)] = d
@@ -268,6 +273,26 @@ func (f *first) setting(soft bool, at []int32) *setting {
 	}
 	s.placer = solve.NewPlacer(s.m, policy)
 	return s
+}
+
+// barred hosts of bundle k.
+func (f *first) barred(k int) (hosts []int32) {
+	for h := range f.hosts {
+		if f.bar(k, int32(h)) != "" {
+			hosts = append(hosts, int32(h))
+		}
+	}
+	return hosts
+}
+
+// bar of host h for bundle k, in words; "": there is none.
+func (f *first) bar(k int, h int32) string {
+	for _, i := range f.bundles[k] {
+		if why := f.requests[i].Barred[f.hosts[h].Name]; why != "" {
+			return why
+		}
+	}
+	return ""
 }
 
 func (s *setting) require(r Rule, c model.Constraint) {
@@ -380,6 +405,9 @@ func (f *first) refusal(k int, h int32) string {
 		return host.Closed
 	case len(host.Drivers) == 0:
 		return "it has no hypervisor"
+	}
+	if why := f.bar(k, h); why != "" {
+		return why
 	}
 	v := f.last.bundles[k]
 	w := f.last.placer.Why(v, h)

@@ -31,7 +31,10 @@ func (s *site) openVEEM(ctx context.Context) (*veem.Manager, error) {
 		Images: sizes{s}, Balancer: s.balancer, Recorder: recorder{s},
 		Networks: map[string]veem.Network{flat: network(c)}, VANs: c.VANs,
 		Listener: s.listener(), Rebalancing: c.Rebalance, Booking: s.booking(), Timing: scaled(c.HAScale), Log: c.Log,
-		Relief: c.relief(), Ownership: c.ownership(), Boottime: boottime,
+		Relief:    c.relief(),
+		Ownership: c.ownership(), Boottime: boottime,
+		Partnership: s.abroad, Import: s.abroad.images.Import, Crossing: crossing{s.gate, s.partners},
+		Country: c.Federation.Location.Country, Border: s.gate.Underlay, Rewired: s.gate.Poke,
 	})
 }
 
@@ -87,6 +90,9 @@ func scaled(by float64) veem.Timing {
 
 // dial makes the client of a host's agent.
 func (s *site) dial(name, address string) vhi.Host {
+	if partner, is := s.abroad.places.Dial(name); is {
+		return partner
+	}
 	return vhi.NewHostClient(s.toHost(name, address))
 }
 

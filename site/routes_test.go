@@ -60,6 +60,8 @@ var routes = map[string]struct{ may, path, body string }{
 	"GET /vmi/v1/vees/{id}/nics/{number}/capture":        {"OPS", "/vmi/v1/vees/" + anID + "/nics/0/capture", ""},
 	"PUT /vmi/v1/hosts/{name}/armed":                     {"OS", "/vmi/v1/hosts/h1/armed", `{"armed":false}`},
 	"POST /vmi/v1/vees/{id}/claim":                       {"OS", "/vmi/v1/vees/" + anID + "/claim", `{"fenced":true}`},
+	"POST /vmi/v1/evacuation":                            {"OS", "/vmi/v1/evacuation", `{}`},
+	"POST /vmi/v1/evacuation/plan":                       {"OAS", "/vmi/v1/evacuation/plan", `{}`},
 	"POST /vmi/v1/hosts/{name}/drain":                    {"OS", "/vmi/v1/hosts/h1/drain", `{}`},
 	"GET /vmi/v1/reconfiguration":                        {"OAS", "", ""},
 	"POST /vmi/v1/reconfiguration":                       {"OS", "", `{}`},

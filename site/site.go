@@ -36,6 +36,8 @@ import (
 	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/veem"
+	"github.com/reservoir-cloud/reservoir/veem/federation/connector"
+	"github.com/reservoir-cloud/reservoir/veem/federation/partners"
 	"github.com/reservoir-cloud/reservoir/veem/rebalance"
 	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vmi"
@@ -68,6 +70,9 @@ type Config struct {
 	EtcdEndpoints []string
 	EtcdTLS       *tls.Config
 	StoreQuota    int64 // bytes; 0: the store's default
+
+	// Federation is how the site shows itself to partners.
+	Federation Federation
 
 	Placement string // of new VEEs: "balance" or "pack"; empty: as the policy of Rebalance wants
 	// Rebalance is how VEEs that run are moved, once they do.
@@ -138,6 +143,9 @@ func (c *Config) check() error {
 	if err := c.Relief.check(); err != nil {
 		return err
 	}
+	if err := c.Federation.check(); err != nil {
+		return err
+	}
 	if i := c.AccountingInterval; i != 0 && i < time.Second {
 		return fault.New(fault.Malformed, "accounting interval %v: want at least 1s", i)
 	}
@@ -170,6 +178,11 @@ type site struct {
 	demand      demand
 	metering    metering
 	gate        *gate
+	trust       *identity.Trust
+	partners    *partners.Registry
+	offers      *connector.Connector
+	forPartners net.Listener
+	abroad      *abroad
 }
 
 // Run serves until ctx is done. Everything that it needs is made at its first start.
@@ -234,9 +247,15 @@ func (s *site) open(ctx context.Context) (err error) {
 	if s.gate, err = s.openGate(ctx); err != nil {
 		return err
 	}
+	if err := s.openFederation(ctx); err != nil {
+		return err
+	}
+	s.abroad = s.openAbroad(s.partners)
 	if s.veem, err = s.openVEEM(ctx); err != nil {
 		return err
 	}
+	s.abroad.places.Serve(s.veem)
+	s.gate.segments = s.veem.Border
 	s.sm = s.openSM()
 	return s.openHub(ctx)
 }
@@ -247,6 +266,12 @@ const leastCheck = time.Second
 
 // close undoes open, in reverse, as far as it got.
 func (s *site) close() {
+	if s.abroad != nil {
+		s.abroad.images.Close()
+	}
+	if s.forPartners != nil {
+		_ = s.forPartners.Close() // served, it is closed already
+	}
 	if s.balancer != nil {
 		s.balancer.Close()
 	}
@@ -283,6 +308,7 @@ func (s *site) faces(auditor httpapi.Auditor, receipts httpapi.Receipts) *httpap
 	smi.RegisterTrade(api, s.desk)
 	smi.RegisterElasticity(api, s.sm)
 	admin.Register(api, s)
+	admin.RegisterFederation(api, s)
 	vhi.RegisterManager(api, hosts{s.veem, s})
 	border.RegisterManager(api, keeper{s})
 	border.RegisterKeeper(api, keeper{s})
@@ -302,7 +328,9 @@ func (s *site) serve(ctx context.Context, ln net.Listener) error {
 	defer stop(nil)
 	var wg sync.WaitGroup
 	for _, f := range []func(context.Context) error{
-		s.veem.Run, s.sm.Run, s.desk.Run,
+		s.veem.Run, s.sm.Run, s.desk.Run, s.partners.Run,
+		func(ctx context.Context) error { return s.serveFederation(ctx, receipts) },
+		func(ctx context.Context) error { s.abroad.Run(ctx); return nil },
 		func(ctx context.Context) error { return listener.Serve(ctx, ln) },
 		func(ctx context.Context) error {
 			s.keys.KeepFresh(ctx, s.cfg.Log, func(_ context.Context, csr []byte) ([]byte, []byte, error) { return s.certify(csr) })

@@ -390,7 +390,11 @@ func (s *sets) packetChains(underlay netip.Addr) []chain {
 	}
 	if underlay.IsValid() { // tunnels are no connections: answers come to another port
 		notBridge := slices.Concat(meta(expr.MetaKeyIIFNAME, reg1), isNot([]byte(plan.BridgePrefix)...))
-		prerouting = slices.Insert(prerouting, 0, slices.Concat(fromTunnel(underlay), notBridge, exprs{&expr.Notrack{}}, returned))
+		untrack := slices.Concat(notBridge, exprs{&expr.Notrack{}}, returned)
+		prerouting = slices.Insert(prerouting, 0, slices.Concat(fromTunnel(underlay), untrack))
+		if underlay.Is4() { // all fragments or none: those behind the first have no port
+			prerouting = slices.Insert(prerouting, 0, slices.Concat(s.fragment(underlay), untrack))
+		}
 	}
 	return []chain{
 		sub(packets, "host", host...),
@@ -415,6 +419,14 @@ func fromTunnel(underlay netip.Addr) exprs {
 	}
 	a := underlay.AsSlice()
 	return slices.Concat(udp(portDst, plan.VXLANPort), version(v), network(dst, uint32(len(a)), reg1), is(a...))
+}
+
+// fragment matches a piece of a datagram from another host to this one.
+func (s *sets) fragment(underlay netip.Addr) exprs {
+	const flagsAndOffset = 6 // RFC 791, section 3.1
+	return slices.Concat(version(unix.NFPROTO_IPV4), protocol(unix.IPPROTO_UDP), network(ip4Dst, 4, reg1), is(underlay.AsSlice()...),
+		network(flagsAndOffset, 2, reg1), exprs{&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: 2, Mask: []byte{0x3f, 0xff}, Xor: []byte{0, 0}}}, isNot(0, 0),
+		network(ip4Src, 4, reg1), in(s.underlay4))
 }
 
 // tunnelGuard lets VXLAN in from hosts alone that have ports of our networks.

@@ -2,6 +2,7 @@ package vee
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -40,10 +41,68 @@ type Descriptor struct {
 	Metrics Metrics `json:"metrics,omitzero"`
 	// Naming is how the VEEs of its group find it.
 	Naming Naming `json:"naming,omitzero"`
+	// Where it may run; zero: at its own site, and at partners as its site has it.
+	Where Where `json:"where,omitzero"`
 	// Firewall of every NIC, tried in order. What no rule of a direction that has rules
 	// speaks of is denied; a direction without rules is open.
 	Firewall []FirewallRule `json:"firewall,omitempty"`
 }
+
+// Where in the world a VEE may run.
+type Where struct {
+	// Partners says when it goes to another site; empty: as its own site has it.
+	Partners Partnering `json:"partners,omitempty"`
+	Sites    []string   `json:"sites,omitempty"` // any of these; none: any
+	// Countries by ISO 3166: in one of those, where any is not Outside; in none that is.
+	Countries []Area `json:"countries,omitempty"`
+}
+
+// Area by name.
+type Area struct {
+	Name    string `json:"name"`
+	Outside bool   `json:"outside,omitempty"`
+}
+
+// Allows a site in a country; "" where that is not known. The reason is for people, and
+// empty where it is allowed.
+func (w Where) Allows(site, country string) (why string) {
+	if len(w.Sites) > 0 && !slices.Contains(w.Sites, site) {
+		return fmt.Sprintf("it may run at %s alone", strings.Join(w.Sites, ", "))
+	}
+	var inside []string
+	for _, a := range w.Countries {
+		switch {
+		case !a.Outside:
+			inside = append(inside, a.Name)
+		case country == "":
+			return fmt.Sprintf("it may not run in %s, and site %s does not say where it is", a.Name, site)
+		case a.Name == country:
+			return "it may not run in " + a.Name
+		}
+	}
+	if len(inside) > 0 && !slices.Contains(inside, country) {
+		is := "is in " + country
+		if country == "" {
+			is = "does not say where it is"
+		}
+		return fmt.Sprintf("it may run in %s alone, and site %s %s", strings.Join(inside, ", "), site, is)
+	}
+	return ""
+}
+
+// Partnering is when a VEE goes to a partner site.
+type Partnering string
+
+// Policies of going to partners: never; where its own site has no place; where that costs
+// less.
+const (
+	PartnersNever    Partnering = "never"
+	PartnersOverflow Partnering = "overflow"
+	PartnersCost     Partnering = "cost"
+)
+
+// Partnerings there are.
+var Partnerings = []Partnering{PartnersNever, PartnersOverflow, PartnersCost}
 
 // Metrics is an HTTP endpoint in the guest that answers in Prometheus's text format, and how
 // often it is asked.

@@ -141,8 +141,11 @@ func (m *Manager) activate(t *tx, r record) error {
 // UpdateState: vmi.Service.
 func (m *Manager) UpdateState(ctx context.Context, u vmi.UpdateState) ([]vmi.Outcome, error) {
 	caller := identity.From(ctx)
-	if err := mayWrite(caller); err != nil {
+	if err := mayCommand(caller); err != nil {
 		return nil, err
+	}
+	if u.Custody != nil && !caller.Is(identity.Partner) {
+		return nil, malformed("custody", "only another site's VEE Manager has it to say")
 	}
 	if !slices.Contains(vee.Actions, u.Action) {
 		return nil, fault.New(fault.Malformed, "action %q: want one of %v", u.Action, vee.Actions)
@@ -163,6 +166,11 @@ func (m *Manager) UpdateState(ctx context.Context, u vmi.UpdateState) ([]vmi.Out
 			m.awaitAll(ctx, outs, seqs)
 		}
 		return outs, nil
+	}
+	if caller.Is(identity.Partner) && u.Action == vee.Activate {
+		if err := m.imported(ctx, caller.Site, u.IDs); err != nil {
+			return nil, err
+		}
 	}
 	step := chunk
 	if u.Ordered {
@@ -221,6 +229,9 @@ func (m *Manager) applyTo(caller identity.Caller, t *tx, id vee.ID, u vmi.Update
 			return 0, fault.New(fault.Conflict, "VEE %s has version %d and not %d", id, r.Version, want)
 		}
 	}
+	if caller.Is(identity.Partner) {
+		return m.obey(caller, t, id, u)
+	}
 	return m.apply(caller, t, id, u.Action)
 }
 
@@ -251,8 +262,7 @@ func (m *Manager) apply(caller identity.Caller, t *tx, id vee.ID, a vee.Action) 
 		r, _ = t.vee(id)
 		return r.Seq, nil
 	case to == vee.Destroyed && !r.Assigned:
-		r.Seq++
-		r.finish()
+		r.destroyReserved()
 	default:
 		r.retarget(to)
 	}
@@ -325,6 +335,14 @@ func (r *receipt) of(hash []byte) (receipt, error) {
 	return *r, nil
 }
 
+// mayCommand VEEs: those who may change what is the site's, and partners what is theirs.
+func mayCommand(c identity.Caller) error {
+	if c.Is(identity.Partner) {
+		return nil
+	}
+	return mayWrite(c)
+}
+
 func mayWrite(c identity.Caller) error {
 	if c.Is(identity.Operator, identity.Provider, identity.SiteRole) {
 		return nil
@@ -335,7 +353,7 @@ func mayWrite(c identity.Caller) error {
 // reach the host that has a VEE.
 func (m *Manager) reach(ctx context.Context, id vee.ID, what string) (string, error) {
 	caller := identity.From(ctx)
-	if err := mayWrite(caller); err != nil {
+	if err := mayCommand(caller); err != nil {
 		return "", err
 	}
 	r, ok := m.ledger.vee(id)

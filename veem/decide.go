@@ -73,8 +73,12 @@ func decide(r record, v view, now time.Time, keep time.Duration) decision {
 		return decision{rec: r}
 	case !v.known:
 		return decision{rec: r, do: assign}
+	case v.report == nil && r.Withdraw:
+		return decision{rec: r, do: assign}
 	case v.report == nil:
 		return decideGone(r)
+	case r.away() && v.report.Power == vhi.Absent && v.report.Epoch == r.Epoch && v.report.Seq == r.Seq && r.Target != vee.Destroyed:
+		return decideAway(r, *v.report, now)
 	}
 	if m, is := byHosts(&r, v.report, now); is {
 		r.Move = m
@@ -99,7 +103,9 @@ func decideUnassigned(r record, now time.Time) decision {
 		if now.Before(*r.ReservedUntil) {
 			return decision{rec: r, at: *r.ReservedUntil}
 		}
-		r.release()
+		if r.release(); r.lodges() {
+			r.finish() // its own site looks for another place
+		}
 	}
 	return decision{rec: r}
 }

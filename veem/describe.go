@@ -45,10 +45,16 @@ func (m *Manager) describe(ctx context.Context, caller identity.Caller, in vmi.I
 	if err := checkCall(in); err != nil {
 		return nil, err
 	}
+	if caller.Is(identity.Partner) {
+		return m.describeLodger(ctx, caller, in)
+	}
 	var all []vee.Descriptor
 	for i, v := range in.VEEs {
 		where := fmt.Sprintf("vees[%d].descriptor.", i)
 		d := v.Descriptor
+		if v.ID != "" || v.Custody != nil {
+			return nil, malformed(fmt.Sprintf("vees[%d].id", i), "%q: the manager gives identifiers out; only another site's keeps its own", v.ID)
+		}
 		if d.Customer == "" {
 			d.Customer = caller.Customer
 		}
@@ -98,8 +104,8 @@ func checkCall(in vmi.Initialize) error {
 		switch {
 		case r.Kind != "affinity" && r.Kind != "anti-affinity":
 			return malformed(where+"kind", "%q: want affinity or anti-affinity", r.Kind)
-		case r.Scope != "" && r.Scope != "host":
-			return malformed(where+"scope", "%q: want host", r.Scope)
+		case r.Scope != "" && r.Scope != "host" && r.Scope != scopeSite:
+			return malformed(where+"scope", "%q: want host or site", r.Scope)
 		case r.Tag == "":
 			return malformed(where+"tag", "want the tag of the VEEs that the rule is about")
 		}
@@ -150,6 +156,10 @@ func checkLabels(where string, d *vee.Descriptor) error {
 		return malformed(where+"groupID", "%d bytes: at most %d", len(d.GroupID), maxText)
 	case len(d.FQNPrefix) > 2*maxText:
 		return malformed(where+"fqnPrefix", "%d bytes: at most %d", len(d.FQNPrefix), 2*maxText)
+	case d.Where.Partners != "" && !slices.Contains(vee.Partnerings, d.Where.Partners):
+		return malformed(where+"where.partners", "%q: want one of %v", d.Where.Partners, vee.Partnerings)
+	case len(d.Where.Sites)+len(d.Where.Countries) > maxTags:
+		return malformed(where+"where", "%d sites and countries: at most %d", len(d.Where.Sites)+len(d.Where.Countries), maxTags)
 	case len(d.Tags) > maxTags:
 		return malformed(where+"tags", "%d: at most %d", len(d.Tags), maxTags)
 	case len(d.Ports) > maxTags:

@@ -23,6 +23,9 @@ func networkLane(host string) string { return "network/" + host }
 
 // wakeSegment looks at a segment at every host that holds it or should.
 func (m *Manager) wakeSegment(id string) {
+	if m.cfg.Rewired != nil {
+		m.cfg.Rewired()
+	}
 	for _, h := range m.whereabouts(id) {
 		m.queue.add(segmentJobOf(h, id), networkLane(h))
 	}
@@ -92,7 +95,9 @@ func (m *Manager) lookAtSegment(ctx context.Context, name string) result {
 	if err == nil {
 		ctx, cancel := context.WithTimeout(ctx, m.cfg.Timing.Call)
 		defer cancel()
-		if wanted {
+		if to, away := c.(Sharing); away {
+			err = m.shareAt(ctx, to, host, id, wanted)
+		} else if wanted {
 			err = c.PutSegment(ctx, g)
 		} else {
 			err = c.RemoveSegment(ctx, id)

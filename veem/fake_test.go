@@ -431,12 +431,14 @@ func (h *fakeHost) power(id vee.ID) vhi.Power {
 
 // fakeSite is a manager among fake hosts, in a synctest bubble.
 type fakeSite struct {
-	t      *testing.T
-	store  *memRecords
-	hosts  []*fakeHost
-	cfg    Config
-	events eventLog
-	points pointLog
+	t     *testing.T
+	store *memRecords
+	hosts []*fakeHost
+	// elsewhere are the hosts of another site, where none of its VEEs may run beside here.
+	elsewhere []*fakeHost
+	cfg       Config
+	events    eventLog
+	points    pointLog
 
 	mu     sync.Mutex
 	m      *Manager
@@ -536,40 +538,50 @@ func (fakeImages) VirtualSize(_ context.Context, digest string) (vee.Bytes, erro
 // inSite runs f beside a manager and hosts of 4 vCPUs and 4 GiB each; virtual time.
 func inSite(t *testing.T, hosts int, f func(s *fakeSite)) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &fakeSite{t: t, store: newMemRecords(), points: pointLog{now: map[string]plan.Point{}}}
-		s.cfg = Config{
-			Site: "alpha", Store: s.store, Placer: placement.Balance, Images: fakeImages{}, Balancer: &s.points, Recorder: &s.events,
-			Dial: func(name, _ string) vhi.Host { return s.host(name) },
-			Networks: map[string]Network{"net": {Subnet: netip.MustParsePrefix("10.80.0.0/16"), Gateway: netip.MustParseAddr("10.80.0.1"),
-				First: netip.MustParseAddr("10.80.128.1")}},
-			Log: slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelError})),
-		}
-		s.start()
-		ctx, cancel := context.WithCancel(context.Background())
-		var wg sync.WaitGroup
 		var mu sync.Mutex
-		defer func() {
-			s.stop()
-			cancel()
-			wg.Wait()
-			for _, b := range s.broken {
-				t.Error(b)
-			}
-		}()
-		for i := range hosts {
-			h := &fakeHost{s: s, mu: &mu, name: fmt.Sprintf("h%d", i+1), capacity: vee.Resources{MilliCPU: 4000, Memory: 4 * vee.GiB, Disk: 100 * vee.GiB},
-				guests: map[vee.ID]*fakeGuest{}, segments: map[string]plan.Segment{}, changed: make(chan struct{}, 1), slow: 100 * time.Millisecond, rng: rand.New(rand.NewPCG(1, uint64(i)))}
-			s.hosts = append(s.hosts, h)
-			if err := s.m.HostJoined(context.Background(), h.name); err != nil {
-				t.Fatal(err)
-			}
-		}
-		for _, h := range s.hosts {
-			wg.Go(func() { h.run(ctx) })
-		}
+		s := newFakeSite(t, "alpha")
+		defer s.open(hosts, &mu)()
 		synctest.Wait()
 		f(s)
 	})
+}
+
+func newFakeSite(t *testing.T, name string) *fakeSite {
+	s := &fakeSite{t: t, store: newMemRecords(), points: pointLog{now: map[string]plan.Point{}}}
+	s.cfg = Config{
+		Site: name, Store: s.store, Placer: placement.Balance, Images: fakeImages{}, Balancer: &s.points, Recorder: &s.events,
+		Dial: func(name, _ string) vhi.Host { return s.host(name) },
+		Networks: map[string]Network{"net": {Subnet: netip.MustParsePrefix("10.80.0.0/16"), Gateway: netip.MustParseAddr("10.80.0.1"),
+			First: netip.MustParseAddr("10.80.128.1")}},
+		Log: slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelError})),
+	}
+	return s
+}
+
+// open the site with so many hosts. mu is one for all hosts that invariants are about.
+func (s *fakeSite) open(hosts int, mu *sync.Mutex) (shut func()) {
+	s.start()
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	for i := range hosts {
+		h := &fakeHost{s: s, mu: mu, name: fmt.Sprintf("h%d", i+1), capacity: vee.Resources{MilliCPU: 4000, Memory: 4 * vee.GiB, Disk: 100 * vee.GiB},
+			guests: map[vee.ID]*fakeGuest{}, segments: map[string]plan.Segment{}, changed: make(chan struct{}, 1), slow: 100 * time.Millisecond, rng: rand.New(rand.NewPCG(1, uint64(i)))}
+		s.hosts = append(s.hosts, h)
+		if err := s.m.HostJoined(context.Background(), h.name); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	for _, h := range s.hosts {
+		wg.Go(func() { h.run(ctx) })
+	}
+	return func() {
+		s.stop()
+		cancel()
+		wg.Wait()
+		for _, b := range s.broken {
+			s.t.Error(b)
+		}
+	}
 }
 
 type testLog struct{ t *testing.T }
@@ -628,6 +640,11 @@ func (s *fakeSite) check(h *fakeHost, id vee.ID, g *fakeGuest) {
 	}
 	if g.now != vhi.Running {
 		return
+	}
+	for _, other := range s.elsewhere {
+		if o := other.guests[id]; o != nil && (o.now == vhi.Running || o.now == vhi.Paused) {
+			s.breaks("VEE %s runs on %s of %s and %s of %s", id, h.name, s.cfg.Site, other.name, other.s.cfg.Site)
+		}
 	}
 	for _, other := range s.hosts {
 		for oid, o := range other.guests {

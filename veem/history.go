@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/account"
+	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vmi"
 )
 
@@ -17,7 +18,8 @@ const maxNote = 160
 // live brings what grows with a VEE's life, its meter and its history, from old (nil: it is
 // new) to r, which is about to be written. So neither costs a write of its own.
 func (r *record) live(old *record, now time.Time) {
-	if old == nil {
+	if old == nil || old.State == vee.Destroyed && r.State != vee.Destroyed { // it comes anew
+
 		r.Meter = account.Meter{AtMS: now.UnixMilli()}
 		r.History = []vmi.Step{r.step(now)}
 		return

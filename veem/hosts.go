@@ -241,8 +241,16 @@ func sameReport(a, b vhi.Report) bool {
 	a.DiskUsed, b.DiskUsed = 0, 0
 	return a.VEE == b.VEE && a.Epoch == b.Epoch && a.Seq == b.Seq && a.Power == b.Power && a.Phase == b.Phase &&
 		a.GuestReady == b.GuestReady && a.GuestSeen == b.GuestSeen && a.GuestIdle == b.GuestIdle && a.GuestFailure == b.GuestFailure &&
-		a.Restarts == b.Restarts && a.Guarded == b.Guarded && a.Error == b.Error && a.Code == b.Code &&
+		a.Restarts == b.Restarts && a.Guarded == b.Guarded && a.Error == b.Error && a.Code == b.Code && sameStage(a.Move, b.Move) &&
 		a.Fitted == b.Fitted && slices.Equal(a.NextBoot, b.NextBoot)
+}
+
+// sameStage of a move: numbers are of no interest.
+func sameStage(a, b *vhi.MoveReport) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.ID == b.ID && a.Stage == b.Stage && (a.Door == nil) == (b.Door == nil)
 }
 
 // identical reports whether b says nothing that a does not.
@@ -305,6 +313,11 @@ func (m *Manager) HostJoined(ctx context.Context, name string) error {
 	if !vee.ValidName(name) {
 		return fault.New(fault.Malformed, "host name %q: want a DNS label such as \"h1\"", name)
 	}
+	return m.joined(ctx, name, "host "+name+" has joined the site")
+}
+
+// joined makes the record of a host, and tells people the news of it.
+func (m *Manager) joined(ctx context.Context, name, news string) error {
 	fresh := false
 	err := m.ledger.do(ctx, func(t *tx) error {
 		if fresh = t.hosts.get(name) == nil; fresh {
@@ -313,7 +326,7 @@ func (m *Manager) HostJoined(ctx context.Context, name string) error {
 		return nil
 	})
 	if err == nil && fresh {
-		m.record(Event{Reason: "HostJoined", Object: "host/" + name, Message: "host " + name + " has joined the site"})
+		m.record(Event{Reason: "HostJoined", Object: "host/" + name, Message: news})
 	}
 	return err
 }
@@ -372,6 +385,9 @@ func (m *Manager) learn(r vhi.HostReport, asked uint64) bool {
 			if v.at(r.Host) && v.Assigned {
 				mine[v.ID] = true
 				for id := range segmentsOf(v) {
+					if isPartner(r.Host) && s.networks.rows[id] == nil {
+						continue
+					}
 					wanted[id] = s.segments.version[id]
 				}
 			}
@@ -512,8 +528,8 @@ func (m *Manager) checkAlive(h hostRecord) time.Duration {
 // or that is somewhere else.
 func (m *Manager) reap(ctx context.Context, host string, id vee.ID) result {
 	rec, exists := m.ledger.vee(id)
-	if exists && rec.at(host) && rec.Assigned && rec.State != vee.Destroyed {
-		return result{}
+	if exists && rec.at(host) && (rec.Assigned || isPartner(host)) && rec.State != vee.Destroyed {
+		return result{} // a partner keeps a place for what is only reserved
 	}
 	m.hosts.mu.Lock()
 	v := m.hosts.get(host)

@@ -15,14 +15,14 @@ import (
 // places and the receipt, or nothing.
 func (m *Manager) InitializeVEEs(ctx context.Context, in vmi.Initialize) (vmi.Initialized, error) {
 	caller := identity.From(ctx)
-	if err := mayWrite(caller); err != nil {
+	if err := mayCommand(caller); err != nil {
 		return vmi.Initialized{}, err
 	}
 	key, hash, err := receiptOf(caller, in.IdempotencyKey, in)
 	if err != nil {
 		return vmi.Initialized{}, err
 	}
-	if out, done, err := m.answered(key, hash); done || err != nil {
+	if out, done, err := m.answered(caller, key, hash); done || err != nil {
 		return out, err
 	}
 	wanted, err := m.describe(ctx, caller, in)
@@ -39,7 +39,7 @@ func (m *Manager) InitializeVEEs(ctx context.Context, in vmi.Initialize) (vmi.In
 		if err != nil || old.IDs != nil { // the same call overtook this one
 			return err
 		}
-		if made, err = m.initialize(t, in, wanted); err != nil {
+		if made, err = m.initialize(t, caller, in, wanted); err != nil {
 			return err
 		}
 		kept := receipt{At: t.now, Request: hash}
@@ -56,20 +56,23 @@ func (m *Manager) InitializeVEEs(ctx context.Context, in vmi.Initialize) (vmi.In
 	if err != nil {
 		return vmi.Initialized{}, fmt.Errorf("initialize %d VEEs: %w", len(wanted), err)
 	}
+	if made, err = m.reserveAway(ctx, made); err != nil {
+		return vmi.Initialized{}, fmt.Errorf("initialize %d VEEs: %w", len(wanted), err)
+	}
 	if made == nil {
-		out, _, err := m.answered(key, hash)
+		out, _, err := m.answered(caller, key, hash)
 		return out, err
 	}
 	var out vmi.Initialized
 	for _, r := range made {
-		out.VEEs = append(out.VEEs, r.VEE)
+		out.VEEs = append(out.VEEs, m.told(caller, r.VEE))
 	}
 	return out, nil
 }
 
 // answered returns the result of the same call made before, as its VEEs are now. Of those
 // whose record was dropped, only the identifier is left.
-func (m *Manager) answered(key string, hash []byte) (out vmi.Initialized, done bool, err error) {
+func (m *Manager) answered(caller identity.Caller, key string, hash []byte) (out vmi.Initialized, done bool, err error) {
 	if key == "" {
 		return out, false, nil
 	}
@@ -88,7 +91,7 @@ func (m *Manager) answered(key string, hash []byte) (out vmi.Initialized, done b
 		}
 	})
 	for _, r := range found {
-		out.VEEs = append(out.VEEs, m.show(r))
+		out.VEEs = append(out.VEEs, m.told(caller, m.show(r)))
 	}
 	return out, done, err
 }
@@ -138,7 +141,11 @@ func (m *Manager) scoped(in vmi.Initialize, wanted []vee.Descriptor, call string
 }
 
 // initialize makes the records: identifiers, addresses, and for TWOPHASE places.
-func (m *Manager) initialize(t *tx, in vmi.Initialize, wanted []vee.Descriptor) ([]record, error) {
+func (m *Manager) initialize(t *tx, caller identity.Caller, in vmi.Initialize, wanted []vee.Descriptor) ([]record, error) {
+	if caller.Is(identity.Partner) {
+		r, err := m.lodge(t, caller, in, wanted)
+		return []record{r}, err
+	}
 	first, err := m.newID()
 	if err != nil {
 		return nil, err
@@ -164,11 +171,7 @@ func (m *Manager) initialize(t *tx, in vmi.Initialize, wanted []vee.Descriptor) 
 	if in.Model == vmi.BestEffort {
 		return rs, nil
 	}
-	hold := m.cfg.Timing.Hold
-	if in.HoldMS > 0 {
-		hold = time.Duration(in.HoldMS) * time.Millisecond
-	}
-	until := t.now.Add(hold)
+	until := t.now.Add(m.hold(in))
 	for i, c := range m.choose(t, rs) {
 		if c.Host == "" {
 			return nil, fault.New(fault.NoResources, "VEE %q: %s", rs[i].Descriptor.Name, c.Why)
@@ -177,6 +180,14 @@ func (m *Manager) initialize(t *tx, in vmi.Initialize, wanted []vee.Descriptor) 
 		rs[i].ReservedUntil = &until
 	}
 	return rs, nil
+}
+
+// hold is how long a reservation lasts that nobody commits.
+func (m *Manager) hold(in vmi.Initialize) time.Duration {
+	if in.HoldMS > 0 {
+		return time.Duration(in.HoldMS) * time.Millisecond
+	}
+	return m.cfg.Timing.Hold
 }
 
 func (m *Manager) newID() (vee.ID, error) {

@@ -143,6 +143,9 @@ func (m *Manager) siteLog() (l ownership.Log) {
 			l.Generation, l.Leader, l.Restored, l.Witnesses = row.Generation, row.Leader, row.Restored, row.Witnesses
 		}
 		for _, h := range s.hosts.rows {
+			if isPartner(h.Name) {
+				continue // it vouches for what it has by its own log
+			}
 			l.Members = append(l.Members, h.member())
 		}
 		for _, r := range s.vees.rows {

@@ -24,6 +24,10 @@ type migration struct {
 	Ticket  string `json:"ticket"`
 	// Underlay address of the destination.
 	Underlay netip.Addr `json:"underlay,omitzero"`
+	// Route is the ticket at this site's proxy, and Door what the destination has told of its
+	// own, of a migration that crosses the border.
+	Route string    `json:"route,omitempty"`
+	Door  *vhi.Door `json:"door,omitempty"`
 }
 
 // opMigrate is the operation that both hosts' drivers have to declare.
@@ -39,15 +43,18 @@ func (r *record) at(host string) bool {
 }
 
 func (m *migration) same(o *migration) bool {
-	return m == o || m != nil && o != nil && m.ID == o.ID && m.State == o.State && m.Cancelling == o.Cancelling
+	return m == o || m != nil && o != nil && m.ID == o.ID && m.State == o.State && m.Cancelling == o.Cancelling && (m.Door == nil) == (o.Door == nil)
 }
 
 func (m *migration) move() *vhi.Move {
-	return &vhi.Move{ID: m.ID, From: m.From, To: m.To, Address: m.Address, Underlay: m.Underlay, Ticket: m.Ticket, Bandwidth: m.Bandwidth, AutoConverge: m.AutoConverge}
+	return &vhi.Move{ID: m.ID, From: m.From, To: m.To, Door: m.Door, Address: m.Address, Underlay: m.Underlay, Ticket: m.Ticket, Bandwidth: m.Bandwidth, AutoConverge: m.AutoConverge}
 }
 
-// invitation is the destination's assignment.
+// invitation is the destination's assignment; of one that is cancelled, that there is none.
 func (r *record) invitation() vhi.Assignment {
+	if r.Move.Cancelling {
+		return vhi.Assignment{VEE: r.ID, Epoch: r.Epoch, Seq: r.Seq, Power: vhi.Absent}
+	}
 	return vhi.Assignment{VEE: r.ID, Epoch: r.Epoch, Seq: r.Seq, Power: vhi.Incoming, Descriptor: r.Descriptor, Move: r.Move.move(), Leased: r.Lease != nil}
 }
 
@@ -74,6 +81,9 @@ func (r *record) arrive(p *vhi.Report, now time.Time) {
 	r.endMove(vmi.MigrationDone, p.Move, now)
 	r.Host, r.Epoch, r.Seq, r.HostRestarts = r.Move.To, p.Epoch, max(r.Seq, p.Seq)+1, 0
 	r.Phase = vee.PhaseRunning
+	if vhi.SiteOf(r.Host) != "" {
+		r.Lease = nil // who may run it is now in the log of that site
+	}
 }
 
 // cancelMove has the source stop, if it still can.
@@ -87,7 +97,12 @@ func (r *record) cancelMove(why string) {
 // taken reports whether p says that the VEE has come to the destination: it goes on there
 // under a later hop.
 func taken(r *record, p *vhi.Report) bool {
-	return p != nil && p.Epoch.Generation == r.Epoch.Generation && p.Epoch.Term == r.Epoch.Term && p.Epoch.Hop > r.Epoch.Hop &&
+	if p == nil || p.Epoch.Compare(r.Epoch) <= 0 {
+		return false
+	}
+	// Another site may have gone through terms of its own with it.
+	sameTerm := p.Epoch.Generation == r.Epoch.Generation && p.Epoch.Term == r.Epoch.Term
+	return (sameTerm || vhi.SiteOf(r.Move.From) != "") &&
 		p.Power != vhi.Absent && p.Power != vhi.Incoming && (p.Move == nil || p.Move.ID != r.Move.ID || p.Move.Stage == vhi.MoveTaken)
 }
 
@@ -108,17 +123,15 @@ func decideMoving(r record, from, to view, now time.Time) decision {
 	p := from.report
 	behind := !from.known || p != nil && (p.Epoch.Compare(r.Epoch) < 0 || p.Epoch == r.Epoch && p.Seq < r.Seq)
 	switch {
+	case from.known && p == nil && vhi.SiteOf(r.Host) != "":
+		return closeDoor(r, to, now)
 	case from.known && p == nil:
 		// The source has no such VEE, the destination has not taken it.
 		r.endMove(vmi.MigrationFailed, nil, now)
 		r.Seq++
 		return decision{rec: r}
 	case from.known && kept(&r, p, behind):
-		state := vmi.MigrationFailed
-		if r.Move.Cancelling {
-			state = vmi.MigrationCancelled
-		}
-		r.endMove(state, p.Move, now)
+		r.endMove(endOf(r.Move), p.Move, now)
 		if p.Epoch.Compare(r.Epoch) > 0 {
 			r.Epoch = p.Epoch
 		}
@@ -138,6 +151,17 @@ func decideMoving(r record, from, to view, now time.Time) decision {
 	case to.host == lost && behind:
 		r.cancelMove("host " + r.Move.To + " does not answer")
 		return decision{rec: r}
+	case vhi.SiteOf(r.Move.To) != "" && r.Move.Door == nil && to.known && to.report != nil && to.report.Move != nil && to.report.Move.ID == r.Move.ID:
+		switch said := to.report.Move; {
+		case said.Door != nil:
+			m := *r.Move
+			m.Door = said.Door
+			r.Move = &m
+			return decision{rec: r}
+		case said.Stage == vhi.MoveFailed:
+			r.cancelMove(orElse(said.Error, "site "+vhi.SiteOf(r.Move.To)+" has no host for it"))
+			return decision{rec: r}
+		}
 	}
 	r.Phase = vee.PhaseMigrate
 	if r.Move.By != "" && to.host == lost && p != nil && left(&r, p) {
@@ -153,8 +177,28 @@ func decideMoving(r record, from, to view, now time.Time) decision {
 	d.do = assign
 	if q := to.report; !r.Move.Cancelling && (!to.known || q == nil || q.Epoch.Compare(r.Epoch) < 0 || q.Epoch == r.Epoch && q.Seq < r.Seq) {
 		d.do = invite // the door first, then whoever goes through it
+	} else if !r.Move.Cancelling && vhi.SiteOf(r.Move.To) != "" && r.Move.Door == nil {
+		d.do = nothing // the other site makes room
 	}
 	return d
+}
+
+// closeDoor of a VEE that the site which should send it does not have. It may have been given
+// already: only the destination's word that nothing came, nor will, ends the migration.
+func closeDoor(r record, to view, now time.Time) decision {
+	if !r.Move.Cancelling {
+		r.cancelMove("site " + vhi.SiteOf(r.Host) + " says that it has no such VEE")
+		return decision{rec: r}
+	}
+	q := to.report
+	if !to.known || q == nil || q.Epoch.Compare(r.Epoch) < 0 || q.Epoch == r.Epoch && q.Seq < r.Seq {
+		return decision{rec: r, do: invite}
+	}
+	if q.Power == vhi.Absent {
+		r.endMove(vmi.MigrationFailed, q.Move, now)
+		r.Seq++
+	}
+	return decision{rec: r}
 }
 
 // kept reports whether p is the source's word that the migration is over and the VEE still
@@ -181,7 +225,7 @@ func (m *Manager) Migrate(ctx context.Context, in vmi.Migrate) (vmi.Migration, e
 	if err != nil {
 		return vmi.Migration{}, err
 	}
-	ticket, err := m.nonce()
+	pass, err := m.tickets()
 	if err != nil {
 		return vmi.Migration{}, err
 	}
@@ -195,15 +239,28 @@ func (m *Manager) Migrate(ctx context.Context, in vmi.Migrate) (vmi.Migration, e
 		if err != nil {
 			return err
 		}
-		begun = r.depart(t, id, ticket, to, in)
+		begun = r.depart(t, id, pass, to, in)
 		return nil
 	})
 	return begun, err
 }
 
+// tickets of a migration: for the destination's host, and for this site's proxy.
+type tickets struct{ host, proxy string }
+
+func (m *Manager) tickets() (p tickets, err error) {
+	if p.host, err = m.nonce(); err == nil {
+		p.proxy, err = m.nonce()
+	}
+	return p, err
+}
+
 // depart begins r's migration to a host that may take it.
-func (r *record) depart(t *tx, id, ticket, to string, in vmi.Migrate) vmi.Migration {
-	v := migration{Address: t.hosts.get(to).Address, Underlay: t.hosts.get(to).Underlay, Ticket: ticket}
+func (r *record) depart(t *tx, id string, pass tickets, to string, in vmi.Migrate) vmi.Migration {
+	v := migration{Address: t.hosts.get(to).Address, Underlay: t.hosts.get(to).Underlay, Ticket: pass.host}
+	if vhi.SiteOf(to) != "" || vhi.SiteOf(r.Host) != "" {
+		v.Route = pass.proxy
+	}
 	v.Migration = vmi.Migration{ID: id[:12], VEE: r.ID, Name: r.Descriptor.Name, From: r.Host, To: to, State: vmi.MigrationRunning,
 		Bandwidth: in.Bandwidth, AutoConverge: in.AutoConverge, Started: t.now}
 	if in.DeadlineMS > 0 {
@@ -218,7 +275,14 @@ func (r *record) depart(t *tx, id, ticket, to string, in vmi.Migrate) vmi.Migrat
 
 // destination of a migration, or why there is none.
 func (m *Manager) destination(t *tx, r record, to string) (string, error) {
+	if partner := vhi.AtSite(to); t.hosts.get(to) == nil && t.hosts.get(partner) != nil {
+		to = partner
+	}
 	switch {
+	case r.lodges():
+		return "", fault.New(fault.Denied, "VEE %s is site %s's, which alone moves it", r.ID, r.ID.Site())
+	case r.Lease != nil && vhi.SiteOf(to) != "":
+		return "", errLeased(r.ID)
 	case r.moving():
 		return "", fault.New(fault.WrongState, "VEE %s is on its way to host %s already", r.ID, r.Move.To).Try("reservoir vee migration show %s", r.Move.ID)
 	case r.State != vee.Active || r.Target != vee.Active || !r.Assigned:
@@ -229,6 +293,11 @@ func (m *Manager) destination(t *tx, r record, to string) (string, error) {
 		return "", errNoHost(to)
 	case !m.hosts.alive(r.Host):
 		return "", fault.New(fault.Unavailable, "host %s, where VEE %s runs, does not answer", r.Host, r.ID)
+	}
+	if site := vhi.SiteOf(to); site != "" {
+		if err := m.mayGo(t, r, site, nil); err != nil {
+			return "", err
+		}
 	}
 	board := m.board(t)
 	for i := range board {
@@ -243,6 +312,8 @@ func (m *Manager) destination(t *tx, r record, to string) (string, error) {
 		case h.Closed != "":
 		case to != "" && h.Name != to:
 			h.Closed = "another host was asked for"
+		case to == "" && vhi.SiteOf(h.Name) != "":
+			h.Closed = "it is another site, which nobody asked for"
 		case r.Lease != nil && !t.hosts.get(h.Name).Guarded:
 			h.Closed = "it has no guard, which the VEE's restart policy needs"
 		case !t.hosts.get(h.Name).can(opMigrate):

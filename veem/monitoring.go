@@ -99,7 +99,7 @@ func (r *eventReader) take() []vmi.MonitoringEvent {
 // WatchMonitoring: vmi.Service.
 func (m *Manager) WatchMonitoring(ctx context.Context, f vmi.EventFilter) (<-chan vmi.MonitoringEvent, error) {
 	c := identity.From(ctx)
-	if err := mayRead(c); err != nil {
+	if err := mayFollow(c); err != nil {
 		return nil, err
 	}
 	r := &eventReader{filter: f, caller: c, news: make(chan struct{}, 1)}

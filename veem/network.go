@@ -16,6 +16,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vmi"
+	"github.com/reservoir-cloud/reservoir/vmi/peer"
 )
 
 // networkRecord is a network of a group. A deleted one stays until no host can hold anything
@@ -24,6 +25,11 @@ type networkRecord struct {
 	vmi.Network            // without what is counted: NICs, Leaving
 	Created     time.Time  `json:"created"`
 	Deleted     *time.Time `json:"deleted,omitempty"`
+	// Tunnel is its VNI between sites, once it has spanned some; it was drawn so many times.
+	Tunnel uint32 `json:"tunnel,omitempty"`
+	Drawn  uint32 `json:"drawn,omitempty"`
+	// Shared is what its own site tells of a network that is another site's.
+	Shared *peer.Network `json:"shared,omitempty"`
 }
 
 // networkID of a group's network and of its segment.
@@ -92,7 +98,7 @@ func (m *Manager) PutNetwork(ctx context.Context, n vmi.Network) (vmi.Network, e
 	err := m.ledger.do(ctx, func(t *tx) error {
 		r := networkRecord{Network: vmi.Network{Name: n.Name, GroupID: n.GroupID, Customer: n.Customer, ID: id}, Created: t.now}
 		if old := t.networks.get(id); old != nil {
-			if old.Customer != n.Customer {
+			if old.Customer != n.Customer || old.Shared != nil {
 				return fault.New(fault.Denied, "network %s belongs to another customer", id)
 			}
 			if made = old.Network; old.Deleted == nil && old.Wish == n.Wish {

@@ -28,7 +28,10 @@ func notes(before, after *record) (es []Event) {
 	if a.Host != b.Host && a.Host != "" {
 		add(false, "Placed", "on host %s", a.Host)
 	}
-	if a.Host == "" && b.Host != "" && a.State != vee.Destroyed {
+	if a.Withdraw && !b.Withdraw {
+		add(true, "Withdrawn", "from %s, and placed anew: %s", a.Host, a.Error)
+	}
+	if a.Host == "" && b.Host != "" && a.State != vee.Destroyed && !b.Withdraw {
 		add(true, "ReservationExpired", "it was not submitted in time and gave up its place on host %s", b.Host)
 	}
 	migrationNotes(&a, &b, add)

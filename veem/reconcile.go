@@ -10,6 +10,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/placement"
 	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vmi"
 )
 
@@ -118,7 +119,13 @@ func (m *Manager) record(e Event) { m.cfg.Recorder.Record(e) }
 
 // decide about r as of now.
 func (m *Manager) decide(r record) decision {
-	if r.moving() && r.State != vee.Destroyed {
+	switch {
+	case r.State == vee.Destroyed:
+	case r.arriving():
+		return decideArriving(r, m.hosts.view(r.Move.To, r.ID), m.cfg.Now())
+	case r.leaving():
+		return decideLeaving(r, m.hosts.view(r.Host, r.ID), m.cfg.Now())
+	case r.moving():
 		return decideMoving(r, m.hosts.view(r.Host, r.ID), m.hosts.view(r.Move.To, r.ID), m.cfg.Now())
 	}
 	return decide(r, m.hosts.view(r.Host, r.ID), m.cfg.Now(), m.cfg.Timing.KeepDestroyed)
@@ -147,9 +154,13 @@ func (m *Manager) lookAtVEE(ctx context.Context, id vee.ID) result {
 	case assign:
 		return m.assign(ctx, r)
 	case invite:
-		err := m.tell(ctx, r.Move.To, r.invitation())
+		err := m.tellOf(ctx, r.Move.To, &r, r.invitation())
+		if vhi.SiteOf(r.Move.To) != "" && refusesMove(err) {
+			return m.turnBack(ctx, r, err)
+		}
 		if err == nil {
 			m.queue.add(job{veeJob, string(id)}, lane)
+			m.hub.changed(id) // a door is open
 		}
 		return m.attempt(fmt.Sprintf("tell host %s of VEE %s, which is to migrate there", r.Move.To, id), lane, err)
 	case purge:
@@ -181,7 +192,7 @@ func (m *Manager) assign(ctx context.Context, r record) result {
 			m.cfg.Log.Warn("access points of a VEE that stops", "vee", r.ID, "err", err)
 		}
 	}
-	err := m.tell(ctx, r.Host, r.assignment(m.cfg.Timing.Grace))
+	err := m.tellOf(ctx, r.Host, &r, r.assignment(m.cfg.Timing.Grace))
 	m.hosts.trouble(r.Host, r.ID, err)
 	m.hub.changed(r.ID)
 	if fault.Has(err, fault.StaleEpoch) {
@@ -243,15 +254,20 @@ func (m *Manager) placeSome(t *tx) (more bool) {
 	return false
 }
 
-// choose places for rs, beside everything that has one.
-func (m *Manager) choose(t *tx, rs []record) []placement.Choice { return m.chooseOn(t, rs, m.board(t)) }
-
-// chooseOn is choose among these hosts.
+// chooseOn is choose among these hosts, whatever site they are.
 func (m *Manager) chooseOn(t *tx, rs []record, board []placement.Host) []placement.Choice {
+	return m.chooseBarred(t, rs, board, nil)
+}
+
+// chooseBarred is chooseOn with hosts that each may not have, and why; nil: none of them.
+func (m *Manager) chooseBarred(t *tx, rs []record, board []placement.Host, barred []map[string]string) []placement.Choice {
 	requests := make([]placement.Request, len(rs))
 	scopes := map[string][]vmi.PlacementRule{}
 	for i := range rs {
 		requests[i] = rs[i].request()
+		if barred != nil {
+			requests[i].Barred = barred[i]
+		}
 		scopes[rs[i].Scope] = append(scopes[rs[i].Scope], rs[i].Rules...)
 	}
 	for _, r := range t.vees.all() {
@@ -263,6 +279,9 @@ func (m *Manager) chooseOn(t *tx, rs []record, board []placement.Host) []placeme
 	var rules []placement.Rule
 	for i := range rs { // in the order of the request, so that the same request gets the same answer
 		for _, r := range scopes[rs[i].Scope] {
+			if r.Scope == scopeSite {
+				continue
+			}
 			rule := placement.Rule{Group: rs[i].Scope, Kind: placement.Kind(r.Kind), Tag: r.Tag, Soft: r.Soft}
 			if !seen[rule] {
 				seen[rule] = true

@@ -16,6 +16,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/placement"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/veem/rebalance"
+	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vmi"
 )
 
@@ -41,6 +42,7 @@ const (
 	causeDrain     = "drain"
 	causeRebalance = "rebalance"
 	causePolicy    = "policy"
+	causeEvacuate  = "evacuation"
 )
 
 const (
@@ -117,7 +119,7 @@ func (m *Manager) look() *situation {
 		capacity := m.capacities(maps.All(s.hosts.rows), maps.All(s.vees.rows))
 		for _, h := range w.hosts {
 			w.site.Hosts = append(w.site.Hosts, rebalance.Host{Name: h.Name, Capacity: capacity[h.Name], Drivers: h.driverNames(), Price: h.Price,
-				Leave: h.Drain != nil, Closed: m.closed(&h)})
+				Leave: h.Drain != nil, Closed: m.closed(&h, w.run)})
 		}
 		var seen = map[placement.Rule]bool{}
 		for _, r := range s.vees.rows {
@@ -133,6 +135,9 @@ func (m *Manager) look() *situation {
 				w.holding[r.Move.To]++
 			}
 			for _, p := range r.Rules {
+				if p.Scope == scopeSite {
+					continue
+				}
 				if rule := (placement.Rule{Group: r.Scope, Kind: placement.Kind(p.Kind), Tag: p.Tag, Soft: p.Soft}); !seen[rule] {
 					seen[rule] = true
 					w.site.Rules = append(w.site.Rules, rule)
@@ -148,8 +153,10 @@ func (m *Manager) look() *situation {
 }
 
 // closed says why a host takes no VEE that comes to it live, or "".
-func (m *Manager) closed(h *hostRecord) string {
+func (m *Manager) closed(h *hostRecord, run *runRecord) string {
 	switch {
+	case vhi.SiteOf(h.Name) != "" && !run.evacuates():
+		return "it is another site, which nobody asked for"
 	case h.State == vmi.HostOff:
 		return "it is off"
 	case h.State != vmi.HostOn:
@@ -191,6 +198,8 @@ func (m *Manager) movable(s *state, r *record, run *runRecord) rebalance.VEE {
 	}
 	switch {
 	case r.moving():
+	case vhi.SiteOf(r.Host) != "":
+		v.Stuck = "it is at another site"
 	case r.State != vee.Active || r.Target != vee.Active || !r.Assigned:
 		v.Stuck = fmt.Sprintf("it is %s: only an ACTIVE one is migrated live", r.State)
 	case !m.hosts.alive(r.Host):
@@ -256,6 +265,8 @@ func (m *Manager) reconfigure(ctx context.Context) result {
 		return m.drain(ctx, w)
 	case w.run != nil && w.run.Again && w.run.Cause == causeRebalance && w.run.Attempt < maxAttempts:
 		return m.again(ctx, w)
+	case w.run != nil && w.run.Again && w.run.evacuates():
+		return m.evacuateAgain(ctx, w)
 	}
 	return m.byPolicy(ctx, w)
 }
@@ -276,6 +287,8 @@ func (m *Manager) advance(ctx context.Context, w *situation) result {
 	switch {
 	case p.Done:
 		return m.attempt("end a plan", planLane, m.endRun(ctx, w.run, p.States, vmi.ReconfigurationDone, "", false))
+	case w.run.late(m.cfg.Now()):
+		return m.attempt("end a plan", planLane, m.endRun(ctx, w.run, p.States, vmi.ReconfigurationStopped, "its deadline has passed", false))
 	case p.Stop != "":
 		return m.attempt("stop a plan", planLane, m.endRun(ctx, w.run, p.States, vmi.ReconfigurationStopped, p.Stop, true))
 	}
@@ -297,7 +310,7 @@ func (m *Manager) beginStep(ctx context.Context, w *situation, s vmi.Reconfigure
 	if err != nil {
 		return err
 	}
-	ticket, err := m.nonce()
+	pass, err := m.tickets()
 	if err != nil {
 		return err
 	}
@@ -318,7 +331,16 @@ func (m *Manager) beginStep(ctx context.Context, w *situation, s vmi.Reconfigure
 		if c := m.cfg.Placer.Place(board, []placement.Request{r.request()}, apart(w.site.Rules, r.Scope))[0]; c.Host == "" {
 			return fault.New(fault.NoResources, "VEE %s cannot go to host %s any more: %s", r.ID, s.To, c.Why)
 		}
-		r.depart(t, id, ticket, s.To, vmi.Migrate{AutoConverge: true})
+		if site := vhi.SiteOf(s.To); site != "" {
+			if err := m.mayGo(t, r, site, nil); err != nil {
+				return err
+			}
+		}
+		in := vmi.Migrate{AutoConverge: true}
+		if end := w.run.Deadline; end != nil {
+			in.DeadlineMS = max(1, end.Sub(t.now).Milliseconds())
+		}
+		r.depart(t, id, pass, s.To, in)
 		return nil
 	})
 }

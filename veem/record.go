@@ -1,6 +1,7 @@
 package veem
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -46,6 +47,11 @@ type record struct {
 	Offered bool `json:"offered,omitempty"`
 	// Switch is the context switch that it is part of.
 	Switch string `json:"switch,omitempty"`
+	// Withdraw: its partner, which has refused it or given it up, is told to have nothing of
+	// it; then it is placed anew.
+	Withdraw bool `json:"withdraw,omitempty"`
+	// Refused by partners, by host.
+	Refused map[string]refusal `json:"refused,omitempty"`
 }
 
 // retarget is a new wish: the old one's failure is forgotten.
@@ -98,6 +104,9 @@ var powers = map[vee.State]vhi.Power{
 func (r *record) assignment(grace time.Duration) vhi.Assignment {
 	a := vhi.Assignment{VEE: r.ID, Epoch: r.Epoch, Seq: r.Seq, Power: powers[r.Target], Descriptor: r.Descriptor, GraceMS: grace.Milliseconds(), Leased: r.Lease != nil || r.Offered && !r.moving()}
 	a.Apart, a.Together = r.bonds()
+	if r.Withdraw {
+		a.Power = vhi.Absent
+	}
 	if r.moving() && !r.Move.Cancelling && r.Move.By == "" {
 		a.Move = r.Move.move()
 	}
@@ -110,7 +119,11 @@ func (r *record) same(o *record) bool {
 		r.Error == o.Error && r.Host == o.Host && r.Epoch == o.Epoch && r.GuestReady == o.GuestReady &&
 		r.GuestSeen == o.GuestSeen && r.GuestFailure == o.GuestFailure && r.Restarts == o.Restarts && r.Seq == o.Seq && r.Assigned == o.Assigned && r.Settled == o.Settled && r.Holds == o.Holds &&
 		r.Failure == o.Failure && r.FailureCode == o.FailureCode && r.HostRestarts == o.HostRestarts &&
-		r.Move.same(o.Move) && r.Lease.same(o.Lease) && r.Switch == o.Switch && r.Offered == o.Offered && (r.ReservedUntil == nil) == (o.ReservedUntil == nil)
+		r.sameCustody(o) && r.Withdraw == o.Withdraw && maps.Equal(r.Refused, o.Refused) && r.Move.same(o.Move) && r.Lease.same(o.Lease) && r.Switch == o.Switch && r.Offered == o.Offered && (r.ReservedUntil == nil) == (o.ReservedUntil == nil)
+}
+
+func (r *record) sameCustody(o *record) bool {
+	return r.Custody == o.Custody || r.Custody != nil && o.Custody != nil && *r.Custody == *o.Custody
 }
 
 // hostRecord is what the store has of a host: what was wanted of it, and what it said last,

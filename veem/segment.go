@@ -120,6 +120,9 @@ func rewired(a, b *record) bool {
 func (m *Manager) segment(s *state, id string) (plan.Segment, bool) {
 	g := plan.Segment{ID: id, Version: s.segments.version[id], Ports: []plan.Port{}}
 	n := s.networks.rows[id]
+	if n != nil && n.Shared != nil {
+		return m.sharedSegment(s, n), true
+	}
 	if n != nil {
 		g.VNI, g.Subnets, g.Gateways, g.MTU = n.VNI, n.Subnets, n.Gateways, n.MTU
 	}
@@ -231,6 +234,9 @@ func cameBy(g *plan.Segment, r *record, nic int, network string) []netip.Prefix 
 func at(s *state, id string) (hosts []string) {
 	for member := range s.segments.of(id) {
 		for _, h := range hostsOf(s.vees.rows[string(member)]) {
+			if isPartner(h) && s.networks.rows[id] == nil {
+				continue // this site's own network ends here
+			}
 			if i, there := slices.BinarySearch(hosts, h); !there {
 				hosts = slices.Insert(hosts, i, h)
 			}

@@ -17,7 +17,7 @@ import (
 func (m *Manager) holder(ctx context.Context, id vee.ID, what string, write bool) (record, vhi.Host, error) {
 	caller := identity.From(ctx)
 	if write {
-		if err := mayWrite(caller); err != nil {
+		if err := mayCommand(caller); err != nil {
 			return record{}, nil, err
 		}
 	}

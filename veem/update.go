@@ -23,7 +23,7 @@ const fitPatience = 6
 // own; then it waits for the hosts to say what has become of it.
 func (m *Manager) UpdateVEEs(ctx context.Context, us []vmi.VEEUpdate) ([]vmi.Outcome, error) {
 	caller := identity.From(ctx)
-	if err := mayWrite(caller); err != nil {
+	if err := mayCommand(caller); err != nil {
 		return nil, err
 	}
 	if err := m.ready(ctx); err != nil {

@@ -136,6 +136,23 @@ type Config struct {
 	// connecting; an error for any other URL. nil: none may.
 	Listener    func(url string) (vmi.AccountingListener, error)
 	Rebalancing Rebalancing
+	// Partnership with other sites; nil: there is none.
+	Partnership Partnership
+	// Partnering is when VEEs go to partners that do not say so themselves; empty: overflow.
+	Partnering vee.Partnering
+	// Import an image of a partner's VEE from its own site: nil when it is here; else it is
+	// begun, where it is not under way, and Unavailable says how far it is. It does not wait
+	// for long. nil: what is not here is refused.
+	Import  func(ctx context.Context, site, digest string) error
+	Country string // of the site, ISO 3166; empty: not said
+	// Border is the underlay address of the site's VAN proxy; nil, or the zero address: it has
+	// none now.
+	Border func() netip.Addr
+	// Rewired is called when what Manager.Border answers may have changed. It does not block.
+	// nil: nobody asks.
+	Rewired func()
+	// Crossing of the border by VEEs that run; nil: none does.
+	Crossing Crossing
 	// Booking says what of a host's CPU may be promised; nil: what the host declares. It is
 	// called amid changes, and does not wait for anything.
 	Booking func(overbook.Machine) (milliCPU int64)

@@ -89,7 +89,7 @@ func (m *Manager) showAll(rs []*record) []vmi.VEE {
 	for i, r := range rs {
 		v := &list[i]
 		*v = r.VEE
-		v.History = nil
+		v.History, v.Move = nil, m.crossed(r)
 		v.Queue = queue[r.ID]
 		h := m.hosts.known[r.Host]
 		if !r.Assigned || h == nil {
@@ -122,7 +122,7 @@ func (m *Manager) GetVEE(ctx context.Context, id vee.ID) (vmi.VEE, error) {
 	}
 	v := m.show(r)
 	v.History = r.History
-	return v, nil
+	return m.told(identity.From(ctx), v), nil
 }
 
 func matches(f vmi.Filter, c identity.Caller, r *record) bool {
@@ -142,10 +142,18 @@ func mayRead(c identity.Caller) error {
 	return fault.New(fault.Denied, "role %q may not see VEEs", c.Role)
 }
 
+// mayFollow VEEs: those who may read what is the site's, and partners what is theirs.
+func mayFollow(c identity.Caller) error {
+	if c.Is(identity.Partner) {
+		return nil
+	}
+	return mayRead(c)
+}
+
 // ListVEEs: vmi.Service. The oldest come first.
 func (m *Manager) ListVEEs(ctx context.Context, f vmi.Filter) ([]vmi.VEE, error) {
 	c := identity.From(ctx)
-	if err := mayRead(c); err != nil {
+	if err := mayFollow(c); err != nil {
 		return nil, err
 	}
 	var found []*record
@@ -166,7 +174,11 @@ func (m *Manager) ListVEEs(ctx context.Context, f vmi.Filter) ([]vmi.VEE, error)
 	if f.Limit > 0 && len(found) > f.Limit {
 		found = found[:f.Limit]
 	}
-	return m.showAll(found), nil
+	list := m.showAll(found)
+	for i := range list {
+		list[i] = m.told(c, list[i])
+	}
+	return list, nil
 }
 
 // inOrder is the order of lists.
@@ -178,7 +190,7 @@ func inOrder(a, b *record) int {
 // WatchVEEs: vmi.Service. A VEE that no longer matches is sent a last time.
 func (m *Manager) WatchVEEs(ctx context.Context, f vmi.Filter) (<-chan vmi.Change, error) {
 	c := identity.From(ctx)
-	if err := mayRead(c); err != nil {
+	if err := mayFollow(c); err != nil {
 		return nil, err
 	}
 	w := m.hub.watch("")
@@ -242,6 +254,6 @@ func (m *Manager) changeOf(id vee.ID, f vmi.Filter, c identity.Caller, sent map[
 		return vmi.Change{}, false
 	}
 	sent[id] = match
-	v := m.show(r)
+	v := m.told(c, m.show(r))
 	return vmi.Change{VEE: &v}, true
 }

@@ -24,14 +24,14 @@ type Reach interface {
 }
 
 func registerReach(s *httpapi.Server, svc Reach) {
-	s.HandleUpgrade("GET /vmi/v1/vees/{id}/ports/{number}", writers, func(r *http.Request) (io.ReadWriteCloser, error) {
+	s.HandleUpgrade("GET /vmi/v1/vees/{id}/ports/{number}", commanders, func(r *http.Request) (io.ReadWriteCloser, error) {
 		id, port, err := numbered(r, 1, 65535)
 		if err != nil {
 			return nil, err
 		}
 		return svc.Connect(r.Context(), id, uint16(port))
 	})
-	s.HandleUpgrade("GET /vmi/v1/vees/{id}/nics/{number}/capture", writers, func(r *http.Request) (io.ReadWriteCloser, error) {
+	s.HandleUpgrade("GET /vmi/v1/vees/{id}/nics/{number}/capture", commanders, func(r *http.Request) (io.ReadWriteCloser, error) {
 		id, nic, err := numbered(r, 0, 15)
 		if err != nil {
 			return nil, err

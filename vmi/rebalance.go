@@ -18,6 +18,15 @@ type Drain struct {
 	Off bool `json:"off,omitempty" doc:"then end the host's agent, and switch the machine off where it knows how"`
 }
 
+// Evacuate is the parameter of PlanEvacuation and Evacuate.
+type Evacuate struct {
+	Host string `json:"host,omitempty" doc:"that is to be left; empty: every host of the site"`
+	To   string `json:"to,omitempty" doc:"partner that the VEEs go to; empty: whichever takes them"`
+	// DeadlineMS from now, by which all is to be done: what does not fit is not begun, and
+	// what has not come through by then is cancelled.
+	DeadlineMS int64 `json:"deadlineMs,omitempty" minimum:"0" doc:"by when, ms from now; 0: there is time"`
+}
+
 // Rebalance is the parameter of PlanRebalance and Rebalance.
 type Rebalance struct {
 	Policy string `json:"policy,omitempty" enum:",balance,consolidate,cost" doc:"empty: the site's"`
@@ -37,7 +46,7 @@ const (
 // Reconfiguration is a plan by which VEEs move, and how far it is.
 type Reconfiguration struct {
 	ID      string               `json:"id,omitempty"`
-	Cause   string               `json:"cause"` // "drain", "rebalance" (asked for), "policy" (by the site itself)
+	Cause   string               `json:"cause"` // "drain", "rebalance" (asked for), "policy" (by the site itself), "evacuation"
 	Policy  string               `json:"policy,omitempty"`
 	State   ReconfigurationState `json:"state"`
 	Started time.Time            `json:"started,omitzero"`
@@ -48,6 +57,9 @@ type Reconfiguration struct {
 	Steps  []ReconfigureStep   `json:"steps"`
 	Stays  []ReconfigureRemain `json:"stays,omitempty"`
 	Note   string              `json:"note,omitempty"`
+	// Evacuation is what was asked for, and Deadline when it has to be done.
+	Evacuation *Evacuate  `json:"evacuation,omitempty"`
+	Deadline   *time.Time `json:"deadline,omitempty"`
 	// Attempt counts the plans that were made for the same cause, from 1.
 	Attempt int `json:"attempt,omitempty"`
 }
@@ -85,13 +97,22 @@ type Reconfigurations interface {
 	// Rebalance begins to move VEEs by a policy. Errors: InUse while another plan is being
 	// applied.
 	Rebalance(ctx context.Context, r Rebalance) (Reconfiguration, error)
+	// PlanEvacuation says what Evacuate would do, and changes nothing.
+	PlanEvacuation(ctx context.Context, e Evacuate) (Reconfiguration, error)
+	// Evacuate begins to move VEEs to partner sites while they run, the most urgent first;
+	// the hosts that are left take no VEE any more (SetHostState takes that back). Errors:
+	// InUse while another plan is being applied, NotFound.
+	Evacuate(ctx context.Context, e Evacuate) (Reconfiguration, error)
 	// GetReconfiguration is the one under way, or the last one. Errors: NotFound.
 	GetReconfiguration(ctx context.Context) (Reconfiguration, error)
 	// StopReconfiguration begins no more of its steps. Errors: WrongState (none is under way).
 	StopReconfiguration(ctx context.Context) (Reconfiguration, error)
 }
 
-const rebalancePath = "/vmi/v1/reconfiguration"
+const (
+	rebalancePath  = "/vmi/v1/reconfiguration"
+	evacuationPath = "/vmi/v1/evacuation"
+)
 
 func registerReconfigurations(s *httpapi.Server, svc Reconfigurations) {
 	httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/vmi/v1/hosts/{name}/drain", Summary: "Have a host's VEEs leave it", Roles: operators, Status: http.StatusAccepted},
@@ -108,6 +129,14 @@ func registerReconfigurations(s *httpapi.Server, svc Reconfigurations) {
 	httpapi.Register(s, httpapi.Op{Method: "POST", Path: rebalancePath, Summary: "Move VEEs by a policy", Roles: operators, Status: http.StatusAccepted},
 		func(ctx context.Context, in *struct{ Body Rebalance }) (Reconfiguration, error) {
 			return svc.Rebalance(ctx, in.Body)
+		})
+	httpapi.Register(s, httpapi.Op{Method: "POST", Path: evacuationPath + "/plan", Summary: "What an evacuation would do", Roles: overseers},
+		func(ctx context.Context, in *struct{ Body Evacuate }) (Reconfiguration, error) {
+			return svc.PlanEvacuation(ctx, in.Body)
+		})
+	httpapi.Register(s, httpapi.Op{Method: "POST", Path: evacuationPath, Summary: "Move VEEs that run to partner sites", Roles: operators, Status: http.StatusAccepted},
+		func(ctx context.Context, in *struct{ Body Evacuate }) (Reconfiguration, error) {
+			return svc.Evacuate(ctx, in.Body)
 		})
 	httpapi.Register(s, httpapi.Op{Method: "GET", Path: rebalancePath, Summary: "How far the plan is by which VEEs move", Roles: overseers},
 		func(ctx context.Context, _ *httpapi.Empty) (Reconfiguration, error) {
@@ -131,6 +160,16 @@ func (c client) PlanRebalance(ctx context.Context, r Rebalance) (out Reconfigura
 
 func (c client) Rebalance(ctx context.Context, r Rebalance) (out Reconfiguration, err error) {
 	err = c.c.Call(ctx, http.MethodPost, rebalancePath, nil, r, &out)
+	return out, err
+}
+
+func (c client) PlanEvacuation(ctx context.Context, e Evacuate) (out Reconfiguration, err error) {
+	err = c.c.Call(ctx, http.MethodPost, evacuationPath+"/plan", nil, e, &out)
+	return out, err
+}
+
+func (c client) Evacuate(ctx context.Context, e Evacuate) (out Reconfiguration, err error) {
+	err = c.c.Call(ctx, http.MethodPost, evacuationPath, nil, e, &out)
 	return out, err
 }
 

@@ -26,6 +26,14 @@ func (r *recorder) Rebalance(_ context.Context, in vmi.Rebalance) (vmi.Reconfigu
 	return somePlan, r.got("Rebalance", in)
 }
 
+func (r *recorder) PlanEvacuation(_ context.Context, in vmi.Evacuate) (vmi.Reconfiguration, error) {
+	return somePlan, r.got("PlanEvacuation", in)
+}
+
+func (r *recorder) Evacuate(_ context.Context, in vmi.Evacuate) (vmi.Reconfiguration, error) {
+	return somePlan, r.got("Evacuate", in)
+}
+
 func (r *recorder) GetReconfiguration(context.Context) (vmi.Reconfiguration, error) {
 	return somePlan, r.got("GetReconfiguration")
 }
@@ -45,6 +53,8 @@ func TestReconfigurationsOverTheNetwork(t *testing.T) {
 		add(s.DrainHost(t.Context(), "h1", vmi.Drain{Suspend: true, Off: true}))
 		add(s.PlanRebalance(t.Context(), vmi.Rebalance{Policy: "cost"}))
 		add(s.Rebalance(t.Context(), vmi.Rebalance{}))
+		add(s.PlanEvacuation(t.Context(), vmi.Evacuate{To: "beta"}))
+		add(s.Evacuate(t.Context(), vmi.Evacuate{Host: "h1", To: "beta", DeadlineMS: 1000}))
 		add(s.GetReconfiguration(t.Context()))
 		add(s.StopReconfiguration(t.Context()))
 		return results

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"slices"
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
@@ -12,12 +13,15 @@ import (
 	"github.com/reservoir-cloud/reservoir/vhi/guest"
 )
 
-// Who may: whose VEEs a provider sees is decided by the Service, object by object.
+// Who may: whose VEEs a provider or a partner sees is decided by the Service, object by
+// object. Partners are among commanders and followers alone.
 var (
-	writers   = []identity.Role{identity.Operator, identity.Provider, identity.SiteRole}
-	readers   = []identity.Role{identity.Operator, identity.Provider, identity.Auditor, identity.SiteRole}
-	operators = []identity.Role{identity.Operator, identity.SiteRole}
-	overseers = []identity.Role{identity.Operator, identity.Auditor, identity.SiteRole}
+	writers    = []identity.Role{identity.Operator, identity.Provider, identity.SiteRole}
+	readers    = []identity.Role{identity.Operator, identity.Provider, identity.Auditor, identity.SiteRole}
+	commanders = append(slices.Clip(writers), identity.Partner)
+	followers  = append(slices.Clip(readers), identity.Partner)
+	operators  = []identity.Role{identity.Operator, identity.SiteRole}
+	overseers  = []identity.Role{identity.Operator, identity.Auditor, identity.SiteRole}
 )
 
 func parseID(s string) (vee.ID, error) {
@@ -77,7 +81,7 @@ func Register(s *httpapi.Server, svc Service) {
 }
 
 func registerCollections(s *httpapi.Server, svc Service) {
-	httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/vmi/v1/vees", Summary: "InitializeVEEs: describe VEEs and get their identifiers", Roles: writers, Status: http.StatusCreated, Unkeyed: true},
+	httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/vmi/v1/vees", Summary: "InitializeVEEs: describe VEEs and get their identifiers", Roles: commanders, Status: http.StatusCreated, Unkeyed: true},
 		func(ctx context.Context, in *struct {
 			Key  string `header:"Idempotency-Key" maxLength:"128" doc:"a call repeated under the same key returns the first one's result"`
 			Body Initialize
@@ -89,7 +93,7 @@ func registerCollections(s *httpapi.Server, svc Service) {
 			}
 			return out, err
 		})
-	httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/vmi/v1/plan", Summary: "Where InitializeVEEs would place, without doing it", Roles: readers},
+	httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/vmi/v1/plan", Summary: "Where InitializeVEEs would place, without doing it", Roles: followers},
 		func(ctx context.Context, in *struct{ Body Initialize }) ([]Placement, error) {
 			return svc.Plan(ctx, in.Body)
 		})
@@ -98,7 +102,7 @@ func registerCollections(s *httpapi.Server, svc Service) {
 			concerns(ctx, in.Body.IDs)
 			return svc.SubmitVEEs(ctx, in.Body.IDs)
 		})
-	httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/vmi/v1/state", Summary: "UpdateState: one action on a list or a set of VEEs", Roles: writers, Unkeyed: true},
+	httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/vmi/v1/state", Summary: "UpdateState: one action on a list or a set of VEEs", Roles: commanders, Unkeyed: true},
 		func(ctx context.Context, in *struct {
 			Key  string `header:"Idempotency-Key" maxLength:"128" doc:"a call repeated under the same key returns the first one's result"`
 			Body UpdateState
@@ -111,13 +115,13 @@ func registerCollections(s *httpapi.Server, svc Service) {
 }
 
 func registerVEEs(s *httpapi.Server, svc Service) {
-	httpapi.Register(s, httpapi.Op{Method: "GET", Path: "/vmi/v1/vees", Summary: "List VEEs", Roles: readers},
+	httpapi.Register(s, httpapi.Op{Method: "GET", Path: "/vmi/v1/vees", Summary: "List VEEs", Roles: followers},
 		func(ctx context.Context, in *struct{ Filter }) ([]VEE, error) { return svc.ListVEEs(ctx, in.Filter) })
-	httpapi.RegisterStream(s, httpapi.Op{Method: "GET", Path: "/vmi/v1/watch/vees", Summary: "Every VEE as it is, one \"synced\", then every change", Roles: readers},
+	httpapi.RegisterStream(s, httpapi.Op{Method: "GET", Path: "/vmi/v1/watch/vees", Summary: "Every VEE as it is, one \"synced\", then every change", Roles: followers},
 		func(ctx context.Context, in *struct{ Filter }) (<-chan Change, error) {
 			return svc.WatchVEEs(ctx, in.Filter)
 		})
-	httpapi.Register(s, httpapi.Op{Method: "GET", Path: "/vmi/v1/vees/{id}", Summary: "One VEE", Roles: readers},
+	httpapi.Register(s, httpapi.Op{Method: "GET", Path: "/vmi/v1/vees/{id}", Summary: "One VEE", Roles: followers},
 		func(ctx context.Context, in *idInput) (VEE, error) {
 			id, err := parseID(in.ID)
 			if err != nil {
@@ -125,7 +129,7 @@ func registerVEEs(s *httpapi.Server, svc Service) {
 			}
 			return svc.GetVEE(ctx, id)
 		})
-	httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/vmi/v1/vees/{id}/tell", Summary: "Pass a command to the agent in the guest", Roles: writers},
+	httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/vmi/v1/vees/{id}/tell", Summary: "Pass a command to the agent in the guest", Roles: commanders},
 		func(ctx context.Context, in *struct {
 			ID   string `path:"id"`
 			Body guest.Command
@@ -136,7 +140,7 @@ func registerVEEs(s *httpapi.Server, svc Service) {
 			}
 			return svc.Tell(ctx, id, in.Body)
 		})
-	s.HandleUpgrade("GET /vmi/v1/vees/{id}/console", writers, func(r *http.Request) (io.ReadWriteCloser, error) {
+	s.HandleUpgrade("GET /vmi/v1/vees/{id}/console", commanders, func(r *http.Request) (io.ReadWriteCloser, error) {
 		id, err := parseID(r.PathValue("id"))
 		if err != nil {
 			return nil, err

@@ -73,14 +73,14 @@ type snapshotInput struct {
 }
 
 func registerStorage(s *httpapi.Server, svc Service) {
-	httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/vmi/v1/update", Summary: "UpdateVEEs: change memory, vCPUs, CPU share, tags and disks", Roles: writers},
+	httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/vmi/v1/update", Summary: "UpdateVEEs: change memory, vCPUs, CPU share, tags and disks", Roles: commanders},
 		func(ctx context.Context, in *struct{ Body updatesBody }) ([]Outcome, error) {
 			for _, u := range in.Body.Updates {
 				httpapi.Concerns(ctx, string(u.ID))
 			}
 			return svc.UpdateVEEs(ctx, in.Body.Updates)
 		})
-	httpapi.Register(s, httpapi.Op{Method: "GET", Path: "/vmi/v1/vees/{id}/disks", Summary: "The disks of a VEE", Roles: readers},
+	httpapi.Register(s, httpapi.Op{Method: "GET", Path: "/vmi/v1/vees/{id}/disks", Summary: "The disks of a VEE", Roles: followers},
 		func(ctx context.Context, in *idInput) ([]vee.DiskInfo, error) {
 			id, err := parseID(in.ID)
 			if err != nil {
@@ -88,7 +88,7 @@ func registerStorage(s *httpapi.Server, svc Service) {
 			}
 			return svc.ListDisks(ctx, id)
 		})
-	s.HandleUpgrade("GET /vmi/v1/vees/{id}/disks/{disk}/export", writers, func(r *http.Request) (io.ReadWriteCloser, error) {
+	s.HandleUpgrade("GET /vmi/v1/vees/{id}/disks/{disk}/export", commanders, func(r *http.Request) (io.ReadWriteCloser, error) {
 		id, err := parseID(r.PathValue("id"))
 		if err != nil {
 			return nil, err
@@ -96,7 +96,7 @@ func registerStorage(s *httpapi.Server, svc Service) {
 		return svc.ExportDisk(r.Context(), id, r.PathValue("disk"), r.URL.Query().Get("snapshot"))
 	})
 	const path = "/vmi/v1/vees/{id}/snapshots"
-	httpapi.Register(s, httpapi.Op{Method: "GET", Path: path, Summary: "The snapshots of a VEE", Roles: readers},
+	httpapi.Register(s, httpapi.Op{Method: "GET", Path: path, Summary: "The snapshots of a VEE", Roles: followers},
 		func(ctx context.Context, in *idInput) ([]vee.Snapshot, error) {
 			id, err := parseID(in.ID)
 			if err != nil {
@@ -104,7 +104,7 @@ func registerStorage(s *httpapi.Server, svc Service) {
 			}
 			return svc.ListSnapshots(ctx, id)
 		})
-	httpapi.Register(s, httpapi.Op{Method: "PUT", Path: path + "/{name}", Summary: "Take a snapshot", Roles: writers},
+	httpapi.Register(s, httpapi.Op{Method: "PUT", Path: path + "/{name}", Summary: "Take a snapshot", Roles: commanders},
 		func(ctx context.Context, in *struct {
 			ID   string `path:"id" doc:"SITE.xxxxxxxxxx"`
 			Name string `path:"name" maxLength:"32"`
@@ -116,7 +116,7 @@ func registerStorage(s *httpapi.Server, svc Service) {
 			}
 			return svc.CreateSnapshot(ctx, id, in.Name, in.Body.Memory)
 		})
-	httpapi.RegisterNoBody(s, httpapi.Op{Method: "POST", Path: path + "/{name}/restore", Summary: "Restore a snapshot", Roles: writers},
+	httpapi.RegisterNoBody(s, httpapi.Op{Method: "POST", Path: path + "/{name}/restore", Summary: "Restore a snapshot", Roles: commanders},
 		func(ctx context.Context, in *snapshotInput) error {
 			id, err := parseID(in.ID)
 			if err != nil {
@@ -124,7 +124,7 @@ func registerStorage(s *httpapi.Server, svc Service) {
 			}
 			return svc.RestoreSnapshot(ctx, id, in.Name)
 		})
-	httpapi.RegisterNoBody(s, httpapi.Op{Method: "DELETE", Path: path + "/{name}", Summary: "Delete a snapshot", Roles: writers},
+	httpapi.RegisterNoBody(s, httpapi.Op{Method: "DELETE", Path: path + "/{name}", Summary: "Delete a snapshot", Roles: commanders},
 		func(ctx context.Context, in *snapshotInput) error {
 			id, err := parseID(in.ID)
 			if err != nil {

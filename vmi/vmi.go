@@ -28,11 +28,11 @@ const (
 	BestEffort Model = "BESTEFFORT"
 )
 
-// PlacementRule that holds between VEEs of one call, or of one group. Scope is "host" in
-// this version.
+// PlacementRule that holds between VEEs of one call, or of one group. Scope is "host"
+// or "site"; soft rules of sites spread evenly.
 type PlacementRule struct {
-	Kind  string `json:"kind" enum:"affinity,anti-affinity" doc:"together, or on distinct hosts"`
-	Scope string `json:"scope,omitempty" enum:"host" default:"host"`
+	Kind  string `json:"kind" enum:"affinity,anti-affinity" doc:"together, or on distinct hosts or sites"`
+	Scope string `json:"scope,omitempty" enum:"host,site" default:"host"`
 	// Tag names the VEEs: those of the same GroupID that carry it.
 	Tag string `json:"tag" doc:"the VEEs that carry this tag"`
 	// Soft rules are kept where it is possible.
@@ -70,11 +70,19 @@ type Custody struct {
 	// Seq of what the primary wants of it, within the epoch. What is older than what a site
 	// has obeyed comes late, and is refused there (StaleEpoch).
 	Seq uint64 `json:"seq"`
+	// Part of what the primary wants is all that the call asks for: it is older than the whole.
+	Part bool `json:"part,omitempty"`
 }
 
 // Compare is negative when c is older than o, zero when they are the same.
 func (c Custody) Compare(o Custody) int {
-	return cmp.Or(c.Epoch.Compare(o.Epoch), cmp.Compare(c.Seq, o.Seq))
+	switch by := cmp.Or(c.Epoch.Compare(o.Epoch), cmp.Compare(c.Seq, o.Seq)); {
+	case by != 0 || c.Part == o.Part:
+		return by
+	case c.Part:
+		return -1
+	}
+	return 1
 }
 
 // Initialized is the result: the new VEEs in the order of the request, with the values

@@ -402,7 +402,7 @@ func (t *Tracker) Open(ctx context.Context, o peer.Offer) error {
 		return fault.New(fault.Unsupported, "the hypervisor of this host cannot receive VEE %s", o.VEE)
 	case subtle.ConstantTimeCompare([]byte(o.Ticket), []byte(a.Move.Ticket)) != 1 || a.Move.Ticket == "":
 		return fault.New(fault.Denied, "VEE %s: the ticket is not the one that the site gave out", o.VEE)
-	case o.Epoch != a.Epoch:
+	case o.Epoch != a.Epoch && (a.Move.Origin == nil || o.Epoch.Compare(a.Epoch) < 0): // another site may have gone on with it
 		return fault.New(fault.StaleEpoch, "VEE %s is expected under epoch %s, not %s", o.VEE, a.Epoch, o.Epoch)
 	}
 	v.mu.Lock()

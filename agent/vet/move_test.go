@@ -489,3 +489,61 @@ func TestDoor(t *testing.T) {
 		}
 	})
 }
+
+// A VEE from another site: only hosts of that site are let in, and only the one that opened
+// the door comes through; it may ask again what became of its gift, also after a crash here.
+func TestDoorForAnotherSite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := twoHosts(t)
+		defer func() { a.stop(); b.stop() }()
+		expected := mover(4, vhi.Incoming)
+		expected.Move = &vhi.Move{ID: "m2", From: "@beta", To: "b", Ticket: "secret", Origin: &vhi.Origin{Site: "beta", Bundle: []byte("jwks")}}
+		assign(t, b.tr, expected)
+		if o := b.tr.Origins(); len(o) != 1 || o[0].Site != "beta" {
+			t.Fatalf("it expects %+v", o)
+		}
+		as := func(site, host string) context.Context {
+			c := identity.Caller{ID: "spiffe://" + site + "/host/" + host, Role: identity.PartnerHost, Host: host, Site: site}
+			if site == "" {
+				c = identity.Caller{ID: "spiffe://alpha/host/" + host, Role: identity.HostRole, Host: host}
+			}
+			return identity.With(t.Context(), c)
+		}
+		now := mover(1, "").Epoch
+		offer := peer.Offer{Move: "m2", Ticket: "secret", VEE: web, Epoch: now, Shape: []byte("{}")}
+		for name, ctx := range map[string]context.Context{"another site's": as("gamma", "h1"), "one of this site": as("", "a"), "one of this site with the other's name": as("", "@beta")} {
+			if err := b.tr.Open(ctx, offer); !fault.Has(err, fault.Denied) {
+				t.Errorf("%s host: %v", name, err)
+			}
+		}
+		late := offer
+		late.Epoch.Term--
+		if err := b.tr.Open(as("beta", "h1"), late); !fault.Has(err, fault.StaleEpoch) {
+			t.Errorf("an epoch from before: %v", err)
+		}
+		offer.Epoch.Term++ // that site has gone through a term of its own
+		if err := b.tr.Open(as("beta", "h1"), offer); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.tr.Stream(as("beta", "h2"), "m2", web, hypervisor.MemoryStream); !fault.Has(err, fault.Denied) {
+			t.Errorf("another host of that site opens a stream: %v", err)
+		}
+		gift := peer.Gift{Move: "m2", VEE: web, Epoch: offer.Epoch}
+		gift.Epoch.Hop++
+		if _, err := b.tr.Give(as("beta", "h2"), gift); !fault.Has(err, fault.Denied) {
+			t.Errorf("another host of that site gives it: %v", err)
+		}
+		for range 2 { // no memory has come: void, and so it stays
+			if answer, err := b.tr.Give(as("beta", "h1"), gift); err != nil || answer.Taken {
+				t.Errorf("%+v, %v", answer, err)
+			}
+			b.restart()
+		}
+		if o := b.tr.Origins(); len(o) != 1 {
+			t.Errorf("who may ask again is forgotten: %+v", o)
+		}
+		if _, err := b.tr.Give(as("gamma", "h1"), gift); !fault.Has(err, fault.Denied) {
+			t.Errorf("another site asks: %v", err)
+		}
+	})
+}

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -299,19 +300,23 @@ func (g *guest) serve(port int) {
 	g.t.Helper()
 	var ln net.Listener
 	g.do(func() (err error) { ln, err = net.Listen("tcp", fmt.Sprintf(":%d", port)); return err })
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
 		for {
 			c, err := ln.Accept()
 			if err != nil {
 				return
 			}
-			_, _ = io.Copy(c, c)
-			c.Close()
+			wg.Go(func() {
+				stop := context.AfterFunc(ctx, func() { c.Close() })
+				defer stop()
+				_, _ = io.Copy(c, c)
+				c.Close()
+			})
 		}
-	}()
-	g.t.Cleanup(func() { ln.Close(); <-done })
+	})
+	g.t.Cleanup(func() { cancel(); ln.Close(); wg.Wait() })
 }
 
 func (g *guest) dial(o *guest, family, port int) (c net.Conn, err error) {

@@ -1,0 +1,155 @@
+package site
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/account"
+	"github.com/reservoir-cloud/reservoir/account/billing"
+	"github.com/reservoir-cloud/reservoir/image"
+	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/internal/identity"
+	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/veem"
+	"github.com/reservoir-cloud/reservoir/veem/federation"
+	"github.com/reservoir-cloud/reservoir/veem/federation/agreement"
+	"github.com/reservoir-cloud/reservoir/veem/federation/partners"
+	"github.com/reservoir-cloud/reservoir/vmi/peer"
+)
+
+// abroad is what makes partners places for this site's VEEs, and lets theirs in: the
+// agreements as the VEE Manager asks for them (veem.Partnership), and a place for each
+// partner that lends.
+type abroad struct {
+	partners peer.Partners
+	places   *federation.Places
+	location peer.Location
+	prices   func(ctx context.Context) (billing.Tariff, error)
+	every    time.Duration
+	now      func() time.Time
+	log      *slog.Logger
+
+	images *importer
+
+	mu  sync.Mutex
+	own billing.Tariff // as of the last look; the VEE Manager cannot wait for it
+}
+
+func (s *site) openAbroad(partners *partners.Registry) *abroad {
+	a := &abroad{partners: partners, location: s.cfg.Federation.Location, every: 10 * time.Second, now: time.Now, log: s.cfg.Log}
+	a.places = federation.NewPlaces(partners, s.cfg.HAScale, s.cfg.Log)
+	a.prices = func(ctx context.Context) (billing.Tariff, error) {
+		p, err := s.desk.Prices(identity.With(ctx, identity.Caller{ID: s.cfg.Name, Role: identity.SiteRole}))
+		return p.Tariff, err
+	}
+	a.images = newImporter(filepath.Join(s.cfg.Dir, "borrowed"), s.images, partners.Client)
+	return a
+}
+
+// registry for partners: what they name by digest, and nothing else. A digest is told by who
+// hands a VEE over.
+func (s *site) registryForPartners() http.Handler {
+	all := s.images.Handler(image.Allow)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		reads := r.Method == http.MethodGet || r.Method == http.MethodHead
+		if named := strings.Contains(r.URL.Path, "/manifests/sha256:") || strings.Contains(r.URL.Path, "/blobs/sha256:"); !reads || !named && r.URL.Path != "/v2/" {
+			http.Error(w, "partners read what they know the digest of", http.StatusForbidden)
+			return
+		}
+		all.ServeHTTP(w, r)
+	})
+}
+
+// Run until ctx is done.
+func (a *abroad) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { a.places.Run(ctx) })
+	tick := time.NewTicker(a.every)
+	defer tick.Stop()
+	for {
+		if t, err := a.prices(ctx); err == nil {
+			a.mu.Lock()
+			a.own = t
+			a.mu.Unlock()
+		} else if ctx.Err() == nil {
+			a.log.Debug("read this site's prices, to compare those of partners with", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Admit implements veem.Partnership.
+func (a *abroad) Admit(partner string, has []vee.Descriptor, more vee.Descriptor) error {
+	x, err := a.partners.Partner(partner)
+	if err != nil {
+		return err
+	}
+	deal, err := x.Borrows(a.now())
+	if err != nil {
+		return fault.New(fault.Denied, "%w", err)
+	}
+	return agreement.Allows(deal, held(has), []vee.Descriptor{more}, a.location, a.now())
+}
+
+// Offer implements veem.Partnership.
+func (a *abroad) Offer(partner string, has []vee.Descriptor, more vee.Descriptor) (veem.Offer, error) {
+	x, err := a.partners.Partner(partner)
+	if err != nil {
+		return veem.Offer{}, err
+	}
+	deal, err := x.Lends(a.now())
+	if err != nil {
+		return veem.Offer{}, err
+	}
+	var there peer.Location
+	if len(deal.Locations) > 0 {
+		there = deal.Locations[0]
+	}
+	if err := agreement.Allows(deal, held(has), []vee.Descriptor{more}, there, a.now()); err != nil {
+		return veem.Offer{}, err
+	}
+	o := veem.Offer{Agreement: deal.ID, Country: there.Country, Currency: deal.Currency}
+	o.PerHour = perHour(billing.Tariff{Currency: deal.Currency, Places: deal.Places, Lists: []billing.PriceList{{Name: deal.ID, Prices: deal.Prices}}}, more)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if o.OwnPerHour = o.PerHour; a.own.Currency == deal.Currency { // else nobody can compare them
+		o.OwnPerHour = perHour(a.own, more)
+	}
+	return o, nil
+}
+
+func held(has []vee.Descriptor) (h agreement.Held) {
+	for _, d := range has {
+		h = h.Plus(d)
+	}
+	return h
+}
+
+// perHour is what an hour of d that runs costs, by the newest list.
+func perHour(t billing.Tariff, d vee.Descriptor) float64 {
+	if len(t.Lists) == 0 {
+		return 0
+	}
+	const hour = 3_600_000
+	list := t.Lists[len(t.Lists)-1]
+	used := account.Meter{}.To(hour, account.RateOf(vee.Active, d)).Used
+	sum := 0.
+	for _, m := range billing.Meters {
+		cost, err := strconv.ParseFloat(m.Quantity(m.Of(used)).Times(list.Prices[m]).Fixed(9), 64)
+		if err == nil {
+			sum += cost
+		}
+	}
+	return sum
+}

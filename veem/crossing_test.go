@@ -1,0 +1,160 @@
+package veem
+
+import (
+	"testing"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/van/border"
+	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/vhi"
+	"github.com/reservoir-cloud/reservoir/vmi"
+)
+
+// lodger of alpha's that crosses the border of this site, beta.
+func lodger(from, to string) record {
+	r := record{Seq: 7, Assigned: true, Holds: true, Move: &migration{Ticket: "t", Route: "r"}}
+	r.Move.Migration = vmi.Migration{ID: "m", From: from, To: to, State: vmi.MigrationRunning, Started: time.Unix(0, 0)}
+	r.ID, r.Host, r.Epoch, r.State, r.Target = "alpha.aaaaaaaaaa", from, vee.Epoch{Generation: 1, Term: 2, Hop: 3}, vee.Active, vee.Active
+	r.Custody = &vmi.Custody{Epoch: r.Epoch, Seq: 40}
+	return r
+}
+
+func saying(hop int, seq uint64, p vhi.Power, stage vhi.MoveStage) view {
+	r := &vhi.Report{Epoch: vee.Epoch{Generation: 1, Term: 2, Hop: uint64(3 + hop)}, Seq: seq, Power: p}
+	if stage != "" {
+		r.Move = &vhi.MoveReport{ID: "m", Stage: stage, Error: "why"}
+	}
+	return view{host: alive, known: true, report: r}
+}
+
+// What the host here says of a VEE that comes from another site, and what follows. Nothing but
+// the host's own word ends it, whatever the other site wants.
+func TestDecideArriving(t *testing.T) {
+	cancelled := func(r *record) { r.cancelMove("its own site has given it up") }
+	for name, c := range map[string]struct {
+		change  func(*record)
+		to      view
+		do      act
+		state   vmi.MigrationState
+		cancels bool
+		target  vee.State
+		host    string
+	}{
+		"the host is invited":              {nil, view{host: alive, known: true}, invite, vmi.MigrationRunning, false, vee.Active, "@alpha"},
+		"it waits":                         {nil, saying(0, 7, vhi.Incoming, vhi.MoveWaiting), nothing, vmi.MigrationRunning, false, vee.Active, "@alpha"},
+		"it has come":                      {nil, saying(1, 7, vhi.Running, vhi.MoveTaken), nothing, vmi.MigrationDone, false, vee.Active, "h3"},
+		"taken, and does not run yet":      {nil, saying(1, 7, vhi.Running, vhi.MoveReceiving), nothing, vmi.MigrationRunning, false, vee.Active, "@alpha"},
+		"no room on the host":              {nil, saying(0, 7, vhi.Incoming, vhi.MoveFailed), nothing, vmi.MigrationRunning, true, vee.Active, "@alpha"},
+		"given up: the host is told":       {cancelled, saying(0, 7, vhi.Incoming, vhi.MoveWaiting), invite, vmi.MigrationRunning, true, vee.Active, "@alpha"},
+		"given up: the host has obeyed":    {cancelled, saying(0, 8, vhi.Absent, vhi.MoveFailed), nothing, vmi.MigrationCancelled, true, vee.Destroyed, "@alpha"},
+		"given up too late":                {cancelled, saying(1, 7, vhi.Running, vhi.MoveTaken), nothing, vmi.MigrationDone, true, vee.Active, "h3"},
+		"given up, and the host is lost":   {cancelled, view{host: lost}, nothing, vmi.MigrationRunning, true, vee.Active, "@alpha"},
+		"given up, and it is not heard of": {cancelled, view{host: unheard}, nothing, vmi.MigrationRunning, true, vee.Active, "@alpha"},
+		"destroyed by its own site":        {func(r *record) { r.retarget(vee.Destroyed) }, saying(0, 8, vhi.Incoming, vhi.MoveWaiting), nothing, vmi.MigrationRunning, true, vee.Destroyed, "@alpha"},
+	} {
+		r := lodger("@alpha", "h3")
+		if c.change != nil {
+			c.change(&r)
+		}
+		d := decideArriving(r, c.to, time.Unix(9, 0))
+		if d.do != c.do || d.rec.Move.State != c.state || d.rec.Move.Cancelling != c.cancels || d.rec.Target != c.target || d.rec.Host != c.host {
+			t.Errorf("%s: %v, %s on %s for %s, cancelling %v", name, d.do, d.rec.Move.State, d.rec.Host, d.rec.Target, d.rec.Move.Cancelling)
+		}
+		if d.rec.Host == "h3" && (d.rec.Custody.Epoch != d.rec.Epoch || d.rec.Epoch.Hop != 4) {
+			t.Errorf("%s: custody %v, epoch %v", name, d.rec.Custody.Epoch, d.rec.Epoch)
+		}
+		if a := r.invitation(); r.Move.Cancelling != (a.Power == vhi.Absent) {
+			t.Errorf("%s: the host is told %s", name, a.Power)
+		}
+	}
+}
+
+// What the host here says of a VEE that goes to another site, and what follows.
+func TestDecideLeaving(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*record)
+		from   view
+		do     act
+		state  vmi.MigrationState
+		target vee.State
+	}{
+		"the host is told":              {nil, saying(0, 6, vhi.Running, ""), assign, vmi.MigrationRunning, vee.Active},
+		"under way":                     {nil, saying(0, 7, vhi.Running, vhi.MoveMemory), nothing, vmi.MigrationRunning, vee.Active},
+		"given, no word yet":            {nil, saying(1, 7, vhi.Paused, vhi.MoveGiven), nothing, vmi.MigrationRunning, vee.Active},
+		"gone":                          {nil, saying(1, 7, vhi.Absent, vhi.MoveGiven), nothing, vmi.MigrationDone, vee.Destroyed},
+		"kept":                          {nil, saying(0, 7, vhi.Running, vhi.MoveFailed), nothing, vmi.MigrationFailed, vee.Active},
+		"refused, and ours again":       {nil, saying(2, 7, vhi.Running, vhi.MoveVoid), nothing, vmi.MigrationFailed, vee.Active},
+		"cancelled, the host is told":   {func(r *record) { r.cancelMove("x") }, saying(0, 7, vhi.Running, vhi.MoveMemory), assign, vmi.MigrationRunning, vee.Active},
+		"cancelled, and kept":           {func(r *record) { r.cancelMove("x") }, saying(0, 8, vhi.Running, vhi.MoveFailed), nothing, vmi.MigrationCancelled, vee.Active},
+		"cancelled too late":            {func(r *record) { r.cancelMove("x") }, saying(1, 7, vhi.Paused, vhi.MoveGiven), nothing, vmi.MigrationRunning, vee.Active},
+		"lost":                          {nil, view{host: lost}, nothing, vmi.MigrationRunning, vee.Active},
+		"its site knows who has it":     {func(r *record) { r.retarget(vee.Destroyed) }, saying(1, 7, vhi.Paused, vhi.MoveGiven), nothing, vmi.MigrationDone, vee.Destroyed},
+		"destroyed before it was given": {func(r *record) { r.retarget(vee.Destroyed) }, saying(0, 7, vhi.Running, vhi.MoveMemory), nothing, vmi.MigrationRunning, vee.Destroyed},
+	} {
+		r := lodger("h3", "@alpha")
+		if c.change != nil {
+			c.change(&r)
+		}
+		d := decideLeaving(r, c.from, time.Unix(9, 0))
+		if d.do != c.do || d.rec.Move.State != c.state || d.rec.Target != c.target {
+			t.Errorf("%s: %v, %s for %s", name, d.do, d.rec.Move.State, d.rec.Target)
+		}
+	}
+}
+
+// A partner that says that it does not have what it should send is not believed: it may have
+// given it already. Only the destination ends it.
+func TestSilenceClosesNothing(t *testing.T) {
+	now := time.Unix(9, 0)
+	r := lodger("@beta", "h1") // at its primary
+	r.Custody = nil
+	gone := view{host: alive, known: true}
+	d := decideMoving(r, gone, saying(0, 7, vhi.Incoming, vhi.MoveReceiving), now)
+	if !d.rec.Move.Cancelling || d.rec.Move.State != vmi.MigrationRunning {
+		t.Fatalf("%+v", d.rec.Move)
+	}
+	r = d.rec
+	if d = decideMoving(r, gone, saying(0, 7, vhi.Incoming, vhi.MoveReceiving), now); d.do != invite || r.invitation().Power != vhi.Absent {
+		t.Fatalf("the destination is not asked: %v", d.do)
+	}
+	for name, to := range map[string]view{"lost": {host: lost}, "not heard of": {host: unheard}} {
+		if d := decideMoving(r, gone, to, now); d.rec.Move.State != vmi.MigrationRunning {
+			t.Errorf("the destination is %s, and the migration %s", name, d.rec.Move.State)
+		}
+	}
+	if d := decideMoving(r, gone, saying(1, 7, vhi.Running, vhi.MoveTaken), now); d.rec.Host != "h1" {
+		t.Errorf("it has come, and is on %s", d.rec.Host)
+	}
+	if d := decideMoving(r, gone, saying(0, 8, vhi.Absent, vhi.MoveFailed), now); d.rec.Move.State != vmi.MigrationFailed {
+		t.Errorf("nothing has come nor will, and the migration is %s", d.rec.Move.State)
+	}
+}
+
+// Routes of a proxy: out by a door, in to a host, and none for what goes from one partner to
+// another.
+func TestRouteOfAMigration(t *testing.T) {
+	address := func(host string) string { return map[string]string{"h1": "10.0.0.1:7444"}[host] }
+	out := lodger("h1", "@beta")
+	if _, ok := out.route(address); ok {
+		t.Error("there is a route before the other site has told of its door")
+	}
+	out.Move.Door = &vhi.Door{Site: "beta", Route: "theirs"}
+	in := lodger("@beta", "h1")
+	past := lodger("@beta", "@gamma")
+	for name, c := range map[string]struct {
+		r    record
+		want border.Route
+	}{
+		"out": {out, border.Route{Ticket: "r", Peer: "beta", Show: "theirs"}},
+		"in":  {in, border.Route{Ticket: "r", To: "10.0.0.1:7444"}},
+	} {
+		got, ok := c.r.route(address)
+		got.For, got.Expires = "", time.Time{}
+		if !ok || got != c.want {
+			t.Errorf("%s: %+v, %v", name, got, ok)
+		}
+	}
+	if _, ok := past.route(address); ok {
+		t.Error("what goes from partner to partner has a route here")
+	}
+}

@@ -1,0 +1,248 @@
+package veem
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/vhi"
+	"github.com/reservoir-cloud/reservoir/vmi"
+)
+
+// Evacuation: what runs at a host, or at the site, goes to partners while it runs (seed 1,
+// "HA with live VM migration"). It is a plan like any other (reconfigure.go), whose steps lead
+// over the border; where one fails, the rest is planned anew until the deadline.
+
+func (r *runRecord) evacuates() bool { return r != nil && r.Cause == causeEvacuate }
+
+// late reports whether the plan's deadline has passed.
+func (r *runRecord) late(now time.Time) bool { return r.Deadline != nil && !now.Before(*r.Deadline) }
+
+// PlanEvacuation: vmi.Service.
+func (m *Manager) PlanEvacuation(ctx context.Context, e vmi.Evacuate) (vmi.Reconfiguration, error) {
+	if err := overseer(ctx, false); err != nil {
+		return vmi.Reconfiguration{}, err
+	}
+	if err := m.ready(ctx); err != nil {
+		return vmi.Reconfiguration{}, err
+	}
+	var deadline *time.Time
+	if e.DeadlineMS < 0 || e.DeadlineMS > maxHoldMS {
+		return vmi.Reconfiguration{}, malformed("deadline", "want none, or at most a week")
+	}
+	if e.DeadlineMS > 0 {
+		end := m.cfg.Now().Add(time.Duration(e.DeadlineMS) * time.Millisecond)
+		deadline = &end
+	}
+	return m.planEvacuation(ctx, e, deadline)
+}
+
+// Evacuate: vmi.Service.
+func (m *Manager) Evacuate(ctx context.Context, e vmi.Evacuate) (vmi.Reconfiguration, error) {
+	if err := overseer(ctx, true); err != nil {
+		return vmi.Reconfiguration{}, err
+	}
+	p, err := m.PlanEvacuation(ctx, e)
+	if err != nil {
+		return p, err
+	}
+	err = m.ledger.do(ctx, func(t *tx) error {
+		for name, h := range t.hosts.all() {
+			if (e.Host == "" || e.Host == name) && vhi.SiteOf(name) == "" && h.State == vmi.HostOn {
+				n := *h
+				n.State = vmi.HostDraining
+				put(t, &t.hosts, name, &n)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return p, err
+	}
+	return m.beginRun(ctx, p)
+}
+
+// evacuateAgain what is left, while there is time.
+func (m *Manager) evacuateAgain(ctx context.Context, w *situation) result {
+	if w.run.late(m.cfg.Now()) || w.run.Attempt >= 4*maxAttempts {
+		return result{}
+	}
+	next, err := m.planEvacuation(ctx, *w.run.Evacuation, w.run.Deadline)
+	if err == nil && len(next.Steps) > 0 {
+		next.Attempt = w.run.Attempt + 1
+		_, err = m.beginRun(ctx, next)
+		return m.attempt("plan an evacuation again", planLane, err)
+	}
+	if err != nil {
+		m.cfg.Log.Warn("plan an evacuation again", "err", err)
+	}
+	return result{after: m.cfg.Timing.Look, lane: planLane}
+}
+
+// planEvacuation is the order in which VEEs leave, where each goes, and which stay and why.
+func (m *Manager) planEvacuation(ctx context.Context, e vmi.Evacuate, deadline *time.Time) (p vmi.Reconfiguration, err error) {
+	p = vmi.Reconfiguration{Cause: causeEvacuate, State: vmi.ReconfigurationPlanned, Steps: []vmi.ReconfigureStep{}, Attempt: 1, Evacuation: &e, Deadline: deadline}
+	err = m.ledger.do(ctx, func(t *tx) error {
+		p.Steps, p.Stays = []vmi.ReconfigureStep{}, nil
+		if e.Host != "" && t.hosts.get(e.Host) == nil {
+			return errNoHost(e.Host)
+		}
+		sites, err := m.shelters(t, e.To)
+		if err != nil {
+			return err
+		}
+		x := &exodus{m: m, t: t, sites: sites, sent: map[string][]vee.Descriptor{}}
+		if deadline != nil {
+			x.left = max(0, deadline.Sub(t.now))
+		}
+		for _, r := range x.urgent(e.Host) {
+			if why := x.send(&p, r); why != "" {
+				p.Stays = append(p.Stays, vmi.ReconfigureRemain{VEE: r.ID, Name: r.Descriptor.Name, Host: r.Host, Why: why})
+			}
+		}
+		return nil
+	})
+	return p, err
+}
+
+// shelters are the partners that VEEs may go to.
+func (m *Manager) shelters(t *tx, to string) (sites []string, err error) {
+	for name, h := range t.hosts.all() {
+		site := vhi.SiteOf(name)
+		if site == "" || to != "" && to != site && to != name {
+			continue
+		}
+		if h.State == vmi.HostOn && m.hosts.alive(name) {
+			sites = append(sites, site)
+		} else if to != "" {
+			return nil, fault.New(fault.Unavailable, "site %s, to which the VEEs are to go, does not answer", site).Try("reservoir federation show %s", site)
+		}
+	}
+	slices.Sort(sites)
+	switch {
+	case len(sites) == 0 && to != "":
+		return nil, fault.New(fault.NotFound, "site %q is no partner that lends to this one", to).Try("reservoir federation list")
+	case len(sites) == 0:
+		return nil, fault.New(fault.NoResources, "no partner site can be reached that VEEs could go to").Try("reservoir federation list")
+	}
+	return sites, nil
+}
+
+// exodus is an evacuation that is being planned.
+type exodus struct {
+	m     *Manager
+	t     *tx
+	sites []string
+	left  time.Duration // until the deadline; 0: there is time
+	sent  map[string][]vee.Descriptor
+	lanes [atOnce]struct { // migrations at a time
+		end  time.Duration
+		last int // step, from 1
+	}
+}
+
+// urgent VEEs of a host (or of all) first: those that clients reach by an access point; then
+// the small ones, so that of what cannot all get out as many as possible do.
+func (x *exodus) urgent(host string) (rs []record) {
+	serving := map[vee.ID]bool{}
+	for _, r := range x.t.vees.all() {
+		if r.lodges() || r.Host == "" || r.State == vee.Destroyed || vhi.SiteOf(r.Host) != "" || host != "" && r.Host != host || !r.Holds && r.State == vee.Defined {
+			continue
+		}
+		rs = append(rs, *r)
+		for _, p := range x.t.points.all() {
+			d := &r.Descriptor
+			if d.GroupID == p.GroupID && d.Customer == p.Customer && (p.Tag == "" || slices.Contains(d.Tags, p.Tag)) {
+				serving[r.ID] = true
+			}
+		}
+	}
+	rank := func(r record) int {
+		if serving[r.ID] {
+			return 0
+		}
+		return 1
+	}
+	slices.SortFunc(rs, func(a, b record) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(x.copy(&a), x.copy(&b)), strings.Compare(string(a.ID), string(b.ID)))
+	})
+	return rs
+}
+
+// copy is what has to go over for a VEE.
+func (x *exodus) copy(r *record) vee.Bytes {
+	return r.Descriptor.Memory + x.m.hosts.diskUsed(r.Host, r.ID)
+}
+
+// send r with the next free lane to the first site that takes it, or say why it stays.
+func (x *exodus) send(p *vmi.Reconfiguration, r record) (why string) {
+	switch {
+	case r.moving():
+		return "it is on its way to host " + r.Move.To
+	case r.State != vee.Active || r.Target != vee.Active || !r.Assigned:
+		return fmt.Sprintf("it is %s: only an ACTIVE one is migrated live", r.State)
+	case !x.m.hosts.alive(r.Host):
+		return "host " + r.Host + " does not answer"
+	case !x.t.hosts.get(r.Host).can(opMigrate):
+		return "the hypervisor of host " + r.Host + " cannot migrate live"
+	case r.Lease != nil:
+		return fault.From(errLeased(r.ID)).Message
+	}
+	lane := &x.lanes[0]
+	for i := range x.lanes {
+		if x.lanes[i].end < lane.end {
+			lane = &x.lanes[i]
+		}
+	}
+	took := max(moveTime, time.Duration(float64(x.copy(&r))/float64(linkSpeed)*float64(time.Second)))
+	if x.left > 0 && lane.end+took > x.left {
+		return fmt.Sprintf("it does not fit: it would come through in %s, and the deadline is in %s", (lane.end + took).Round(time.Second), x.left.Round(time.Second))
+	}
+	reasons := make([]string, 0, len(x.sites))
+	for _, site := range x.sites {
+		if err := x.fits(r, site); err != nil {
+			reasons = append(reasons, "site "+site+": "+fault.From(err).Message)
+			continue
+		}
+		s := vmi.ReconfigureStep{VEE: r.ID, Name: r.Descriptor.Name, From: r.Host, To: vhi.AtSite(site), StartMS: lane.end.Milliseconds(), EndMS: (lane.end + took).Milliseconds()}
+		if lane.last > 0 {
+			s.After = []int{lane.last - 1}
+		}
+		p.Steps = append(p.Steps, s)
+		lane.end, lane.last = lane.end+took, len(p.Steps)
+		x.sent[site] = append(x.sent[site], r.Descriptor)
+		return ""
+	}
+	return strings.Join(reasons, "; ")
+}
+
+// fits a site: what was agreed covers it, and there is room beside those that go before.
+func (x *exodus) fits(r record, site string) error {
+	if err := x.m.mayGo(x.t, r, site, x.sent[site]); err != nil {
+		return err
+	}
+	board := x.m.board(x.t)
+	for i := range board {
+		h := &board[i]
+		switch {
+		case h.Name != vhi.AtSite(site):
+			h.Closed = "it is not asked for"
+		case !x.t.hosts.get(h.Name).can(opMigrate):
+			h.Closed = "no agreement lets VEEs cross there while they run"
+		}
+		if h.Name == vhi.AtSite(site) {
+			for _, d := range x.sent[site] {
+				h.Used = h.Used.Plus(d.Resources())
+			}
+		}
+	}
+	if c := x.m.chooseOn(x.t, []record{r}, board)[0]; c.Host == "" {
+		return fault.New(fault.NoResources, "%s", c.Why)
+	}
+	return nil
+}
