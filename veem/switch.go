@@ -125,6 +125,7 @@ func (m *Manager) lookAtSwitch(ctx context.Context, key string) result {
 				r = c.back(r, why)
 			}
 			r.Switch = ""
+			r.Holds = r.Holds && !r.asleep() // whoever hears of the end finds the room free
 			t.putVEE(r)
 		}
 		return nil
