@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"reflect"
 	"testing"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
+	"github.com/reservoir-cloud/reservoir/ownership"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
 )
@@ -19,9 +21,10 @@ import (
 // echo remembers what it was told last, and answers something.
 type echo struct {
 	Host
-	Witness
 	told any
 }
+
+func (e *echo) Witness(context.Context, ownership.Ask) (Word, error) { return Word{}, nil }
 
 func (e *echo) Tell(_ context.Context, m dvms.Message) error { e.told = m; return nil }
 func (e *echo) Load(context.Context) (Load, error) {
@@ -89,7 +92,7 @@ func TestReliefTravels(t *testing.T) {
 	if err := c.Expect(t.Context(), x); err != nil || e.told.(Expected).Assignment.Move.By != "x" {
 		t.Errorf("expect: %+v, %v", e.told, err)
 	}
-	if err := c.Moved(t.Context(), Moved{VEE: "alpha.aaaaaaaaaa", To: "h2"}); err != nil || e.told.(Moved).To != "h2" {
+	if err := c.Moved(t.Context(), Moved{VEE: "alpha.aaaaaaaaaa", To: "h2", Underlay: netip.MustParseAddr("192.0.2.2")}); err != nil || e.told.(Moved).To != "h2" {
 		t.Errorf("moved: %+v, %v", e.told, err)
 	}
 }
