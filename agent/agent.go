@@ -167,7 +167,7 @@ func (a *agent) run(ctx context.Context) error {
 	manager := vhi.NewManagerClient(toSite)
 	a.renewer = renewer{site: manager, report: a.renewal, heed: a.heed, scale: a.cfg.HAScale, log: a.cfg.Log, changed: make(chan struct{}, 1)}
 
-	images, err := image.OpenCache(filepath.Join(a.cfg.Dir, "images"), image.Remote{Base: toSite.Base, HTTP: &http.Client{Transport: borrowing{toSite.HTTP.Transport, a}}}, image.CacheOptions{
+	images, err := image.OpenCache(filepath.Join(a.cfg.Dir, "images"), image.Remote{Base: toSite.Base, HTTP: &http.Client{Transport: &borrowing{site: toSite.HTTP.Transport, a: a}}}, image.CacheOptions{
 		InUse: func() []string { return a.tracker.InUse() }, KeepFree: keepFree,
 	})
 	if err != nil {
