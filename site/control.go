@@ -299,9 +299,10 @@ func (m *member) watchRecord(ctx context.Context) error {
 	}
 }
 
-// leaseOfLeader is how long nobody leads after a leader is lost, about. etcd counts in seconds.
+// leaseOfLeader is how long nobody leads after a leader is lost, about. etcd counts in seconds,
+// and so does the kernel the lifetimes of addresses.
 func (c *Config) leaseOfLeader() time.Duration {
-	return max(2*time.Second, time.Duration(c.HAScale*float64(5*time.Second)).Round(time.Second))
+	return max(4*time.Second, time.Duration(c.HAScale*float64(5*time.Second)).Round(time.Second))
 }
 
 // rule again and again, when it is this member's turn.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -219,6 +220,16 @@ func (m *member) join(ctx context.Context) (*store.Cluster, error) {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// accessLease is until when this member may have the addresses of access points: it leads till
+// then. nil: they are this machine's own.
+func (s *site) accessLease() func() time.Time {
+	host, _, _ := net.SplitHostPort(s.cfg.Advertise)
+	if own, err := netip.ParseAddr(host); !s.member.several() || err == nil && own == s.cfg.AccessAddress {
+		return nil
+	}
+	return s.term.Until
 }
 
 // Renew implements vhi.Manager: with the answer a host hears at which addresses the site's

@@ -207,6 +207,7 @@ func (s *site) open(ctx context.Context) (err error) {
 		Every: max(leastCheck, time.Duration(c.HAScale*float64(2*time.Second))),
 		// Points are set, and so checked, by the VEE Manager alone.
 		Changed: func(key string, b plan.BackendState) { s.veem.BackendChanged(key, b) },
+		Lease:   s.accessLease(),
 	})
 	if s.veem, err = s.openVEEM(ctx); err != nil {
 		return err
