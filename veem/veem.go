@@ -136,6 +136,8 @@ type Config struct {
 	// connecting; an error for any other URL. nil: none may.
 	Listener    func(url string) (vmi.AccountingListener, error)
 	Rebalancing Rebalancing
+	// Fencer switches hosts off that do not answer; nil: nobody does.
+	Fencer Fencer
 	// Booking says what of a host's CPU may be promised; nil: what the host declares. It is
 	// called amid changes, and does not wait for anything.
 	Booking func(overbook.Machine) (milliCPU int64)
