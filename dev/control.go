@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/reservoir-cloud/reservoir/internal/durable"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
@@ -53,7 +54,7 @@ func (c Config) control(i int, first node) []node {
 				m.args[j+1] = m.address + ":" + strconv.Itoa(sitePort)
 			}
 		}
-		m.args = append(append(m.args, "--member", m.host, "--join-site", c.urls(i)[0], "--join-file", filepath.Join(dir, m.host+".token")), shared...)
+		m.args = append(append(m.args, "--member", m.host, "--join-site", strings.Join(c.urls(i), ","), "--join-file", filepath.Join(dir, m.host+".token")), shared...)
 		all = append(all, m)
 	}
 	all[0].args = append(append(append([]string{}, first.args...), "--member", "m1"), shared...)

@@ -33,8 +33,14 @@ const haScale = 0.5
 
 var haTimings = ownership.DefaultTimings().Scale(haScale)
 
-// owned is a site of its own, with a service of appliances that are restarted elsewhere.
-func owned(t *testing.T, replicas int) *watcher {
+// owned is a site of its own, with a service of appliances that are restarted elsewhere. up
+// are more arguments of `dev up`.
+func owned(t *testing.T, replicas int, up ...string) *watcher {
+	return ownedWith(t, replicas, "", up...)
+}
+
+// ownedWith is owned with more about the service's one component.
+func ownedWith(t *testing.T, replicas int, more string, up ...string) *watcher {
 	t.Helper()
 	on := stage
 	t.Cleanup(func() { stage = on })
@@ -50,13 +56,13 @@ func owned(t *testing.T, replicas int) *watcher {
 			t.Error(err)
 		}
 	})
-	reservoir(t, "dev", "up", "--detach", "--hosts", strconv.Itoa(hosts), "--dir", stage.dir, "--prefix", stage.prefix, "--subnet", stage.subnet, "--ha-scale", fmt.Sprint(haScale))
+	reservoir(t, append([]string{"dev", "up", "--detach", "--hosts", strconv.Itoa(hosts), "--dir", stage.dir, "--prefix", stage.prefix, "--subnet", stage.subnet, "--ha-scale", fmt.Sprint(haScale)}, up...)...)
 	image, err := filepath.Abs("../../.cache/images/appliance")
 	if err != nil {
 		t.Fatal(err)
 	}
 	reservoir(t, "image", "push", image, "appliance")
-	reservoir(t, "service", "deploy", manifest(t, "ha", replicas, "    restart: elsewhere\n"), "--wait", "--timeout", "180s")
+	reservoir(t, "service", "deploy", manifest(t, "ha", replicas, "    restart: elsewhere\n"+more), "--wait", "--timeout", "180s")
 	eventually(t, "every host counts by a set of three witnesses", func() bool {
 		for i := range hosts {
 			b, _ := os.ReadFile(filepath.Join(stage.dir, "alpha", fmt.Sprintf("h%d", i+1), "leases.json"))
