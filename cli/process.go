@@ -67,6 +67,7 @@ and ca.pem into its directory, for: reservoir context add.`
 	fl.StringVar(&c.Monitoring.WriteURL, "metrics-write-url", "", "send measurements there too: `URL` of a remote-write receiver")
 	fl.StringVar(&c.Monitoring.QueryURL, "metrics-query-url", "", "query there instead: `URL` of a Prometheus-compatible server")
 	fl.Float64Var(&c.HAScale, "ha-scale", 1, "scale every timing by this")
+	fl.StringVar(&c.FenceDir, "fence", "", "`DIR` of programs that switch hosts off that do not answer (none)")
 	onProcess(cmd, func(cmd *cobra.Command) (err error) {
 		if c.Monitoring.Disk, err = parse(vee.ParseBytes, "--metrics-disk", metricsDisk); err != nil {
 			return err

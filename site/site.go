@@ -81,8 +81,10 @@ type Config struct {
 	// Overbooking of CPUs from history.
 	Overbooking Overbooking
 	HAScale     float64 // scales every timing together; 0: 1
-	Version     string
-	Log         *slog.Logger
+	// FenceDir has programs that switch hosts off, by the host's name; empty: none.
+	FenceDir string
+	Version  string
+	Log      *slog.Logger
 }
 
 func (c *Config) check() error {
