@@ -76,6 +76,12 @@ func decide(r record, v view, now time.Time, keep time.Duration) decision {
 	case v.report == nil:
 		return decideGone(r)
 	}
+	if came(&r, r.Host, v.report) { // there and back again
+		if !r.leased() { // else the log of ownership takes it in
+			r.follow(v.report, now)
+		}
+		return decision{rec: r}
+	}
 	if m, is := byHosts(&r, v.report, now); is {
 		r.Move = m
 		return decision{rec: r}
