@@ -47,13 +47,13 @@ import (
 
 // Config of a host's agent.
 type Config struct {
-	Dir       string // all that the agent keeps; mode 0700 inside
-	Name      string // of the host
-	Site      string // the site's address, host:port
-	JoinToken string // one time; not needed once the host has joined
-	Listen    string // where the VHI listens, host:port
-	Advertise string // the address that the site calls; empty: Listen
-	Bridge    string // that VEEs on public networks are plugged into; made if it is not there
+	Dir       string   // all that the agent keeps; mode 0700 inside
+	Name      string   // of the host
+	Sites     []string // addresses of the site, host:port: of its members, all or some
+	JoinToken string   // one time; not needed once the host has joined
+	Listen    string   // where the VHI listens, host:port
+	Advertise string   // the address that the site calls; empty: Listen
+	Bridge    string   // that VEEs on public networks are plugged into; made if it is not there
 	// Underlay address, which the traffic of private networks goes from and to; zero: the one
 	// that is advertised, or by which the site is reached.
 	Underlay netip.Addr
@@ -73,7 +73,7 @@ func (c *Config) check() error {
 	if !vee.ValidName(c.Name) {
 		return fault.New(fault.Malformed, "host name %q: want a DNS label such as \"h1\"", c.Name).Try("name the host: reservoir host --name h1")
 	}
-	if c.Dir == "" || c.Site == "" || c.Listen == "" {
+	if c.Dir == "" || len(c.Sites) == 0 || c.Listen == "" {
 		return fault.New(fault.Malformed, "a host needs a directory, the address of its site and an address to listen on").Try("reservoir host --help")
 	}
 	if !(c.Price >= 0) || math.IsInf(c.Price, 0) {
@@ -97,6 +97,7 @@ func (c *Config) timings() ownership.Timings { return ownership.DefaultTimings()
 type agent struct {
 	cfg         Config
 	keys        *identity.Keypair
+	members     *httpapi.Members // of the site
 	tracker     *vet.Tracker
 	networks    *networks
 	driver      hypervisor.Driver
@@ -163,18 +164,14 @@ func (a *agent) run(ctx context.Context) error {
 	if a.capacity, a.cpus, err = lrt.Capacity(a.cfg.Offer, a.cfg.Dir); err != nil {
 		return fault.New(fault.Malformed, "%w", err).Try("offer less: reservoir host --memory --disk --cpu-overbook")
 	}
-	site, err := identity.SiteID(a.keys.Site())
-	if err != nil {
+	if a.members, err = toSite(a.cfg, a.keys); err != nil {
 		return err
 	}
-	toSite := &httpapi.Client{Base: "https://" + a.cfg.Site, HTTP: &http.Client{Transport: &http.Transport{
-		TLSClientConfig: a.keys.ClientTLS(site), ForceAttemptHTTP2: true, IdleConnTimeout: time.Minute,
-		DialContext: (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
-	}}}
+	toSite := &httpapi.Client{Base: "https://" + a.cfg.Sites[0], HTTP: &http.Client{Transport: a.members.Transport()}}
 	manager := vhi.NewManagerClient(toSite)
 	a.renewer = renewer{site: manager, report: a.renewal, heed: a.heed, scale: a.cfg.HAScale, log: a.cfg.Log, changed: make(chan struct{}, 1)}
 
-	images, err := image.OpenCache(filepath.Join(a.cfg.Dir, "images"), image.Remote{Base: toSite.Base, HTTP: &http.Client{Transport: borrowing{toSite.HTTP.Transport, a}}}, image.CacheOptions{
+	images, err := image.OpenCache(filepath.Join(a.cfg.Dir, "images"), image.Remote{Base: toSite.Base, HTTP: &http.Client{Transport: &borrowing{site: toSite.HTTP.Transport, a: a}}}, image.CacheOptions{
 		InUse: func() []string { return a.tracker.InUse() }, KeepFree: keepFree,
 	})
 	if err != nil {
@@ -182,7 +179,7 @@ func (a *agent) run(ctx context.Context) error {
 	}
 	defer images.Close()
 	if !a.cfg.Underlay.IsValid() && a.cfg.Driver != "sim" {
-		if a.cfg.Underlay, err = underlayOf(ctx, a.cfg.Advertise, a.cfg.Site); err != nil {
+		if a.cfg.Underlay, err = underlayOf(ctx, a.cfg.Advertise, a.cfg.Sites[0]); err != nil {
 			return err
 		}
 	}
@@ -407,6 +404,7 @@ func (a *agent) renewal(ctx context.Context) vhi.Renewal {
 // heed remembers the newest generation, since assignments of an older one come from a
 // control plane that was restored past, and takes what the site vouches for.
 func (a *agent) heed(ctx context.Context, r vhi.RenewalReply) (again bool) {
+	a.moved(r.Members)
 	if r.Generation > a.generation.Load() {
 		if err := writeGeneration(a.cfg.Dir, r.Generation); err != nil {
 			a.cfg.Log.Error("keep the site's generation", "err", err)

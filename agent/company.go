@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/agent/dnt"
@@ -241,19 +242,30 @@ func (a *agent) reserved(as vhi.Assignment) error {
 // borrowing is how images are fetched: from the site, and while that does not answer from
 // another host that has them. What comes is verified by its digest, whoever sends it.
 type borrowing struct {
-	site http.RoundTripper
-	a    *agent
+	site   http.RoundTripper
+	a      *agent
+	silent atomic.Pointer[time.Time] // when the site did not answer last
 }
 
-// siteBegins within this to answer, or it is taken not to.
-const siteBegins = 5 * time.Second
+const (
+	// siteBegins within this to answer, or it is taken not to.
+	siteBegins = 3 * time.Second
+	// trustSilence so long the others are asked first.
+	trustSilence = 30 * time.Second
+)
 
 // RoundTrip implements http.RoundTripper.
-func (b borrowing) RoundTrip(q *http.Request) (*http.Response, error) {
+func (b *borrowing) RoundTrip(q *http.Request) (*http.Response, error) {
+	if at := b.silent.Load(); at != nil && time.Since(*at) < trustSilence {
+		if resp := b.borrow(q); resp != nil {
+			return resp, nil
+		}
+	}
 	ctx, cancel := context.WithCancel(q.Context())
 	late := time.AfterFunc(siteBegins, cancel)
 	resp, err := b.site.RoundTrip(q.WithContext(ctx))
 	if late.Stop() && err == nil {
+		b.silent.Store(nil)
 		resp.Body = cancelling{resp.Body, cancel}
 		return resp, nil
 	}
@@ -262,8 +274,21 @@ func (b borrowing) RoundTrip(q *http.Request) (*http.Response, error) {
 		resp.Body.Close()
 		err = context.Canceled
 	}
-	if q.Method != http.MethodGet || q.Context().Err() != nil || b.a.company.others == nil {
+	if q.Context().Err() != nil {
 		return nil, err
+	}
+	now := time.Now()
+	b.silent.Store(&now)
+	if resp := b.borrow(q); resp != nil {
+		return resp, nil
+	}
+	return nil, fmt.Errorf("the site does not answer, and no other host has it: %w", err)
+}
+
+// borrow from another host; nil: none has it.
+func (b *borrowing) borrow(q *http.Request) *http.Response {
+	if q.Method != http.MethodGet || b.a.company.others == nil {
+		return nil
 	}
 	for _, m := range b.a.company.others.Members() {
 		if m.Doubted {
@@ -271,16 +296,16 @@ func (b borrowing) RoundTrip(q *http.Request) (*http.Response, error) {
 		}
 		there := q.Clone(q.Context())
 		there.URL.Host, there.Host = m.Address, ""
-		got, e := b.a.toPeer(m.Host, m.Address).HTTP.Transport.RoundTrip(there)
+		resp, err := b.a.toPeer(m.Host, m.Address).HTTP.Transport.RoundTrip(there)
 		switch {
-		case e != nil:
-		case got.StatusCode < http.StatusMultipleChoices:
-			return got, nil
+		case err != nil:
+		case resp.StatusCode < http.StatusMultipleChoices:
+			return resp
 		default:
-			got.Body.Close()
+			resp.Body.Close()
 		}
 	}
-	return nil, fmt.Errorf("the site does not answer, and no other host has it: %w", err)
+	return nil
 }
 
 // cancelling body: what waited for it to begin is let go with it.

@@ -43,8 +43,8 @@ func joined(ctx context.Context, cfg Config) (*identity.Keypair, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &httpapi.Client{Base: "https://" + cfg.Site, HTTP: &http.Client{
-		Transport: &http.Transport{TLSClientConfig: identity.PinnedTLS(pin, time.Now), ForceAttemptHTTP2: true}, Timeout: 20 * time.Second,
+	c := &httpapi.Client{Base: "https://" + cfg.Sites[0], HTTP: &http.Client{
+		Transport: httpapi.NewMembers(identity.PinnedTLS(pin, time.Now), cfg.Sites...).Transport(), Timeout: 20 * time.Second,
 	}}
 	defer c.HTTP.CloseIdleConnections()
 	for pause := 200 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
@@ -54,12 +54,12 @@ func joined(ctx context.Context, cfg Config) (*identity.Keypair, error) {
 			return keys, keys.Install(r.Certificate, r.Bundle)
 		}
 		if !fault.Has(err, fault.Unavailable) && !fault.Has(err, fault.Timeout) {
-			return nil, fmt.Errorf("join site at %s: %w", cfg.Site, err)
+			return nil, fmt.Errorf("join site at %s: %w", cfg.Sites[0], err)
 		}
-		cfg.Log.Warn("the site does not answer yet; trying again", "site", cfg.Site, "err", err)
+		cfg.Log.Warn("the site does not answer yet; trying again", "site", cfg.Sites, "err", err)
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("join site at %s: %w", cfg.Site, err)
+			return nil, fmt.Errorf("join site at %s: %w", cfg.Sites[0], err)
 		case <-time.After(pause):
 		}
 	}

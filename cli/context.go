@@ -21,11 +21,13 @@ import (
 
 // siteContext is how to reach one site and as whom.
 type siteContext struct {
-	Name  string `yaml:"name" json:"name"`
-	Site  string `yaml:"site" json:"site"` // its name, which its certificate must prove
-	URL   string `yaml:"url" json:"url"`
-	CA    string `yaml:"ca" json:"-"`    // PEM
-	Token string `yaml:"token" json:"-"` // shown nowhere
+	Name string `yaml:"name" json:"name"`
+	Site string `yaml:"site" json:"site"` // its name, which its certificate must prove
+	URL  string `yaml:"url" json:"url"`
+	// Others are URLs of the site's other members: any of them will do.
+	Others []string `yaml:"others,omitempty" json:"others,omitempty"`
+	CA     string   `yaml:"ca" json:"-"`    // PEM
+	Token  string   `yaml:"token" json:"-"` // shown nowhere
 }
 
 // contexts is the file that keeps them; it holds tokens, so it is 0600.
@@ -206,7 +208,8 @@ time into its own directory: admin-token and ca.pem.`,
 		Example: `  reservoir context add alpha --url https://10.0.0.5:8440 --ca-file ca.pem --token-file admin-token`}
 	var x siteContext
 	var caFile, tokenFile string
-	cmd.Flags().StringVar(&x.URL, "url", "", "where the site answers, https://HOST:PORT")
+	var urls []string
+	cmd.Flags().StringSliceVar(&urls, "url", nil, "where the site answers, https://HOST:PORT; of several members, all or some")
 	cmd.Flags().StringVar(&x.Site, "site", "", "name of the site (as the context)")
 	cmd.Flags().StringVar(&caFile, "ca-file", "", "certificate of the site's authority, PEM")
 	cmd.Flags().StringVar(&tokenFile, "token-file", "", `file with the API token, "-" is stdin`)
@@ -216,9 +219,15 @@ time into its own directory: admin-token and ca.pem.`,
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		x.Name = args[0]
 		x.Site = cmp.Or(x.Site, x.Name)
-		if u, err := url.Parse(x.URL); err != nil || u.Scheme != "https" || u.Host == "" {
-			return fault.New(fault.Malformed, "--url %q: want https://HOST:PORT", x.URL)
+		for _, at := range urls {
+			if u, err := url.Parse(at); err != nil || u.Scheme != "https" || u.Host == "" {
+				return fault.New(fault.Malformed, "--url %q: want https://HOST:PORT", at)
+			}
 		}
+		if len(urls) == 0 {
+			return fault.New(fault.Malformed, `--url "": want https://HOST:PORT`)
+		}
+		x.URL, x.Others = urls[0], urls[1:]
 		ca, err := a.readFile(caFile)
 		if err != nil {
 			return err

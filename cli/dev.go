@@ -44,6 +44,7 @@ everything away again; with --detach, "reservoir dev down" does.`,
 	fl := cmd.Flags()
 	fl.IntVar(&c.Sites, "sites", 1, "number of sites")
 	fl.IntVar(&c.Hosts, "hosts", 3, "number of hosts of each site")
+	fl.IntVar(&c.Control, "control", 1, "number of machines that are each site's control plane: 1, or 3 to lose one")
 	fl.BoolVar(&detach, "detach", false, "go on in the background once everything is up")
 	fl.BoolVar(&keep, "keep", false, "keep state and logs after Ctrl-C")
 	fl.StringVar(&c.Hypervisor, "hypervisor", "qemu", "driver of the hosts: qemu, libvirt (a libvirtd for each) or sim")
@@ -265,7 +266,7 @@ func devContext(s dev.Site) (siteContext, error) {
 	if err != nil {
 		return siteContext{}, fileFault(err)
 	}
-	return siteContext{Name: "dev-" + s.Name, Site: s.Name, URL: s.URL, CA: string(ca), Token: strings.TrimSpace(string(token))}, nil
+	return siteContext{Name: "dev-" + s.Name, Site: s.Name, URL: s.URL, Others: s.Others, CA: string(ca), Token: strings.TrimSpace(string(token))}, nil
 }
 
 func (devClient) connect(s dev.Site) (*remote, error) {
@@ -327,6 +328,34 @@ func (d devClient) ProxyReady(ctx context.Context, s dev.Site) error {
 		return fault.New(fault.Unavailable, "%w", err)
 	}
 	return err
+}
+
+// InviteMember implements dev.Client.
+func (d devClient) InviteMember(ctx context.Context, s dev.Site, member string) (string, error) {
+	r, err := d.connect(s)
+	if err != nil {
+		return "", err
+	}
+	defer r.http.HTTP.CloseIdleConnections()
+	i, err := r.site.InviteMember(ctx, admin.NewMember{Name: member})
+	return i.Token, err
+}
+
+// HealthyMembers implements dev.Client.
+func (d devClient) HealthyMembers(ctx context.Context, s dev.Site) (int, error) {
+	r, err := d.connect(s)
+	if err != nil {
+		return 0, err
+	}
+	defer r.http.HTTP.CloseIdleConnections()
+	list, err := r.site.Members(ctx)
+	well := 0
+	for _, m := range list {
+		if m.Healthy {
+			well++
+		}
+	}
+	return well, err
 }
 
 // AliveHosts implements dev.Client.

@@ -555,7 +555,7 @@ type fakeAdmin struct{ *fake }
 
 func (f fakeAdmin) Site(context.Context) (admin.Site, error) {
 	return admin.Site{Name: "alpha", Version: "v0.1", Started: f.ago(3 * time.Hour), Address: "10.80.0.1:8440", Generation: 1, Placement: "balance",
-		VEENetwork: "10.80.128.0/17", HAScale: 0.1, Hosts: 3, VEEs: 2, Services: 1, Images: 1,
+		VEENetwork: "10.80.128.0/17", HAScale: 0.1, Members: 3, Leader: "m1", Hosts: 3, VEEs: 2, Services: 1, Images: 1,
 		Store: admin.Store{Kind: "embedded", Size: 2 * vee.MiB, Quota: 2 * vee.GiB, Alarm: "full"}}, nil
 }
 
@@ -566,6 +566,22 @@ func (f fakeAdmin) ListTokens(context.Context) ([]identity.Token, error) { retur
 func (f fakeAdmin) RevokeToken(_ context.Context, name string) error     { return notThere("token", name) }
 func (f fakeAdmin) InviteHost(_ context.Context, r admin.NewInvite) (admin.Invite, error) {
 	return admin.Invite{Token: "FINGERPRINT.SECRET", Host: r.Host, Address: "10.80.0.1:8440"}, nil
+}
+func (f fakeAdmin) Members(context.Context) ([]admin.Member, error) {
+	return []admin.Member{
+		{Name: "m1", Address: "10.80.0.1:8440", Own: "10.80.0.1:8442", Store: "10.80.0.1:8443", Leads: true, Healthy: true, Version: "v0.1", Started: f.ago(3 * time.Hour), Size: 2 * vee.MiB},
+		{Name: "m2", Address: "10.80.0.2:8440", Own: "10.80.0.2:8442", Store: "10.80.0.2:8443", Problem: "cannot reach https://10.80.0.2:8442"},
+		{Name: "m3", Address: "10.80.0.3:8440", Own: "10.80.0.3:8442", Store: "10.80.0.3:8443", Healthy: true, Version: "v0.1", Started: f.ago(2 * time.Hour), Size: 2 * vee.MiB, Missing: 1},
+	}, nil
+}
+func (f fakeAdmin) InviteMember(_ context.Context, r admin.NewMember) (admin.Invite, error) {
+	return admin.Invite{Token: "FINGERPRINT.SECRET", Host: r.Name, Address: "10.80.0.1:8440"}, nil
+}
+func (f fakeAdmin) RemoveMember(_ context.Context, name string) error {
+	if name != "m2" {
+		return notThere("member", name)
+	}
+	return nil
 }
 func (f fakeAdmin) Compact(context.Context) (admin.Compacted, error) {
 	return admin.Compacted{Before: 2 * vee.GiB, After: 3 * vee.MiB, Alarm: "full"}, nil

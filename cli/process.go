@@ -32,6 +32,7 @@ and ca.pem into its directory, for: reservoir context add.`
 	c := site.Config{Version: version}
 	var network, gateway, access, ports, pool, vans string
 	fl := cmd.Flags()
+	control := controlFlags(fl, &c)
 	fl.StringVar(&c.Dir, "dir", "", "`DIRECTORY` of everything that the site keeps")
 	fl.StringVar(&c.Name, "name", "", "of the site: a DNS label")
 	fl.StringVar(&c.Listen, "listen", "0.0.0.0:8440", "address and port to listen on")
@@ -43,7 +44,6 @@ and ca.pem into its directory, for: reservoir context add.`
 	fl.StringVar(&ports, "access-points", "20000-29999", "ports of access points on that address")
 	fl.StringVar(&vans, "van-subnets", "", "addresses `CIDR` that private networks get their subnets from (10.128.0.0/9)")
 	fl.StringVar(&pool, "access-pool", "", "addresses `CIDR` that services get for their own access points")
-	fl.StringSliceVar(&c.EtcdEndpoints, "etcd-endpoints", nil, "an etcd cluster instead of the embedded store")
 	fl.DurationVar(&c.AccountingInterval, "accounting-interval", 5*time.Minute, "how often VEEs tell what they have used")
 	fl.StringArrayVar(&c.AccountingListeners, "accounting-listener", nil, "`URL` that accounting information may be sent to (repeatable)")
 	fl.DurationVar(&c.Overbooking.History, "overbook-history", 0, "count of a VEE's vCPUs what it needed in this time (all; hosts bound it: --cpu-overbook)")
@@ -67,6 +67,7 @@ and ca.pem into its directory, for: reservoir context add.`
 	fl.StringVar(&c.Monitoring.WriteURL, "metrics-write-url", "", "send measurements there too: `URL` of a remote-write receiver")
 	fl.StringVar(&c.Monitoring.QueryURL, "metrics-query-url", "", "query there instead: `URL` of a Prometheus-compatible server")
 	fl.Float64Var(&c.HAScale, "ha-scale", 1, "scale every timing by this")
+	fl.StringVar(&c.FenceDir, "fence", "", "`DIR` of programs that switch hosts off that do not answer (none)")
 	onProcess(cmd, func(cmd *cobra.Command) (err error) {
 		if c.Monitoring.Disk, err = parse(vee.ParseBytes, "--metrics-disk", metricsDisk); err != nil {
 			return err
@@ -89,6 +90,9 @@ and ca.pem into its directory, for: reservoir context add.`
 		if c.AccessFirst, c.AccessLast, err = portRange(ports); err != nil {
 			return err
 		}
+		if err := control(); err != nil {
+			return err
+		}
 		c.Log = a.log()
 		trim(c.Log)
 		return site.Run(cmd.Context(), c)
@@ -106,7 +110,7 @@ one-time token (on the site: reservoir host invite) and needs none when it start
 	fl := cmd.Flags()
 	fl.StringVar(&c.Dir, "dir", "", "`DIRECTORY` of everything that the agent keeps")
 	fl.StringVar(&c.Name, "name", "", "of the host: a DNS label (the machine's name)")
-	fl.StringVar(&c.Site, "site", "", "where the site answers, https://HOST:PORT")
+	fl.StringSliceVar(&c.Sites, "site", nil, "where the site answers, https://HOST:PORT; of several members, all or some")
 	fl.StringVar(&c.JoinToken, "join", "", "one-time `TOKEN`")
 	fl.StringVar(&joinFile, "join-file", "", "`FILE` with the token: keeps it out of the list of processes")
 	fl.StringVar(&c.Listen, "listen", "0.0.0.0:8441", "address and port to listen on")
@@ -145,7 +149,9 @@ one-time token (on the site: reservoir host invite) and needs none when it start
 			}
 			c.Name, _, _ = strings.Cut(name, ".")
 		}
-		c.Site = strings.TrimSuffix(strings.TrimPrefix(c.Site, "https://"), "/")
+		for i, u := range c.Sites {
+			c.Sites[i] = hostPort(u)
+		}
 		c.Log = a.log()
 		trim(c.Log)
 		return agent.Run(cmd.Context(), c)

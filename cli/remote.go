@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -44,12 +43,11 @@ func connect(x siteContext) (*remote, error) {
 	if err != nil {
 		return nil, fault.New(fault.Malformed, "context %s: %w", x.Name, err).Try("reservoir context add %s --url … --ca-file … --token-file …", x.Name)
 	}
-	c := &httpapi.Client{Base: x.URL, Token: x.Token, HTTP: &http.Client{Transport: &http.Transport{
-		TLSClientConfig:     tls,
-		DialContext:         (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
-		TLSHandshakeTimeout: 10 * time.Second,
-		ForceAttemptHTTP2:   true,
-	}}}
+	at := []string{hostPort(x.URL)}
+	for _, u := range x.Others {
+		at = append(at, hostPort(u))
+	}
+	c := &httpapi.Client{Base: x.URL, Token: x.Token, HTTP: &http.Client{Transport: httpapi.NewMembers(tls, at...).Transport()}}
 	return &remote{smi: smi.NewClient(c), trade: smi.NewTradeClient(c), elastic: smi.NewElasticityClient(c), vmi: vmi.NewClient(c), site: admin.NewClient(c), border: border.NewKeeperClient(c),
 		probes: wire.NewClient(c), metrics: promapi.Client{Base: c.Base + promapi.Prefix, HTTP: c.HTTP, Token: c.Token}, http: c}, nil
 }

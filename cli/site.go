@@ -16,7 +16,7 @@ import (
 // (process.go).
 func (a *app) siteCmd() *cobra.Command {
 	cmd := noun("site", "A site: its tokens and its store; be its control plane",
-		a.siteShow(), noun("token", "API tokens of people and programs", a.tokenCreate(), a.tokenList(), a.tokenRevoke()), a.siteProxy(), a.quotaCmd(), a.siteRebalance(), a.siteEvacuate(), a.siteAudit(), a.siteCompact(), a.siteBackup(), a.siteRestore())
+		a.siteShow(), noun("token", "API tokens of people and programs", a.tokenCreate(), a.tokenList(), a.tokenRevoke()), a.memberCmd(), a.siteProxy(), a.quotaCmd(), a.siteRebalance(), a.siteEvacuate(), a.siteAudit(), a.siteCompact(), a.siteBackup(), a.siteRestore())
 	a.siteProcess(cmd)
 	return cmd
 }
@@ -54,13 +54,20 @@ func (a *app) describeSite(s admin.Site) {
 	for _, x := range []struct{ what, is string }{
 		{"site", s.Name}, {"version", s.Version}, {"address", s.Address}, {"up", a.since(s.Started)},
 		{"has", fmt.Sprintf("%s, %s, %s, %s", count(s.Hosts, "host"), count(s.Services, "service"), count(s.VEEs, "VEE"), count(s.Images, "image"))},
-		{"placement", s.Placement}, {"rebalance", s.Rebalance}, {"VEE network", s.VEENetwork}, {"store", store},
+		{"members", members(s)}, {"placement", s.Placement}, {"rebalance", s.Rebalance}, {"VEE network", s.VEENetwork}, {"store", store},
 		{"generation", strconv.FormatUint(s.Generation, 10)}, {"timings", timings},
 	} {
 		if x.is != "" {
 			a.printf("%-12s  %s\n", x.what, x.is)
 		}
 	}
+}
+
+func members(s admin.Site) string {
+	if s.Members == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d, of which %s leads", s.Members, s.Leader)
 }
 
 func (a *app) tokenListing() listing[identity.Token] {

@@ -162,6 +162,12 @@ func (a *app) describeVEE(v vmi.VEE) error {
 		{"size", sizeOf(v.Descriptor)},
 		{"at next boot", strings.Join(v.NextBoot, "; ")},
 	}
+	if k := v.Checkpoint; k != nil {
+		facts = append(facts, struct{ what, is string }{"checkpoint", fmt.Sprintf("%d, %s ago, %s", k.N, a.since(k.At), k.Size)})
+	}
+	if v.Queue > 0 {
+		facts = append(facts, struct{ what, is string }{"in the queue", fmt.Sprintf("place %d of those that wait for room", v.Queue)})
+	}
 	add := func(what, is string) { facts = append(facts, struct{ what, is string }{what, is}) }
 	for _, d := range v.Descriptor.Disks {
 		source := d.Source

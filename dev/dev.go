@@ -35,6 +35,7 @@ type Config struct {
 	Binary     string    // of reservoir
 	Sites      int       // at most 8
 	Hosts      int       // of each site, at most 99
+	Control    int       // machines that are each site's control plane; 0 and 1: one process, which needs no others
 	Hypervisor string    // "qemu", "libvirt" or "sim"
 	Memory     vee.Bytes // that each host offers
 	Disk       vee.Bytes
@@ -58,6 +59,10 @@ type Client interface {
 	InviteProxy(ctx context.Context, s Site) (token string, err error)
 	// ProxyReady is whether the site knows its proxy and reaches it; Unavailable: not yet.
 	ProxyReady(ctx context.Context, s Site) error
+	// InviteMember asks for a one-time token with which a machine joins the control plane.
+	InviteMember(ctx context.Context, s Site, member string) (token string, err error)
+	// HealthyMembers counts those of the control plane that are well.
+	HealthyMembers(ctx context.Context, s Site) (int, error)
 	// AliveHosts counts them.
 	AliveHosts(ctx context.Context, s Site) (int, error)
 }
@@ -73,6 +78,8 @@ func (c Config) check() error {
 		return bad("%d sites: want 1 to %d", c.Sites, maxSites)
 	case c.Hosts < 1 || c.Hosts > maxHosts:
 		return bad("%d hosts: want 1 to %d", c.Hosts, maxHosts)
+	case c.Control < 0 || c.Control > maxControl:
+		return bad("a control plane of %d machines: want 1 to %d, and better an odd number", c.Control, maxControl)
 	case !slices.Contains([]string{"qemu", "libvirt", "sim"}, c.Hypervisor):
 		return bad("hypervisor %q: want qemu, libvirt or sim", c.Hypervisor)
 	case len(c.Prefix) < 1 || len(c.Prefix) > 3:
@@ -156,7 +163,7 @@ func (l layout) serve(ctx context.Context, client Client, say func(string, ...an
 	var hosts, sites sync.WaitGroup
 	start := func(n node) {
 		wg, ctx := &hosts, ctx
-		if n.host == "" {
+		if n.host == "" || n.member {
 			wg, ctx = &sites, siteCtx
 		}
 		if n.guard != nil {
@@ -210,8 +217,11 @@ func (l layout) bringUp(ctx context.Context, client Client, start func(node), sa
 		for _, n := range l.nodes {
 			if n.site == s.Name && n.host != "" {
 				invite := l.invite
-				if n.proxy {
+				switch {
+				case n.proxy:
 					invite = l.inviteProxy
+				case n.member:
+					invite = l.inviteMember
 				}
 				if err := invite(ctx, client, s, n); err != nil {
 					return err
@@ -234,6 +244,9 @@ func (l layout) bringUp(ctx context.Context, client Client, start func(node), sa
 			if err := retry(ctx, func() error { return client.ProxyReady(ctx, s) }); err != nil {
 				return err
 			}
+		}
+		if err := l.awaitMembers(ctx, client, s); err != nil {
+			return err
 		}
 		say("site %s has its %d hosts after %.1fs", s.Name, len(s.Hosts), time.Since(began).Seconds())
 	}
@@ -426,7 +439,7 @@ func Status(c Config) ([]Process, error) {
 		}
 		p := Process{Name: n.name(), Kind: "host", Pid: r.Pid, Alive: r.alive(), Netns: n.netns, Address: n.address, Restarts: r.Restarts, Started: r.Started, Log: l.log(n)}
 		switch {
-		case n.host == "":
+		case n.host == "", n.member:
 			p.Kind = "site"
 		case n.proxy:
 			p.Kind = "proxy"

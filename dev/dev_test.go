@@ -116,6 +116,12 @@ func (dialer) InviteProxy(_ context.Context, s Site) (string, error) {
 
 func (dialer) ProxyReady(context.Context, Site) error { return nil }
 
+func (dialer) InviteMember(_ context.Context, s Site, member string) (string, error) {
+	return "token of " + s.Name + " for " + member, nil
+}
+
+func (dialer) HealthyMembers(context.Context, Site) (int, error) { return maxControl, nil }
+
 func (dialer) AliveHosts(ctx context.Context, s Site) (int, error) {
 	alive := 0
 	host, _, _ := net.SplitHostPort(strings.TrimPrefix(s.URL, "https://"))

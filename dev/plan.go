@@ -32,8 +32,10 @@ const Bridge = "rsv0"
 type Site struct {
 	Name      string
 	URL       string
-	TokenFile string // the operator's first token, written by the site
-	CAFile    string // PEM
+	Others    []string // URLs of its other members
+	Members   []string // names of its members beside the first
+	TokenFile string   // the operator's first token, written by the site
+	CAFile    string   // PEM
 	Hosts     []string
 }
 
@@ -49,7 +51,8 @@ type node struct {
 	libvirtd string // state of the libvirtd beside a host's agent; empty: there is none
 	program  string // that runs; empty: reservoir
 
-	proxy bool // the site's VAN proxy; host is its name
+	proxy  bool // the site's VAN proxy; host is its name
+	member bool // of the control plane, beside its first
 
 	guard []string // arguments of the guard beside a host's agent; nil: there is none
 }
@@ -93,7 +96,7 @@ func (c Config) layout() layout {
 			site.args = append(site.args, "--vee-gateway", c.address(i, 254))
 		}
 		site.args = append(site.args, c.SiteArgs...)
-		l.nodes = append(l.nodes, site)
+		l.nodes = append(l.nodes, c.control(i, site)...)
 		for k := 1; k <= c.Hosts; k++ {
 			h := node{site: name, host: "h" + strconv.Itoa(k), address: c.address(i, 10+k)}
 			h.netns, h.dir = site.netns+"-"+h.host, filepath.Join(c.Dir, name, h.host)
@@ -102,7 +105,7 @@ func (c Config) layout() layout {
 				h.libvirtd = filepath.Join(h.dir, "libvirtd")
 				driver += ":" + libvirtd.URI(h.libvirtd)
 			}
-			h.args = []string{"host", "--dir", h.dir, "--name", h.host, "--site", "https://" + site.address + ":" + strconv.Itoa(sitePort),
+			h.args = []string{"host", "--dir", h.dir, "--name", h.host, "--site", strings.Join(c.urls(i), ","),
 				"--join-file", filepath.Join(c.Dir, name, h.host+".token"),
 				"--listen", "0.0.0.0:" + strconv.Itoa(hostPort), "--advertise", h.address + ":" + strconv.Itoa(hostPort),
 				"--bridge", Bridge, "--driver", driver,
@@ -143,10 +146,15 @@ func (l layout) sites() []Site {
 			continue
 		}
 		if n.host != "" {
-			list[len(list)-1].Hosts = append(list[len(list)-1].Hosts, n.host)
+			if at := &list[len(list)-1]; n.member {
+				at.Members = append(at.Members, n.host)
+			} else {
+				at.Hosts = append(at.Hosts, n.host)
+			}
 			continue
 		}
-		list = append(list, Site{Name: n.site, URL: fmt.Sprintf("https://%s:%d", n.address, sitePort),
+		all := l.cfg.urls(siteIndex(n.site))
+		list = append(list, Site{Name: n.site, URL: all[0], Others: all[1:],
 			TokenFile: filepath.Join(n.dir, "admin-token"), CAFile: filepath.Join(n.dir, "ca.pem")})
 	}
 	return list

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -66,6 +67,28 @@ func (s *Store) Collect(ctx context.Context) (Collected, error) {
 			named[p.Digest] = true
 		}
 	}
+	swept, err := s.sweep(ctx, before, named)
+	c.Blobs, c.Bytes = swept.Blobs, swept.Bytes
+	return c, err
+}
+
+// Sweep is the part of Collect that a store does whose index is another's (Adopt): it removes
+// blobs that no manifest names and uploads that were left.
+func (s *Store) Sweep(ctx context.Context) (Collected, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	named := map[digest.Digest]bool{}
+	for d, l := range s.images {
+		named[d] = true
+		for _, p := range l.parts() {
+			named[p.Digest] = true
+		}
+	}
+	return s.sweep(ctx, s.o.Now().Add(-s.o.Grace), named)
+}
+
+// sweep away what is not named and nobody has relied on since. The caller holds mu.
+func (s *Store) sweep(ctx context.Context, before time.Time, named map[digest.Digest]bool) (c Collected, err error) {
 	err = s.blobs.each(func(d digest.Digest, info fs.FileInfo) error {
 		if named[d] || !info.ModTime().Before(before) {
 			return nil

@@ -31,6 +31,12 @@ type Options struct {
 	// InUse gives for each manifest digest in use what uses it, for people ("alpha.k3v9…").
 	// It may block, and may call the Store. An error keeps everything. nil: nothing is in use.
 	InUse func(context.Context) (map[string][]string, error)
+	// Spread is called with the manifest of an image that is pushed, before anybody can find it:
+	// it returns when enough other stores have the image too. nil: there are no others.
+	Spread func(ctx context.Context, manifest []byte) error
+	// Share is called with each new index before it counts: the other stores Adopt it. nil:
+	// there are no others.
+	Share func(index []byte) error
 }
 
 // Info is what people see of an image under one of its tags, or under none.
@@ -164,6 +170,11 @@ func (s *Store) save(x index) error {
 	raw, err := x.encode()
 	if err != nil {
 		return fmt.Errorf("encode index of images: %w", err)
+	}
+	if s.o.Share != nil && s.index.manifests != nil { // not the empty one of a new store
+		if err := s.o.Share(raw); err != nil {
+			return fmt.Errorf("share the index of images: %w", err)
+		}
 	}
 	if err := writeFile(filepath.Join(s.dir, ocispec.ImageIndexFile), raw); err != nil {
 		return err
@@ -344,6 +355,15 @@ func (s *Store) PutManifest(ctx context.Context, raw []byte, ref string) (Image,
 	d := digest.FromBytes(raw)
 	if r.Digest != "" && r.Digest != d {
 		return Image{}, fault.New(fault.DigestMismatch, "manifest pushed as %s has digest %s", r, d)
+	}
+	if s.o.Spread != nil {
+		// What is wrong with it is found here first, so that nobody else fetches it.
+		if _, err := inspect(raw, s.blobs.open); err != nil {
+			return Image{}, fault.New(fault.Malformed, "push image %s: %w", r, err)
+		}
+		if err := s.o.Spread(ctx, raw); err != nil {
+			return Image{}, fmt.Errorf("push image %s: %w", r, err)
+		}
 	}
 	s.mu.Lock() // from the check of the blobs to the index no collection may pass
 	defer s.mu.Unlock()

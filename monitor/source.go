@@ -73,6 +73,7 @@ type loaded struct {
 	due     time.Time
 	told    time.Time // to the site; zero: never, or not as it is now
 	busy    bool
+	late    bool               // it was due while it was busy
 	pending map[fieldKey]Value // that was pushed and waits until due
 	at      time.Time          // of pending
 }
@@ -127,8 +128,9 @@ func (s *Source) Event(r Ref, at time.Time, values ...Value) {
 	if s.every(l) == 0 {
 		s.take(l, at, values)
 	} else {
-		if l.pending == nil {
+		if len(l.pending) == 0 {
 			l.pending = map[fieldKey]Value{}
+			s.signal() // one that waits is awaited already
 		}
 		for _, v := range values {
 			if _, there := l.pending[v.key()]; !there || !at.Before(l.at) {
@@ -139,7 +141,6 @@ func (s *Source) Event(r Ref, at time.Time, values ...Value) {
 			l.at = at
 		}
 	}
-	s.signal()
 }
 
 // Refuse counts n values that were passed over before they came here; the site is told.
@@ -244,7 +245,7 @@ func (s *Source) due() (ready []*loaded, next time.Duration) {
 	next = time.Minute
 	for _, l := range s.probes {
 		every := s.every(l)
-		if l.busy || !l.core.settings.On || every == 0 {
+		if !l.core.settings.On || every == 0 {
 			continue
 		}
 		if l.collect == nil && len(l.pending) == 0 {
@@ -253,6 +254,9 @@ func (s *Source) due() (ready []*loaded, next time.Duration) {
 		if wait := l.due.Sub(now); wait > every { // the clock was set back
 			l.due = now.Add(every)
 		} else if wait <= 0 {
+			if l.late = l.busy; l.late {
+				continue // its end wakes
+			}
 			l.due = after(l.due, now, every)
 			if l.collect == nil {
 				s.flushPending(l)
@@ -321,7 +325,10 @@ func (s *Source) run(ctx context.Context, l *loaded) {
 	if s.probes[l.status.Ref] == l && l.core.settings.On {
 		s.take(l, s.cfg.Now(), values)
 	}
-	s.signal()
+	if l.late {
+		l.late = false
+		s.signal()
+	}
 }
 
 // take values of a probe into the buffer, those that its strategy sends.

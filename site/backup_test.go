@@ -2,6 +2,7 @@ package site
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/internal/store"
 )
 
@@ -33,8 +35,15 @@ func TestBackupAndRestore(t *testing.T) {
 		}
 	}
 	write("before")
-	if err := os.WriteFile(filepath.Join(dir, "admin-token"), []byte("secret"), 0o600); err != nil {
-		t.Fatal(err)
+	if err := Backup(dir, dir+".bare"); !fault.Has(err, fault.WrongState) {
+		t.Errorf("a backup of a site whose authority is in the clear: %v", err)
+	}
+	authority := sealFor(t, dir)
+	for _, secret := range []string{"admin-token", "identity/key.pem", "ca/ca.key"} {
+		path := filepath.Join(dir, secret)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte("secret"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	backup := filepath.Join(t.TempDir(), "backup")
 	if err := Backup(dir, backup); err != nil {
@@ -43,33 +52,65 @@ func TestBackupAndRestore(t *testing.T) {
 	if err := Backup(dir, backup); !fault.Has(err, fault.Exists) {
 		t.Errorf("a backup over another: %v", err)
 	}
+	for _, secret := range append(notInBackups, "identity/key.pem") {
+		if _, err := os.Stat(filepath.Join(backup, secret)); err == nil {
+			t.Errorf("%s is in the backup", secret)
+		}
+	}
+	unseal := filepath.Join(dir, unsealFile)
+	other := filepath.Join(t.TempDir(), "other")
+	if err := newPassphrase(other); err != nil {
+		t.Fatal(err)
+	}
 	write("after")
-	if _, err := Restore(ctx, "alpha", backup, dir, log); !fault.Has(err, fault.Exists) {
+	if _, err := Restore(ctx, "alpha", backup, dir, unseal, log); !fault.Has(err, fault.Exists) {
 		t.Errorf("a restore over a site: %v", err)
 	}
-	if _, err := Restore(ctx, "alpha", filepath.Join(backup, "none"), dir+".new", log); !fault.Has(err, fault.NotFound) {
+	if _, err := Restore(ctx, "alpha", filepath.Join(backup, "none"), dir+".new", unseal, log); !fault.Has(err, fault.NotFound) {
 		t.Errorf("a restore from nothing: %v", err)
 	}
-	if _, err := Restore(ctx, "beta", backup, dir+".new", log); !fault.Has(err, fault.NotFound) {
+	if _, err := Restore(ctx, "beta", backup, dir+".new", unseal, log); !fault.Has(err, fault.Denied) {
 		t.Errorf("a restore under another name: %v", err)
+	}
+	if _, err := Restore(ctx, "alpha", backup, dir+".new", other, log); !fault.Has(err, fault.Denied) {
+		t.Errorf("a restore with another pass phrase: %v", err)
+	}
+	if _, err := Restore(ctx, "alpha", backup, dir+".new", "", log); !fault.Has(err, fault.Malformed) {
+		t.Errorf("a restore without any: %v", err)
 	}
 	began := uint64(time.Now().Unix())
 	for _, to := range []string{dir + ".one", dir + ".two"} {
-		generation, err := Restore(ctx, "alpha", backup, to, log)
+		generation, err := Restore(ctx, "alpha", backup, to, unseal, log)
 		if err != nil || generation < began {
 			t.Fatalf("generation %d: %v", generation, err)
 		}
 		if got := readBack(ctx, t, to, generation); got != "before" {
 			t.Errorf("the restored record says %q", got)
 		}
-		st, err := os.Stat(filepath.Join(to, "admin-token"))
-		if err != nil || st.Mode().Perm() != 0o600 {
-			t.Errorf("the token's file: %v, %v", st, err)
+		if _, err := readBox(to); err != nil {
+			t.Fatal(err)
+		}
+		if ca := sealFor(t, to); ca.Fingerprint() != authority.Fingerprint() {
+			t.Error("it has another authority")
 		}
 	}
 	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(dir), "*.half")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
+}
+
+// sealFor is the authority of a site in dir; it is made where there is none.
+func sealFor(t *testing.T, dir string) *identity.CA {
+	t.Helper()
+	m := &member{cfg: Config{Dir: dir, Name: "alpha"}}
+	var err error
+	if m.keys, err = identity.OpenKeypair(filepath.Join(dir, "identity"), time.Now); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.openAuthority(); err != nil {
+		t.Fatal(err)
+	}
+	return m.ca
 }
 
 func readBack(ctx context.Context, t *testing.T, dir string, generation uint64) string {

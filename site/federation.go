@@ -80,7 +80,7 @@ func (s *site) openFederation(ctx context.Context) (err error) {
 	of := func(d time.Duration) time.Duration { return time.Duration(float64(d) * c.HAScale) }
 	s.partners, err = partners.Open(ctx, partners.Config{
 		Site: c.Name, Version: c.Version, Capabilities: capabilities, CA: s.ca, Keys: s.keys, Trust: s.trust, Store: s.store,
-		Border: s.gate.Border, Dial: s.gate.Dial, Recertify: s.recertify,
+		Border: s.gate.Border, Dial: s.gate.Dial, Recertify: s.member.certified,
 		Timing: partners.Timing{Hello: max(leastHello, of(5*time.Second))},
 		Record: func(e partners.Event) {
 			kind := "normal"
@@ -95,7 +95,7 @@ func (s *site) openFederation(ctx context.Context) (err error) {
 		return err
 	}
 	s.gate.borders = s.partners.Borders
-	s.offers = connector.New(connector.Config{Look: s.look, Every: max(leastHello, of(2*time.Second)), Good: offersGood, Now: time.Now})
+	s.offers = connector.New(connector.Config{Look: s.tell, Every: max(leastHello, of(2*time.Second)), Good: offersGood, Now: time.Now})
 	return nil
 }
 
@@ -105,18 +105,6 @@ const (
 	// offersGood is how old what a site has told may be used, by whoever places VEEs by it.
 	offersGood = 30 * time.Second
 )
-
-func (s *site) recertify() error {
-	csr, err := s.keys.CSR()
-	if err != nil {
-		return err
-	}
-	chain, bundle, err := s.certify(csr)
-	if err != nil {
-		return err
-	}
-	return s.keys.Install(chain, bundle)
-}
 
 // asPartner is the site as partners see it beside the VMI: of each part it is the one whose
 // affair it is.
@@ -164,8 +152,8 @@ func limited(h http.Handler, callerOf func(*http.Request) (identity.Caller, erro
 	})
 }
 
-// look at the site as partners are told of it.
-func (s *site) look(ctx context.Context) (peer.Attributes, error) {
+// tell of the site what partners may know.
+func (s *site) tell(ctx context.Context) (peer.Attributes, error) {
 	ctx = identity.With(ctx, s.self())
 	a := peer.Attributes{Site: s.cfg.Name, Characteristics: peer.Characteristics{Location: s.cfg.Federation.Location, Software: s.cfg.Version, Types: types},
 		State: peer.State{Energy: s.cfg.Federation.Energy, HeatWanted: s.cfg.Federation.HeatWanted, FreeByType: map[string]int{}}}

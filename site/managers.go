@@ -26,12 +26,16 @@ import (
 // openVEEM gives the VEE Manager its surroundings.
 func (s *site) openVEEM(ctx context.Context) (*veem.Manager, error) {
 	c := s.cfg
+	fence, err := fencer(c.FenceDir)
+	if err != nil {
+		return nil, err
+	}
 	return veem.New(ctx, veem.Config{
 		Site: c.Name, Store: veem.OnStore(s.store), Dial: s.dial, Placer: placement.Policy(c.Placement),
 		Images: sizes{s}, Balancer: s.balancer, Recorder: recorder{s},
 		Networks: map[string]veem.Network{flat: network(c)}, VANs: c.VANs,
 		Listener: s.listener(), Rebalancing: c.Rebalance, Booking: s.booking(), Timing: scaled(c.HAScale), Log: c.Log,
-		Relief:    c.relief(),
+		Fencer: fence, Relief: c.relief(),
 		Ownership: c.ownership(), Boottime: boottime,
 		Partnership: s.abroad, Import: s.abroad.images.Import, Crossing: crossing{s.gate, s.partners},
 		Country: c.Federation.Location.Country, Border: s.gate.Underlay, Rewired: s.gate.Poke,

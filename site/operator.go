@@ -8,6 +8,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/site/admin"
+	"github.com/reservoir-cloud/reservoir/site/peer"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vmi"
 )
@@ -59,6 +60,9 @@ func (s *site) Site(ctx context.Context) (admin.Site, error) {
 	hosts, err := s.veem.ListHosts(ctx)
 	if err != nil {
 		return out, err
+	}
+	if s.member.several() {
+		out.Members, out.Leader = len(s.addresses()), s.cfg.Member.Name
 	}
 	st, err := s.store.Status(ctx)
 	if err != nil {
@@ -120,6 +124,10 @@ func (s *site) Compact(ctx context.Context) (admin.Compacted, error) {
 	}
 	after, err := s.store.Compact(ctx)
 	if err != nil {
+		return admin.Compacted{}, err
+	}
+	// Each member has a file of its own that shrinks.
+	if err := s.eachMember(ctx, func(ctx context.Context, p peer.Member) error { return p.Defragment(ctx) }); err != nil {
 		return admin.Compacted{}, err
 	}
 	out := admin.Compacted{Before: vee.Bytes(before.Size), After: vee.Bytes(after.Size)}

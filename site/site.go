@@ -7,7 +7,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -28,6 +27,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/store"
 	"github.com/reservoir-cloud/reservoir/ownership"
 	"github.com/reservoir-cloud/reservoir/site/admin"
+	"github.com/reservoir-cloud/reservoir/site/peer"
 	"github.com/reservoir-cloud/reservoir/sm"
 	"github.com/reservoir-cloud/reservoir/sm/trade"
 	"github.com/reservoir-cloud/reservoir/smi"
@@ -67,6 +67,12 @@ type Config struct {
 	// Monitoring is how measurements are kept and queried.
 	Monitoring Monitoring
 
+	// Member of several that are the control plane together; zero: the only one.
+	Member Member
+	// UnsealFile has the pass phrase that opens the seal of the authority's key; empty:
+	// unseal.key in Dir. A new site makes it.
+	UnsealFile string
+
 	EtcdEndpoints []string
 	EtcdTLS       *tls.Config
 	StoreQuota    int64 // bytes; 0: the store's default
@@ -81,8 +87,10 @@ type Config struct {
 	// Overbooking of CPUs from history.
 	Overbooking Overbooking
 	HAScale     float64 // scales every timing together; 0: 1
-	Version     string
-	Log         *slog.Logger
+	// FenceDir has programs that switch hosts off, by the host's name; empty: none.
+	FenceDir string
+	Version  string
+	Log      *slog.Logger
 }
 
 func (c *Config) check() error {
@@ -155,14 +163,20 @@ func (c *Config) check() error {
 	if err := c.ownership().Check(); err != nil {
 		return fault.New(fault.Malformed, "%w", err).Try("reservoir site --ha-scale 1")
 	}
+	if err := c.checkMember(); err != nil {
+		return err
+	}
 	return c.checkMonitoring()
 }
 
 func (c *Config) ownership() ownership.Timings { return ownership.DefaultTimings().Scale(c.HAScale) }
 
+// site is a control plane at work: what a member has for the term in which it leads.
 type site struct {
 	cfg         Config
 	started     time.Time
+	member      *member
+	term        *store.Term
 	store       *store.Store
 	ca          *identity.CA
 	keys        *identity.Keypair
@@ -183,44 +197,14 @@ type site struct {
 	offers      *connector.Connector
 	forPartners net.Listener
 	abroad      *abroad
-}
 
-// Run serves until ctx is done. Everything that it needs is made at its first start.
-func Run(ctx context.Context, cfg Config) error {
-	if err := cfg.check(); err != nil {
-		return err
-	}
-	s := &site{cfg: cfg, started: time.Now()}
-	defer s.close()
-	// The port first: an address that is taken should be told at once.
-	ln, err := net.Listen("tcp", cfg.Listen)
-	if err != nil {
-		return fault.New(fault.Unavailable, "listen on %s: %w", cfg.Listen, err).
-			Try("choose another address: reservoir site --listen HOST:PORT, or see who has it: ss -ltnp")
-	}
-	defer ln.Close()
-	if err := s.open(ctx); err != nil {
-		return err
-	}
-	return s.serve(ctx, ln)
+	rowsMu sync.Mutex
+	at     []string // addresses of the members
 }
 
 // open brings every part up, in the order in which they lean on each other.
 func (s *site) open(ctx context.Context) (err error) {
 	c := &s.cfg
-	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
-		return fmt.Errorf("make the site's directory: %w", err)
-	}
-	if s.store, err = store.Open(ctx, store.Config{Dir: filepath.Join(c.Dir, "store"), Endpoints: c.EtcdEndpoints, TLS: c.EtcdTLS,
-		Prefix: "/reservoir/" + c.Name + "/", QuotaBytes: c.StoreQuota, Logger: c.Log}); err != nil {
-		return err
-	}
-	if s.ca, err = identity.OpenCA(filepath.Join(c.Dir, "ca"), c.Name, time.Now); err != nil {
-		return err
-	}
-	if s.keys, err = s.identify(); err != nil {
-		return err
-	}
 	s.tokens = identity.NewTokens(store.NewCollection[identity.TokenRecord](s.store, "token"), time.Now)
 	s.invitations = identity.NewInvitations(store.NewCollection[identity.Invitation](s.store, "invitation"), time.Now)
 	if err := s.firstToken(ctx); err != nil {
@@ -232,9 +216,6 @@ func (s *site) open(ctx context.Context) (err error) {
 	if s.audit, err = audit.Open(ctx, store.NewCollection[audit.Entry](s.store, "audit"), time.Now, c.Log); err != nil {
 		return err
 	}
-	if s.images, err = image.OpenStore(filepath.Join(c.Dir, "images"), image.Options{InUse: s.imagesInUse, KeepFree: imagesKeepFree}); err != nil {
-		return err
-	}
 	if err := s.openMeasurements(); err != nil {
 		return err
 	}
@@ -243,6 +224,7 @@ func (s *site) open(ctx context.Context) (err error) {
 		Every: max(leastCheck, time.Duration(c.HAScale*float64(2*time.Second))),
 		// Points are set, and so checked, by the VEE Manager alone.
 		Changed: func(key string, b plan.BackendState) { s.veem.BackendChanged(key, b) },
+		Lease:   s.accessLease(),
 	})
 	if s.gate, err = s.openGate(ctx); err != nil {
 		return err
@@ -280,19 +262,11 @@ func (s *site) close() {
 			s.cfg.Log.Warn("close the measurements", "err", err)
 		}
 	}
-	if s.images != nil {
-		s.images.Close()
-	}
 	if s.events != nil {
 		s.events.Close()
 	}
 	if s.audit != nil {
 		s.audit.Close()
-	}
-	if s.store != nil {
-		if err := s.store.Close(); err != nil {
-			s.cfg.Log.Warn("close the store", "err", err)
-		}
 	}
 }
 
@@ -309,6 +283,8 @@ func (s *site) faces(auditor httpapi.Auditor, receipts httpapi.Receipts) *httpap
 	smi.RegisterElasticity(api, s.sm)
 	admin.Register(api, s)
 	admin.RegisterFederation(api, s)
+	admin.RegisterJoining(api, s)
+	peer.Register(api, s.member)
 	vhi.RegisterManager(api, hosts{s.veem, s})
 	border.RegisterManager(api, keeper{s})
 	border.RegisterKeeper(api, keeper{s})
@@ -322,7 +298,7 @@ func (s *site) serve(ctx context.Context, ln net.Listener) error {
 	receipts := receipt.NewBook(store.NewCollection[receipt.Receipt](s.store, "receipt"), time.Now, s.cfg.Log)
 	api := s.faces(s.audit, receipts)
 	auth := &identity.Authenticator{Site: s.cfg.Name, Tokens: s.tokens, Admit: s.admit}
-	listener := &httpapi.Listener{Handler: api.Handler(auth.Caller, vhi.JoinPath, border.JoinPath), TLS: s.keys.ServerTLS(), Log: s.cfg.Log}
+	listener := &httpapi.Listener{Handler: api.Handler(auth.Caller, vhi.JoinPath, border.JoinPath, admin.JoinPath), TLS: s.keys.ServerTLS(), Log: s.cfg.Log}
 
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -332,10 +308,7 @@ func (s *site) serve(ctx context.Context, ln net.Listener) error {
 		func(ctx context.Context) error { return s.serveFederation(ctx, receipts) },
 		func(ctx context.Context) error { s.abroad.Run(ctx); return nil },
 		func(ctx context.Context) error { return listener.Serve(ctx, ln) },
-		func(ctx context.Context) error {
-			s.keys.KeepFresh(ctx, s.cfg.Log, func(_ context.Context, csr []byte) ([]byte, []byte, error) { return s.certify(csr) })
-			return nil
-		},
+		func(ctx context.Context) error { s.followMembers(ctx); return nil },
 		func(ctx context.Context) error { s.collectImages(ctx); return nil },
 		func(ctx context.Context) error { receipts.Run(ctx); return nil },
 		func(ctx context.Context) error { s.followDemand(ctx); return nil },
@@ -357,36 +330,6 @@ func (s *site) serve(ctx context.Context, ln net.Listener) error {
 	return nil
 }
 
-// identify gives the site's own process its key and certificate.
-func (s *site) identify() (*identity.Keypair, error) {
-	keys, err := identity.OpenKeypair(filepath.Join(s.cfg.Dir, "identity"), time.Now)
-	if err != nil {
-		return nil, err
-	}
-	csr, err := keys.CSR()
-	if err != nil {
-		return nil, err
-	}
-	chain, bundle, err := s.certify(csr)
-	if err != nil {
-		return nil, err
-	}
-	if err := durable.WriteFile(filepath.Join(s.cfg.Dir, "ca.pem"), s.ca.Bundle(), 0o644); err != nil {
-		return nil, err
-	}
-	return keys, keys.Install(chain, bundle)
-}
-
-func (s *site) certify(csr []byte) (chain, bundle []byte, err error) {
-	id, err := identity.SiteID(s.cfg.Name)
-	if err != nil {
-		return nil, nil, err
-	}
-	host, _, _ := net.SplitHostPort(s.cfg.Advertise)
-	chain, err = s.ca.Issue(csr, id, host, "localhost", "127.0.0.1")
-	return chain, s.ca.Bundle(), err
-}
-
 // adminToken is the name of the operator's token that a new site makes and leaves in the
 // file admin-token.
 const adminToken = "admin"
@@ -395,6 +338,12 @@ func (s *site) firstToken(ctx context.Context) error {
 	path := filepath.Join(s.cfg.Dir, "admin-token")
 	if _, err := os.Stat(path); err == nil {
 		return nil
+	}
+	if s.member.several() {
+		list, err := s.tokens.List(ctx)
+		if err != nil || slices.ContainsFunc(list, func(t identity.Token) bool { return t.Name == adminToken }) {
+			return err // another member has the file
+		}
 	}
 	if err := s.tokens.Revoke(ctx, adminToken); err != nil && !fault.Has(err, fault.NotFound) {
 		return err // the file was lost: the token that was in it is of no use to anybody honest

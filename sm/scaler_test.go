@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/internal/event"
@@ -34,6 +35,7 @@ type stage struct {
 	// measured is the answer to each query, by expression.
 	measured map[string]func(at time.Time) ([]monitor.Series, error)
 	scopes   map[monitor.Scope]bool // that were asked for
+	endless  bool                   // no query comes to an end
 }
 
 func newStage(t *testing.T) *stage {
@@ -71,7 +73,11 @@ func (s *stage) Querier(of monitor.Scope) monitor.Querier {
 	return s
 }
 
-func (s *stage) Query(_ context.Context, expr string, at time.Time) ([]monitor.Series, error) {
+func (s *stage) Query(ctx context.Context, expr string, at time.Time) ([]monitor.Series, error) {
+	if s.endless {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	if f := s.measured[expr]; f != nil {
 		return f(at)
 	}
@@ -375,6 +381,29 @@ func TestBadMeasurements(t *testing.T) {
 			s.want("when it is right again", 2, 2)
 		})
 	}
+}
+
+// A KPI's query that never comes to an end is given up, and nothing is decided by it.
+func TestEndlessQuery(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t)
+		s.deploy(shop(rule("queue > 4", "scaleUp") + "  - {name: shrink, every: 10s, condition: queue < 2, do: {action: scaleDown, component: web}}\n"))
+		s.kpi("queue", 5)
+		s.pass(30 * time.Second)
+		s.want("with five", 2, 2)
+		s.kpi("queue", 3)
+		s.pass(30 * time.Second)
+		s.endless = true
+		s.pass(5 * time.Minute)
+		s.want("with no answer", 2, 2)
+		if said := s.said("KPIUnknown"); len(said) != 1 {
+			t.Errorf("said %q, want one", said)
+		}
+		s.endless = false
+		s.kpi("queue", 1)
+		s.pass(5 * time.Minute)
+		s.want("when there is one", 1, 1)
+	})
 }
 
 // A condition that cannot be told holds nothing up and changes nothing.

@@ -92,8 +92,8 @@ func (m *Manager) isCurrent(host string) (current bool) {
 }
 
 // showHA is what the records say of a host's worth for VEEs under lease.
-func (s *state) showHA(h *hostRecord) vmi.HostHA {
-	ha := vmi.HostHA{Disarmed: h.Upkeep%2 == 1, Fenced: h.Fenced}
+func (m *Manager) showHA(s *state, h *hostRecord) vmi.HostHA {
+	ha := vmi.HostHA{PowerFence: m.cfg.Fencer != nil && m.cfg.Fencer.Can(h.Name), Disarmed: h.Upkeep%2 == 1, Fenced: h.Fenced}
 	if row := s.logs.rows[logKey]; row != nil && len(row.Witnesses) > 0 {
 		ha.Witness = slices.Contains(row.Witnesses[len(row.Witnesses)-1].Members, h.Name)
 	}

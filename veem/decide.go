@@ -80,6 +80,12 @@ func decide(r record, v view, now time.Time, keep time.Duration) decision {
 	case r.away() && v.report.Power == vhi.Absent && v.report.Epoch == r.Epoch && v.report.Seq == r.Seq && r.Target != vee.Destroyed:
 		return decideAway(r, *v.report, now)
 	}
+	if came(&r, r.Host, v.report) { // there and back again
+		if !r.leased() { // else the log of ownership takes it in
+			r.follow(v.report, now)
+		}
+		return decision{rec: r}
+	}
 	if m, is := byHosts(&r, v.report, now); is {
 		r.Move = m
 		return decision{rec: r}

@@ -11,6 +11,8 @@ import (
 // reportMove is what a guest's host says of its migration.
 func (g *fakeGuest) reportMove(p *vhi.Report) {
 	switch {
+	case g.moved.By != "": // by the hosts' own doing: see peers_test.go
+		p.Move = &g.moved
 	case g.want.Power == vhi.Incoming && g.now == vhi.Absent:
 		p.Power, p.Phase = vhi.Incoming, vee.PhaseMigrate
 		p.Move = &vhi.MoveReport{ID: g.want.Move.ID, Stage: vhi.MoveWaiting}

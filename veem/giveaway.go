@@ -109,6 +109,9 @@ func (m *Manager) lookAtOwners(ctx context.Context) result {
 	if err := m.keepWitnesses(ctx); err != nil {
 		return m.attempt("keep the witness set", leaseLane, err)
 	}
+	for _, host := range m.toFence() {
+		m.queue.add(job{fenceJob, host}, fenceLane)
+	}
 	for _, id := range m.endangered() {
 		if err := m.rescue(ctx, id); err != nil && !fault.Has(err, fault.Conflict) {
 			m.cfg.Log.Warn("give a VEE away", "vee", id, "err", err)

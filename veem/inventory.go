@@ -30,7 +30,7 @@ func (m *Manager) showHosts(match func(*hostRecord) bool) []vmi.Host {
 			if match(h) {
 				list = append(list, vmi.Host{Name: h.Name, State: h.State, Address: h.Address, Version: h.Version, CPUs: h.CPUs,
 					Capacity: h.Capacity, Drivers: h.Drivers, Joined: h.Joined, Price: h.Price, Leaving: h.Drain != nil, Drained: h.Drain != nil,
-					HA: s.showHA(h)})
+					HA: m.showHA(s, h)})
 			}
 		}
 		slices.SortFunc(list, func(a, b vmi.Host) int { return strings.Compare(a.Name, b.Name) })
@@ -53,12 +53,15 @@ func (m *Manager) showHosts(match func(*hostRecord) bool) []vmi.Host {
 	m.hosts.mu.Lock()
 	defer m.hosts.mu.Unlock()
 	for i := range list {
-		list[i].HA.Degraded = "it has no guard"
+		list[i].HA.Degraded = "it has no guard, and no power fence"
 		if v := m.hosts.known[list[i].Name]; v != nil {
 			if l := v.report.Lease; l.Guarded || l.Degraded != "" {
 				list[i].HA.Degraded = l.Degraded
 			}
 			list[i].Alive, list[i].LastSeen, list[i].DiskFree = v.alive, v.seen, v.report.DiskFree
+			if list[i].HA.PowerFence {
+				list[i].HA.Degraded = ""
+			}
 			if v.alive {
 				list[i].Peering = v.report.Peering
 			}

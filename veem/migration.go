@@ -474,7 +474,11 @@ func migrationNotes(a, b *record, add func(warning bool, reason, format string, 
 			add(false, "Migrating", "%sfrom host %s to host %s", s.because("is moved by its hosts (%s) "), s.From, s.To)
 		}
 	case vmi.MigrationDone:
-		add(false, "Migrated", "%sfrom host %s to host %s; it stood still for %d ms", s.because("was moved by its hosts (%s) "), s.From, s.To, s.DowntimeMS)
+		still := fmt.Sprintf("; it stood still for %d ms", s.DowntimeMS)
+		if s.DowntimeMS == 0 { // nobody has said
+			still = ""
+		}
+		add(false, "Migrated", "%sfrom host %s to host %s%s", s.because("was moved by its hosts (%s) "), s.From, s.To, still)
 	default:
 		add(true, "MigrationFailed", "it stays on host %s: %s", s.From, orElse(s.Error, fmt.Sprint(s.State)))
 	}

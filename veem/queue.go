@@ -27,6 +27,7 @@ const (
 	networkJob
 	leaseJob
 	switchJob
+	fenceJob
 )
 
 // queue runs jobs: one job never in parallel with itself, each lane at most laneWidth at a

@@ -45,6 +45,8 @@ func (m *Manager) reconcile(ctx context.Context, j job) result {
 		return m.reconfigure(ctx)
 	case leaseJob:
 		return m.lookAtOwners(ctx)
+	case fenceJob:
+		return m.fence(ctx, j.name)
 	case switchJob:
 		return m.lookAtSwitch(ctx, j.name)
 	default:

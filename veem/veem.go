@@ -153,6 +153,8 @@ type Config struct {
 	Rewired func()
 	// Crossing of the border by VEEs that run; nil: none does.
 	Crossing Crossing
+	// Fencer switches hosts off that do not answer; nil: nobody does.
+	Fencer Fencer
 	// Booking says what of a host's CPU may be promised; nil: what the host declares. It is
 	// called amid changes, and does not wait for anything.
 	Booking func(overbook.Machine) (milliCPU int64)

@@ -20,8 +20,10 @@ type HostHA struct {
 	// Degraded says why guests could outlive their right to run here; empty: they cannot.
 	Degraded string `json:"degraded,omitempty"`
 	Disarmed bool   `json:"disarmed,omitempty"` // for maintenance: nothing of it is given away
-	Fenced   bool   `json:"fenced,omitempty"`   // a person says that it is off
-	Witness  bool   `json:"witness,omitempty"`  // asked by others whether the control plane is lost
+	Fenced   bool   `json:"fenced,omitempty"`   // a person, or a power fence, says that it is off
+	// PowerFence: the site can switch it off for certain when it does not answer.
+	PowerFence bool `json:"powerFence,omitempty"`
+	Witness    bool `json:"witness,omitempty"` // asked by others whether the control plane is lost
 }
 
 // Ownership is what people decide about who runs what.

@@ -74,6 +74,8 @@ const (
 	together = 4
 	// keepPast partitions, for people.
 	keepPast = 8
+	// siteSilent for so many looks, a host goes on with what the site has begun.
+	siteSilent = 6
 	// askArrivals so often the source of a VEE that does not come is asked about it.
 	askArrivals = time.Minute
 )
@@ -88,6 +90,7 @@ type Reliever struct {
 	ctx     context.Context // of Run; nil before and after
 	wg      sync.WaitGroup
 	company vhi.Company
+	heard   dvms.Time // of it, last
 	watch   Watch
 	meter   meter
 	node    dvms.Node
@@ -133,8 +136,14 @@ func (r *Reliever) Company(c vhi.Company) error {
 			return err
 		}
 	}
-	r.company = c
+	r.company, r.heard = c, r.now()
 	return nil
+}
+
+// leaving: VEEs are to leave this host, and the site, which would see to it, is silent. r.mu is
+// held.
+func (r *Reliever) leaving() bool {
+	return r.company.Draining && r.now()-r.heard > siteSilent*r.cfg.Every
 }
 
 // now on this agent's clock.
@@ -203,7 +212,7 @@ func (r *Reliever) look(ctx context.Context) {
 	}
 	bySite, byHosts := r.cfg.Guests.Moves()
 	r.mu.Lock()
-	l.Leaving = r.company.Draining
+	l.Leaving = r.leaving()
 	r.meter = rates
 	was := r.watch.Trouble
 	r.watch = r.watch.Look(r.company.Relief, l, now)
@@ -501,8 +510,8 @@ func (r *Reliever) Load(context.Context) (peer.Load, error) {
 	standings := r.cfg.Guests.Standings()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	l.Host, l.Relief, l.Leaving, l.VEEs = r.cfg.Host, r.company.Relief, r.company.Draining, []peer.Taken{}
-	if l.Leaving && l.Closed == "" {
+	l.Host, l.Relief, l.Leaving, l.VEEs = r.cfg.Host, r.company.Relief, r.leaving(), []peer.Taken{}
+	if r.company.Draining && l.Closed == "" {
 		l.Closed = "its VEEs are to leave it"
 	}
 	for _, s := range standings {

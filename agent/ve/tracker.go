@@ -341,7 +341,7 @@ func (t *Tracker) take(ctx context.Context, ve string, parts []part, n int) (sti
 func (t *Tracker) copy(ctx context.Context, ve string, parts []part, n int) error {
 	names, at := t.hosts()
 	return t.each(ctx, parts, func(ctx context.Context, to peer.Trackers, p part) error {
-		o := peer.Order{VE: ve, VEE: p.VEE, Epoch: p.Epoch, N: n, From: p.host, Address: at[p.host].Address}
+		o := peer.Order{VE: ve, VEE: p.VEE, Epoch: p.Epoch, N: n, From: p.host}
 		if err := to.Do(ctx, t.cfg.Host, peer.Fetch, o); err != nil {
 			return err
 		}
@@ -419,7 +419,12 @@ func (t *Tracker) Do(ctx context.Context, from string, d peer.Deed, o peer.Order
 // any more then, or from the host that has done so.
 func (t *Tracker) fetch(ctx context.Context, o peer.Order) error {
 	if o.From != t.cfg.Host {
-		return t.copyFrom(ctx, Neighbour{Host: o.From, Address: o.Address}, o.VEE, o.N)
+		_, at := t.hosts()
+		n, there := at[o.From]
+		if !there {
+			return fault.New(fault.Unavailable, "host %s, which has checkpoint %d of VEE %s, is not known here", o.From, o.N, o.VEE)
+		}
+		return t.copyFrom(ctx, n, o.VEE, o.N)
 	}
 	k := peer.Kept{VEE: o.VEE, VE: o.VE, N: o.N, Epoch: o.Epoch, At: t.cfg.Now()}
 	err := t.cfg.Store.Add(ctx, k, func(w io.Writer) error { return t.cfg.Guests.Pack(ctx, o.VEE, o.N, w) })

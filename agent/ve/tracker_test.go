@@ -71,7 +71,7 @@ func (h *labHost) start() {
 		h.lab.t.Fatal(err)
 	}
 	h.tr = New(Config{Host: h.name, Store: store, Here: h.here, Guests: h, Neighbours: h.neighbours, Every: every, Now: time.Now,
-		Dial: func(host, _ string) peer.Trackers { return call{h, h.lab.hosts[host]} }, Log: slog.New(slog.DiscardHandler)})
+		Dial: func(host, address string) peer.Trackers { return call{h, h.lab.hosts[address]} }, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	tr := h.tr

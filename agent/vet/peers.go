@@ -202,3 +202,10 @@ func (t *Tracker) Forsake(a Arrival) {
 		v.failMove(a.Move.ID, vhi.MoveFailed, fault.New(fault.Conflict, "host %s does not send it", a.Move.From))
 	}
 }
+
+// gave reports whether v was handed over by what hosts have agreed on.
+func (v *tracked) gave() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.part.State == handover.Gone && v.move.report.By != ""
+}

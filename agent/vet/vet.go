@@ -87,6 +87,10 @@ type Config struct {
 // ones. The driver refuses older epochs for ever.
 const keepTombstone = 24 * time.Hour
 
+// keepGiven is how long it is kept of one that this host has handed over by itself: a site that
+// was away for long has to learn where it went, and must not take it for lost.
+const keepGiven = 90 * keepTombstone
+
 // Tracker of the VEEs of one host.
 type Tracker struct {
 	cfg Config
@@ -381,7 +385,11 @@ func (t *Tracker) dropTombstones(now time.Time) {
 	defer t.mu.Unlock()
 	for id, v := range t.vees {
 		st, err := os.Stat(t.file(id))
-		if !v.gone() || err != nil || now.Sub(st.ModTime()) < keepTombstone {
+		keep := keepTombstone
+		if v.gave() {
+			keep = keepGiven
+		}
+		if !v.gone() || err != nil || now.Sub(st.ModTime()) < keep {
 			continue
 		}
 		if err := durable.Remove(t.file(id)); err != nil {

@@ -87,7 +87,7 @@ func observe(ctx context.Context) (err error) {
 	rate := (now - stored) / took.Seconds()
 	fmt.Printf("%d of %d VEEs measured, on %d hosts with simulated guests, %d series, observed for %v: %.0f samples/s, the site's process at most %.0f MB and %.2f CPUs\n",
 		measured, *number, *hosts, series, took.Round(time.Second), rate, float64(peak)/1e6, used)
-	figure.Line("ingest_site_vees", float64(measured), "", ">=", float64(*number))
+	figure.Line("ingest_site_vees", float64(measured), "VEEs", ">=", float64(*number))
 	figure.Line("ingest_site_samples_per_s", rate, "1/s", ">=", float64(*number))
 	figure.Line("ingest_site_rss_mb", float64(peak)/1e6, "MB", "<", 1000)
 	figure.Line("ingest_site_cpus", used, "CPU", "<", 2)

@@ -101,6 +101,20 @@ func (ca *CA) Export() (Secret, error) {
 	return ca.encode()
 }
 
+// Adopt what another process has made of the same authority; what is older changes nothing.
+func (ca *CA) Adopt(text Secret) error {
+	a, err := parseAuthority(text, ca.site)
+	if err != nil {
+		return err
+	}
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	if a.sequence > ca.sequence {
+		ca.authority = a
+	}
+	return nil
+}
+
 // change it: kept before it holds, and counted.
 func (ca *CA) change(f func(*authority) error) error {
 	ca.mu.Lock()

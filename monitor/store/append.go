@@ -42,7 +42,7 @@ type subject struct {
 const few = 16
 
 type series struct {
-	key
+	key    *key // shared by all subjects that have it
 	ref    storage.SeriesRef
 	labels labels.Labels // shares its memory with the database's
 }
@@ -153,7 +153,7 @@ func (s *Store) subject(of *monitor.Subject, now time.Time) *subject {
 // find the series of a value, which is likely the i-th; or say why there can be none.
 func (s *Store) find(sub *subject, kind monitor.Kind, v *monitor.Value, i int) (*series, monitor.Reason) {
 	if i < len(sub.series) {
-		if x := &sub.series[i]; x.field == v.Field && x.key.labels == v.Labels {
+		if x := &sub.series[i]; x.key.field == v.Field && x.key.labels == v.Labels {
 			return x, ""
 		}
 	}
@@ -170,18 +170,18 @@ func (s *Store) find(sub *subject, kind monitor.Kind, v *monitor.Value, i int) (
 	if !ok {
 		return nil, monitor.BadName
 	}
-	field, known := s.fields[v.Field]
-	if !known {
-		field = strings.Clone(v.Field)
-		s.fields[field] = field
+	shared := s.keys[key{v.Field, v.Labels}]
+	if shared == nil {
+		shared = &key{strings.Clone(v.Field), strings.Clone(v.Labels)}
+		s.keys[*shared] = shared
 	}
-	return sub.add(series{key: key{field, strings.Clone(v.Labels)}, labels: l}), ""
+	return sub.add(series{key: shared, labels: l}), ""
 }
 
 // find a series by its key; -1: there is none.
 func (sub *subject) find(k key) int {
 	if sub.index == nil {
-		return slices.IndexFunc(sub.series, func(x series) bool { return x.key == k })
+		return slices.IndexFunc(sub.series, func(x series) bool { return *x.key == k })
 	}
 	if i, ok := sub.index[k]; ok {
 		return i
@@ -195,10 +195,10 @@ func (sub *subject) add(x series) *series {
 	case n == few:
 		sub.index = map[key]int{}
 		for i, x := range sub.series {
-			sub.index[x.key] = i
+			sub.index[*x.key] = i
 		}
 	case n > few:
-		sub.index[x.key] = n - 1
+		sub.index[*x.key] = n - 1
 	}
 	return &sub.series[len(sub.series)-1]
 }
@@ -272,7 +272,7 @@ func (s *Store) sweep(now time.Time) {
 			delete(s.rates, of)
 		}
 	}
-	clear(s.fields) // names that no subject has any more; the others are shared anew
+	clear(s.keys) // those that no subject has any more; the others are shared anew
 }
 
 // End all series of a subject that is gone: queries of a later time do not see them, though

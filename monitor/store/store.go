@@ -110,7 +110,7 @@ type Store struct {
 	subjects map[monitor.Subject]*subject
 	vees     map[vee.ID]*subject // those of VEEs again
 	rates    map[service]*bucket
-	fields   map[string]string // names of fields, each once in memory
+	keys     map[key]*key // of series, each once in memory
 	swept    time.Time
 	total    monitor.Receipt
 }
@@ -131,7 +131,7 @@ func Open(cfg Config) (*Store, error) {
 	}
 	s := &Store{
 		cfg: cfg, parser: parser.NewParser(parser.Options{}), census: newCensus(cfg.Series, cfg.ServiceSeries),
-		subjects: map[monitor.Subject]*subject{}, vees: map[vee.ID]*subject{}, rates: map[service]*bucket{}, fields: map[string]string{}, swept: cfg.Now(),
+		subjects: map[monitor.Subject]*subject{}, vees: map[vee.ID]*subject{}, rates: map[service]*bucket{}, keys: map[key]*key{}, swept: cfg.Now(),
 	}
 	o := tsdb.DefaultOptions()
 	o.RetentionDuration = cfg.Retention.Milliseconds()

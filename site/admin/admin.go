@@ -23,6 +23,8 @@ type Site struct {
 	Rebalance  string    `json:"rebalance,omitempty"` // policy by which VEEs are moved; empty: none
 	VEENetwork string    `json:"veeNetwork,omitempty"`
 	HAScale    float64   `json:"haScale,omitempty"` // 1: real timings
+	Members    int       `json:"members,omitempty"` // of the control plane; 0: it is one process that has no name
+	Leader     string    `json:"leader,omitempty"`  // of them
 	Hosts      int       `json:"hosts"`
 	VEEs       int       `json:"vees"`
 	Services   int       `json:"services"`
@@ -84,6 +86,13 @@ type Service interface {
 	// RevokeToken ends a token at once. Errors: NotFound.
 	RevokeToken(ctx context.Context, name string) error
 	InviteHost(ctx context.Context, r NewInvite) (Invite, error)
+	// Members of the control plane; none where it is one process that has no name.
+	Members(ctx context.Context) ([]Member, error)
+	// InviteMember makes a token with which a machine becomes a member.
+	InviteMember(ctx context.Context, r NewMember) (Invite, error)
+	// RemoveMember for good, one that is lost or not wanted any more. Errors: NotFound; WrongState
+	// for the one that leads; Conflict where the rest would be no majority that is well.
+	RemoveMember(ctx context.Context, name string) error
 	// Compact drops the store's history, returns its free space to the disk and clears the
 	// alarm of a full store where there is room again.
 	Compact(ctx context.Context) (Compacted, error)

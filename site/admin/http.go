@@ -39,6 +39,7 @@ func Register(s *httpapi.Server, a Service) {
 			httpapi.Concerns(ctx, "host/"+in.Body.Host)
 			return a.InviteHost(ctx, in.Body)
 		})
+	registerMembers(s, a)
 	httpapi.Register(s, httpapi.Op{Method: http.MethodPost, Path: prefix + "/compact", Summary: "Compact the store and clear its alarm", Roles: operators},
 		func(ctx context.Context, _ *httpapi.Empty) (Compacted, error) { return a.Compact(ctx) })
 	httpapi.Register(s, httpapi.Op{Method: http.MethodGet, Path: prefix + "/audit", Summary: "Who has changed what, and who was refused", Roles: []identity.Role{identity.Operator, identity.Auditor}},

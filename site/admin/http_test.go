@@ -41,6 +41,18 @@ func (e *echo) RevokeToken(_ context.Context, name string) error {
 func (e *echo) InviteHost(_ context.Context, r admin.NewInvite) (admin.Invite, error) {
 	return admin.Invite{Token: "t", Host: r.Host, Expires: at.Add(time.Duration(r.TTLMS) * time.Millisecond)}, nil
 }
+func (e *echo) Members(context.Context) ([]admin.Member, error) {
+	return []admin.Member{{Name: "m1", Address: "a:1", Own: "a:2", Store: "a:3", Leads: true, Healthy: true, Problem: "p", Version: "v", Started: at, Size: vee.MiB, Missing: 4}}, nil
+}
+func (e *echo) InviteMember(_ context.Context, r admin.NewMember) (admin.Invite, error) {
+	return admin.Invite{Token: "t", Host: r.Name, Expires: at.Add(time.Duration(r.TTLMS) * time.Millisecond)}, nil
+}
+func (e *echo) RemoveMember(_ context.Context, name string) error {
+	return e.RevokeToken(context.Background(), name)
+}
+func (e *echo) JoinMember(_ context.Context, r admin.MemberJoin) (admin.MemberPapers, error) {
+	return admin.MemberPapers{Site: r.Token + r.Member, Certificate: r.CSR, Bundle: []byte(r.Address), Record: []admin.MemberRecord{{Name: r.Own, Address: r.Store}}}, nil
+}
 func (e *echo) Compact(context.Context) (admin.Compacted, error) {
 	return admin.Compacted{Before: 2 * vee.GiB, After: vee.MiB}, nil
 }
@@ -53,6 +65,9 @@ func serve(t *testing.T, a admin.Service, as identity.Caller) *admin.Client {
 	t.Helper()
 	s := httpapi.NewServer("test", "0", nil)
 	admin.Register(s, a)
+	if j, ok := a.(admin.Joining); ok {
+		admin.RegisterJoining(s, j)
+	}
 	ts := httptest.NewServer(s.Handler(func(*http.Request) (identity.Caller, error) { return as, nil }))
 	t.Cleanup(ts.Close)
 	return admin.NewClient(&httpapi.Client{Base: ts.URL, HTTP: ts.Client()})
@@ -86,6 +101,18 @@ func TestSameOverHTTP(t *testing.T) {
 	gi, err := remote.InviteHost(ctx, admin.NewInvite{Host: "h1", TTLMS: 1000})
 	wi, _ := local.InviteHost(ctx, admin.NewInvite{Host: "h1", TTLMS: 1000})
 	same("InviteHost", gi, wi, err)
+	gm, err := remote.Members(ctx)
+	wm, _ := local.Members(ctx)
+	same("Members", gm, wm, err)
+	gv, err := remote.InviteMember(ctx, admin.NewMember{Name: "m2", TTLMS: 1000})
+	wv, _ := local.InviteMember(ctx, admin.NewMember{Name: "m2", TTLMS: 1000})
+	same("InviteMember", gv, wv, err)
+	jr := admin.MemberJoin{Token: "t", Member: "m2", CSR: []byte("c"), Address: "a", Own: "b", Store: "d"}
+	gj, err := remote.JoinMember(ctx, jr)
+	wj, _ := local.JoinMember(ctx, jr)
+	same("JoinMember", gj, wj, err)
+	same("RemoveMember", nil, nil, remote.RemoveMember(ctx, "m 3"))
+	same("removed", local.revoked, "m 3")
 	gc, err := remote.Compact(ctx)
 	wc, _ := local.Compact(ctx)
 	same("Compact", gc, wc, err)
@@ -108,7 +135,8 @@ func TestRoles(t *testing.T) {
 		_, e1 := c.CreateToken(ctx, admin.NewToken{Name: "x", Role: identity.Operator})
 		_, e2 := c.InviteHost(ctx, admin.NewInvite{})
 		_, e3 := c.Compact(ctx)
-		for i, err := range []error{e1, e2, e3, c.RevokeToken(ctx, "x")} {
+		_, e4 := c.InviteMember(ctx, admin.NewMember{Name: "m2"})
+		for i, err := range []error{e1, e2, e3, e4, c.RevokeToken(ctx, "x"), c.RemoveMember(ctx, "x")} {
 			if !fault.Has(err, fault.Denied) {
 				t.Errorf("role %q, operation %d: %v, want access-denied", role, i, err)
 			}

@@ -33,8 +33,14 @@ const haScale = 0.5
 
 var haTimings = ownership.DefaultTimings().Scale(haScale)
 
-// owned is a site of its own, with a service of appliances that are restarted elsewhere.
-func owned(t *testing.T, replicas int) *watcher {
+// owned is a site of its own, with a service of appliances that are restarted elsewhere. up
+// are more arguments of `dev up`.
+func owned(t *testing.T, replicas int, up ...string) *watcher {
+	return ownedWith(t, replicas, "", up...)
+}
+
+// ownedWith is owned with more about the service's one component.
+func ownedWith(t *testing.T, replicas int, more string, up ...string) *watcher {
 	t.Helper()
 	on := stage
 	t.Cleanup(func() { stage = on })
@@ -50,13 +56,13 @@ func owned(t *testing.T, replicas int) *watcher {
 			t.Error(err)
 		}
 	})
-	reservoir(t, "dev", "up", "--detach", "--hosts", strconv.Itoa(hosts), "--dir", stage.dir, "--prefix", stage.prefix, "--subnet", stage.subnet, "--ha-scale", fmt.Sprint(haScale))
+	reservoir(t, append([]string{"dev", "up", "--detach", "--hosts", strconv.Itoa(hosts), "--dir", stage.dir, "--prefix", stage.prefix, "--subnet", stage.subnet, "--ha-scale", fmt.Sprint(haScale)}, up...)...)
 	image, err := filepath.Abs("../../.cache/images/appliance")
 	if err != nil {
 		t.Fatal(err)
 	}
 	reservoir(t, "image", "push", image, "appliance")
-	reservoir(t, "service", "deploy", manifest(t, "ha", replicas, "    restart: elsewhere\n"), "--wait", "--timeout", "180s")
+	reservoir(t, "service", "deploy", manifest(t, "ha", replicas, "    restart: elsewhere\n"+more), "--wait", "--timeout", "180s")
 	eventually(t, "every host counts by a set of three witnesses", func() bool {
 		for i := range hosts {
 			b, _ := os.ReadFile(filepath.Join(stage.dir, "alpha", fmt.Sprintf("h%d", i+1), "leases.json"))
@@ -146,10 +152,14 @@ func (w *watcher) end() {
 
 // lives of a VEE's guests, oldest first, after checking that none began while another lived.
 // An end that a guard has noted is taken from there: it is more exact.
-func (w *watcher) lives(id vee.ID) []life {
+func (w *watcher) lives(id vee.ID) []life { w.t.Helper(); return w.livesSince(id, 0) }
+
+// livesSince is lives of those that lived at some time since then: while a VEE migrates it has
+// two processes, of which one runs.
+func (w *watcher) livesSince(id vee.ID, since time.Duration) []life {
 	w.t.Helper()
 	w.mu.Lock()
-	ls := slices.Clone(w.life[string(id)])
+	ls := slices.DeleteFunc(slices.Clone(w.life[string(id)]), func(l life) bool { return l.end != 0 && l.end < since })
 	w.mu.Unlock()
 	for i := range ls {
 		for _, k := range killed(w.t) {

@@ -126,8 +126,13 @@ func dump(t *testing.T) {
 
 func jsonOf[T any](t *testing.T, args ...string) (v T) {
 	t.Helper()
-	if err := json.Unmarshal([]byte(reservoir(t, append(args, "-o", "json")...)), &v); err != nil {
-		t.Fatalf("reservoir %s -o json: %v", strings.Join(args, " "), err)
+	return decode[T](t, reservoir(t, append(args, "-o", "json")...))
+}
+
+func decode[T any](t *testing.T, text string) (v T) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(text), &v); err != nil {
+		t.Fatalf("%.200s: %v", text, err)
 	}
 	return v
 }

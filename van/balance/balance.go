@@ -34,6 +34,10 @@ type Config struct {
 	Address     netip.Addr   // shared by access points that have none of their own
 	First, Last uint16       // ports of it that are drawn
 	Pool        netip.Prefix // addresses for groups; zero: none
+	// Lease says until when this machine may have the addresses, which are put on it then, also
+	// the shared one, and taken away by the kernel in time. nil: they are nobody else's, and the
+	// shared one is there already.
+	Lease func() time.Time
 	// Every is the pause between two checks of a backend, and a third of their timeout; 0: 2 s.
 	Every time.Duration
 	// Changed is called when a backend of a point has become well, or ill. It does not block.
@@ -79,14 +83,23 @@ func New(cfg Config) *Balancer {
 	b := &Balancer{cfg: cfg, kernel: newKernel(), points: map[string]*point{}}
 	b.run, b.stop = context.WithCancel(context.Background())
 	b.wg.Go(b.count)
+	if b.leased() {
+		b.wg.Go(b.keepAddresses)
+	}
 	return b
 }
 
 // Close stops checking. The rules stay, and with them the access points: a site whose
-// control plane is restarted goes on serving. Clear removes them.
+// control plane is restarted goes on serving; only addresses under a lease are let go of. Clear
+// removes them.
 func (b *Balancer) Close() {
 	b.stop()
 	b.mu.Lock()
+	if b.leased() {
+		if err := b.release(); err != nil {
+			b.cfg.Log.Warn("let go of the addresses of access points", "err", err)
+		}
+	}
 	for _, p := range b.points {
 		unix.Close(p.held)
 	}

@@ -230,26 +230,6 @@ func (k *kernel) drop(t target, chain string) error {
 	return nil
 }
 
-// address puts an address of the pool on the link that leads to the other addresses of its
-// network, or on the loopback link where none does.
-func (k *kernel) address(a netip.Addr) error {
-	ip := net.IP(a.AsSlice())
-	link, err := netlink.LinkByName("lo")
-	if err != nil {
-		return fmt.Errorf("address %v: %w", a, err)
-	}
-	if routes, err := netlink.RouteGet(ip); err == nil && len(routes) > 0 && routes[0].Gw == nil && routes[0].LinkIndex > 0 {
-		if l, err := netlink.LinkByIndex(routes[0].LinkIndex); err == nil {
-			link = l
-		}
-	}
-	err = netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: ip, Mask: net.CIDRMask(32, 32)}})
-	if err != nil && !errors.Is(err, os.ErrExist) {
-		return unprivileged(fmt.Errorf("put address %v on %s: %w", a, link.Attrs().Name, err))
-	}
-	return nil
-}
-
 // free takes an address of the pool away again.
 func (k *kernel) free(a netip.Addr) error {
 	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)

@@ -107,8 +107,8 @@ func (b *Balancer) take(p plan.Point) (target, int, error) {
 		if taken[t] {
 			continue
 		}
-		if t.at.Addr() != b.cfg.Address {
-			if err := b.kernel.address(t.at.Addr()); err != nil {
+		if t.at.Addr() != b.cfg.Address || b.leased() {
+			if err := b.put(t.at.Addr()); err != nil {
 				return t, -1, err
 			}
 		}

@@ -2,9 +2,12 @@ package peer
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strings"
 
 	"github.com/reservoir-cloud/reservoir/dvms"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
@@ -95,77 +98,57 @@ type Moved struct {
 	Underlay netip.Addr `json:"underlay"` // of To
 }
 
-// wire is a message as it travels: one field is set.
+// wire is a message as it travels.
 type wire struct {
-	Problem  *dvms.Problem  `json:"problem,omitempty"`
-	Willing  *dvms.Willing  `json:"willing,omitempty"`
-	Busy     *dvms.Busy     `json:"busy,omitempty"`
-	Round    *dvms.Round    `json:"round,omitempty"`
-	Update   *dvms.Update   `json:"update,omitempty"`
-	Here     *dvms.Here     `json:"here,omitempty"`
-	Gone     *dvms.Gone     `json:"gone,omitempty"`
-	Meet     *dvms.Meet     `json:"meet,omitempty"`
-	Offer    *dvms.Offer    `json:"offer,omitempty"`
-	Dissolve *dvms.Dissolve `json:"dissolve,omitempty"`
-	Over     *dvms.Over     `json:"over,omitempty"`
+	Kind    string          `json:"kind" doc:"of the message: one of docs/dvms.md"`
+	Message json.RawMessage `json:"message"`
 }
 
-func wrap(m dvms.Message) (w wire) {
-	switch m := m.(type) {
-	case dvms.Problem:
-		w.Problem = &m
-	case dvms.Willing:
-		w.Willing = &m
-	case dvms.Busy:
-		w.Busy = &m
-	case dvms.Round:
-		w.Round = &m
-	case dvms.Update:
-		w.Update = &m
-	case dvms.Here:
-		w.Here = &m
-	case dvms.Gone:
-		w.Gone = &m
-	case dvms.Meet:
-		w.Meet = &m
-	case dvms.Offer:
-		w.Offer = &m
-	case dvms.Dissolve:
-		w.Dissolve = &m
-	case dvms.Over:
-		w.Over = &m
+// kinds of message: how each is read, and who says that it speaks; "" is whoever sends it, since
+// problems are passed on along a ring and leads handed over.
+var kinds = map[string]func([]byte) (m dvms.Message, speaks string, err error){
+	"problem":  kind(func(dvms.Problem) string { return "" }),
+	"willing":  kind(func(m dvms.Willing) string { return m.From }),
+	"busy":     kind(func(m dvms.Busy) string { return m.From }),
+	"round":    kind(func(dvms.Round) string { return "" }),
+	"update":   kind(func(dvms.Update) string { return "" }),
+	"here":     kind(func(m dvms.Here) string { return m.From }),
+	"gone":     kind(func(m dvms.Gone) string { return m.From }),
+	"meet":     kind(func(dvms.Meet) string { return "" }),
+	"offer":    kind(func(m dvms.Offer) string { return m.Partition.Leader }),
+	"dissolve": kind(func(dvms.Dissolve) string { return "" }),
+	"over":     kind(func(m dvms.Over) string { return m.ID.Initiator }),
+}
+
+func kind[M dvms.Message](speaks func(M) string) func([]byte) (dvms.Message, string, error) {
+	return func(b []byte) (dvms.Message, string, error) {
+		var m M
+		err := json.Unmarshal(b, &m)
+		return m, speaks(m), err
 	}
-	return w
+}
+
+// wrap a message for its way.
+func wrap(m dvms.Message) (w wire, err error) {
+	w.Kind = strings.ToLower(strings.TrimPrefix(fmt.Sprintf("%T", m), "dvms."))
+	w.Message, err = json.Marshal(m)
+	return w, err
 }
 
 // open a message that from has sent. What it says of itself must be so.
-func (w wire) open(from string) (m dvms.Message, err error) {
-	n := 0
-	take := func(there bool, of func() (dvms.Message, string)) {
-		if !there {
-			return
-		}
-		n++
-		is, by := of()
-		if m = is; by != from {
-			err = fault.New(fault.Denied, "host %q may not speak for host %q", from, by)
-		}
+func (w wire) open(from string) (dvms.Message, error) {
+	read := kinds[w.Kind]
+	if read == nil {
+		return nil, fault.New(fault.Malformed, "a message of kind %q", w.Kind)
 	}
-	take(w.Problem != nil, func() (dvms.Message, string) { return *w.Problem, from }) // passed on along a ring
-	take(w.Willing != nil, func() (dvms.Message, string) { return *w.Willing, w.Willing.From })
-	take(w.Busy != nil, func() (dvms.Message, string) { return *w.Busy, w.Busy.From })
-	take(w.Round != nil, func() (dvms.Message, string) { return *w.Round, from })
-	take(w.Update != nil, func() (dvms.Message, string) { return *w.Update, from }) // or by who hands the lead over
-	take(w.Here != nil, func() (dvms.Message, string) { return *w.Here, w.Here.From })
-	take(w.Gone != nil, func() (dvms.Message, string) { return *w.Gone, w.Gone.From })
-	take(w.Meet != nil, func() (dvms.Message, string) { return *w.Meet, from })
-	take(w.Offer != nil, func() (dvms.Message, string) { return *w.Offer, w.Offer.Partition.Leader })
-	take(w.Dissolve != nil, func() (dvms.Message, string) { return *w.Dissolve, from })
-	take(w.Over != nil, func() (dvms.Message, string) { return *w.Over, w.Over.ID.Initiator })
-	if n != 1 {
-		return nil, fault.New(fault.Malformed, "%d messages in one: want one", n)
+	m, speaks, err := read(w.Message)
+	switch {
+	case err != nil:
+		return nil, fault.New(fault.Malformed, "a message of kind %q: %w", w.Kind, err)
+	case speaks != "" && speaks != from:
+		return nil, fault.New(fault.Denied, "host %q may not speak for host %q", from, speaks)
 	}
-	return m, err
+	return m, nil
 }
 
 // RegisterRelief serves r to the other hosts of the site.
@@ -218,7 +201,11 @@ type begun struct {
 func NewReliefClient(c *httpapi.Client) Relief { return client{c} }
 
 func (c client) Tell(ctx context.Context, m dvms.Message) error {
-	return c.c.Call(ctx, http.MethodPost, tellPath, nil, wrap(m), nil)
+	w, err := wrap(m)
+	if err != nil {
+		return fmt.Errorf("a message to another host: %w", err)
+	}
+	return c.c.Call(ctx, http.MethodPost, tellPath, nil, w, nil)
 }
 
 func (c client) Load(ctx context.Context) (l Load, err error) {

@@ -78,7 +78,6 @@ type Order struct {
 	N       int       `json:"n"`                 // of the checkpoint
 	LimitMS int64     `json:"limitMs,omitempty"` // Freeze: it goes on by itself after so long, ms
 	From    string    `json:"from,omitempty"`    // Fetch: the host that has it
-	Address string    `json:"address,omitempty"` // of From, host:port
 	Keep    int       `json:"keep,omitempty"`    // Settle: older ones beyond so many are given up
 }
 
