@@ -250,7 +250,6 @@ func (s *site) open(ctx context.Context) (err error) {
 	if s.veem, err = s.openVEEM(ctx); err != nil {
 		return err
 	}
-	s.gate.segments = s.veem.Border
 	s.abroad.places.Serve(s.veem)
 	s.gate.segments = s.veem.Border
 	s.sm = s.openSM()
