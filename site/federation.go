@@ -80,7 +80,7 @@ func (s *site) openFederation(ctx context.Context) (err error) {
 	of := func(d time.Duration) time.Duration { return time.Duration(float64(d) * c.HAScale) }
 	s.partners, err = partners.Open(ctx, partners.Config{
 		Site: c.Name, Version: c.Version, Capabilities: capabilities, CA: s.ca, Keys: s.keys, Trust: s.trust, Store: s.store,
-		Border: s.gate.Border, Dial: s.gate.Dial, Recertify: s.recertify,
+		Border: s.gate.Border, Dial: s.gate.Dial, Tunnel: s.gate.Tunnel, Recertify: s.recertify,
 		Timing: partners.Timing{Hello: max(leastHello, of(5*time.Second))},
 		Record: func(e partners.Event) {
 			kind := "normal"
