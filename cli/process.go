@@ -52,6 +52,16 @@ and ca.pem into its directory, for: reservoir context add.`
 	fl.DurationVar(&c.Rebalance.Every, "rebalance-every", 0, "time between two plans (5m)")
 	fl.Float64Var(&c.Rebalance.PerMove, "rebalance-per-move", 0, "what a single move must gain of the policy's score (0.01)")
 	fl.Float64Var(&c.Rebalance.Gain, "rebalance-gain", 0, "part of the score that a plan must gain to be worth it (0.05)")
+	fl.StringVar(&c.Federation.Listen, "federation-listen", "", "address and port that the site's proxy brings partners to (the host of --listen, a free port)")
+	l := &c.Federation.Location
+	fl.StringVar(&l.Country, "country", "", "where the machines are, ISO 3166: SE")
+	fl.StringVar(&l.Region, "region", "", "part of it, as you name it")
+	fl.StringVar(&l.Jurisdiction, "jurisdiction", "", "whose law holds, as you name it")
+	fl.Float64Var(&l.Latitude, "latitude", 0, "degrees, north positive")
+	fl.Float64Var(&l.Longitude, "longitude", 0, "degrees, east positive")
+	fl.StringVar(&c.Federation.Energy.Condition, "power", "", "how it is: normal, scarce or failing (normal)")
+	fl.Float64Var(&c.Federation.Energy.GramsKWh, "co2", 0, "grams for each kWh")
+	fl.Float64Var(&c.Federation.HeatWanted, "heat-wanted", 0, "part of the waste heat that somebody wants, 0 to 1")
 	var metricsDisk string
 	fl.DurationVar(&c.Monitoring.Retention, "metrics-retention", 7*24*time.Hour, "measurements are kept this long")
 	fl.StringVar(&metricsDisk, "metrics-disk", "4GiB", "`SIZE` that measurements may have on disk")
