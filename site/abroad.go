@@ -56,7 +56,9 @@ func (s *site) openAbroad(partners *partners.Registry) *abroad {
 	a.ways.reach = func(ctx context.Context, id vee.ID, port uint16) (io.ReadWriteCloser, error) {
 		return s.veem.Connect(identity.With(ctx, s.self()), id, port)
 	}
-	a.ways.get = func(ctx context.Context, id vee.ID) (vmi.VEE, error) { return s.veem.GetVEE(identity.With(ctx, s.self()), id) }
+	a.ways.get = func(ctx context.Context, id vee.ID) (vmi.VEE, error) {
+		return s.veem.GetVEE(identity.With(ctx, s.self()), id)
+	}
 	return a
 }
 

@@ -264,6 +264,7 @@ const leastCheck = time.Second
 func (s *site) close() {
 	if s.abroad != nil {
 		s.abroad.images.Close()
+		s.abroad.ways.Close()
 	}
 	if s.forPartners != nil {
 		_ = s.forPartners.Close() // served, it is closed already

@@ -143,8 +143,11 @@ type Config struct {
 	// Import an image of a partner's VEE from its own site: nil when it is here; else it is
 	// begun, where it is not under way, and Unavailable says how far it is. It does not wait
 	// for long. nil: what is not here is refused.
-	Import     func(ctx context.Context, site, digest string) error
-	Country    string // of the site, ISO 3166; empty: not said
+	Import  func(ctx context.Context, site, digest string) error
+	Country string // of the site, ISO 3166; empty: not said
+	// Forward opens a way to a VEE at a partner, for access points; it does not wait. nil: they
+	// serve from here alone.
+	Forward func(d Door) (netip.AddrPort, error)
 	// Border is the underlay address of the site's VAN proxy; nil, or the zero address: it has
 	// none now.
 	Border func() netip.Addr
