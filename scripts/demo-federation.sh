@@ -61,8 +61,8 @@ hold() {
 			open my $f, ">", "$ARGV[0].ended"; close $f;' "$work/client$1"
 }
 
-say "Two sites that know nothing of each other: alpha with two machines, beta with one"
-"$reservoir" dev up --detach --sites 2 --hosts 2 --dir "$work/sites" "${flags[@]}" >/dev/null 2>&1
+say "Two sites that know nothing of each other: each with two machines"
+"$reservoir" dev up --detach --sites 2 --hosts 2 --accounting-interval 2s --dir "$work/sites" "${flags[@]}" >/dev/null 2>&1
 show alpha host list
 show beta host list
 
@@ -76,6 +76,8 @@ for ((i = 0; i < 100; i++)); do beta agreement show "$agreement" >/dev/null 2>&1
 show beta agreement sign "$agreement"
 
 say "A service at alpha: a front that clients reach, three workers behind it on a private network"
+printf 'currency: EUR\nplaces: 2\nlists:\n  - {name: demo, from: 2026-01-01, prices: {vee: 3.6, vcpu: 36}}\n' >"$work/prices.yaml"
+alpha account prices set "$work/prices.yaml" >/dev/null
 alpha image push "$appliance" appliance >/dev/null 2>&1
 alpha service deploy examples/federation/shop.yaml --wait >/dev/null 2>&1
 settle_at front-1 h1
@@ -125,8 +127,10 @@ printf '\nVEEs moved:        %d, and back\n' "$moved"
 printf 'connections lost:  %d\n' "$lost"
 printf 'longest stall:     %d ms\n' "$worst"
 printf 'bytes over the wire: %d MiB\n' $((wire / 1048576))
-bold "The books of alpha, and those of beta about alpha's VEEs"
-show alpha usage list 2>/dev/null || show alpha account show 2>/dev/null || true
-show beta usage list 2>/dev/null || show beta account show 2>/dev/null || true
+bold "What alpha charges its customer"
+for ((i = 0; i < 60; i++)); do alpha account invoice draft | grep -q vcpu && break; sleep 0.5; done
+show alpha account invoice draft
+bold "What beta may charge alpha: for an hour of each meter, by their agreement"
+show beta agreement show "$agreement"
 printf '\nall of it in %d s\n' $((SECONDS - began))
 [ "$lost" -eq 0 ] && [ "$moved" -eq 3 ]
