@@ -464,7 +464,7 @@ func (t *Tunnel) Peers() []border.PeerStatus {
 	list := make([]border.PeerStatus, 0, len(t.peers))
 	for _, p := range t.peers {
 		l := links[p.key]
-		s := border.PeerStatus{Site: p.Site, Key: p.Peer.Key, Handshake: l.handshake, Received: vee.Bytes(l.received), Sent: vee.Bytes(l.sent), MTU: int(p.mtu.Load())}
+		s := border.PeerStatus{Site: p.Site, Key: p.Key, Handshake: l.handshake, Received: vee.Bytes(l.received), Sent: vee.Bytes(l.sent), MTU: int(p.mtu.Load())}
 		if l.endpoint.IsValid() {
 			s.Endpoint = l.endpoint.String()
 		}
