@@ -53,7 +53,7 @@ func (f Federation) check() error {
 }
 
 // capabilities of this version.
-var capabilities = []peer.Capability{peer.CanPlace, peer.CanReserve, peer.CanNetwork, peer.CanMove, peer.CanMoveCold, peer.CanPublish, peer.CanRotate}
+var capabilities = []peer.Capability{peer.CanPlace, peer.CanReserve, peer.CanNetwork, peer.CanMove, peer.CanMoveCold, peer.CanPublish, peer.CanMeasure, peer.CanRotate}
 
 // openFederation listens for partners and knows who they are.
 func (s *site) openFederation(ctx context.Context) (err error) {
@@ -134,7 +134,7 @@ func (s *site) serveFederation(ctx context.Context, receipts *receipt.Book) erro
 	api.Audit(s.audit)
 	api.Receipts(receipts)
 	peer.RegisterHost(api, s.partners)
-	peer.Register(api, asPartner{Registry: s.partners, Connector: s.offers, Peering: s.veem.Peering(), Books: noBooks{}})
+	peer.Register(api, asPartner{Registry: s.partners, Connector: s.offers, Peering: s.veem.Peering(), Books: measured{veem: s.veem}})
 	vmi.Register(api, s.veem)
 	api.HandleStock("/v2/", s.registryForPartners())
 	refused := func(err error) {

@@ -328,6 +328,7 @@ func (s *site) serve(ctx context.Context, ln net.Listener) error {
 		s.veem.Run, s.sm.Run, s.desk.Run, s.partners.Run,
 		func(ctx context.Context) error { return s.serveFederation(ctx, receipts) },
 		func(ctx context.Context) error { s.abroad.Run(ctx); return nil },
+		func(ctx context.Context) error { s.openGateway().Run(ctx); return nil },
 		func(ctx context.Context) error { return listener.Serve(ctx, ln) },
 		func(ctx context.Context) error {
 			s.keys.KeepFresh(ctx, s.cfg.Log, func(_ context.Context, csr []byte) ([]byte, []byte, error) { return s.certify(csr) })
