@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
@@ -137,8 +139,13 @@ func (s *site) serveFederation(ctx context.Context, receipts *receipt.Book) erro
 	peer.Register(api, asPartner{Registry: s.partners, Connector: s.offers, Peering: s.veem.Peering(), Books: measured{veem: s.veem}})
 	vmi.Register(api, s.veem)
 	api.HandleStock("/v2/", s.registryForPartners())
+	// The other end learns nothing of why, so that people see it here.
+	told := rate.Sometimes{Interval: time.Minute}
 	refused := func(err error) {
 		s.cfg.Log.Debug("refused at the handshake for partners", "err", err)
+		told.Do(func() {
+			s.events.Record(smi.Event{Type: "warning", Reason: "PartnerRefused", Object: "site", Message: "somebody was refused who came as a partner: " + err.Error()})
+		})
 	}
 	l := &httpapi.Listener{Handler: limited(api.Handler(s.trust.Caller, peer.AcceptPath), s.trust.Caller), TLS: s.keys.FederationTLS(s.trust, s.partners.Strangers, refused), Log: s.cfg.Log}
 	return l.Serve(ctx, s.forPartners)

@@ -150,6 +150,8 @@ type Op struct {
 	Summary      string
 	Roles        []identity.Role
 	Status       int // of success; 0: 200, or 204 without a body
+	// Asks: it changes nothing, whatever its method, and so is not in the audit.
+	Asks bool
 	// Unkeyed: Receipts do not remember its answers, because the operation does so itself or
 	// they hold a secret.
 	Unkeyed bool
