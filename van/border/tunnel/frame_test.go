@@ -250,8 +250,8 @@ func FuzzFrames(f *testing.F) {
 		}
 		var c cutter
 		o, frame := readOffload(b), bytes.Clone(b[offloadLen:])
-		if len(frame) > maxFrame || c.begin(o, frame, guestMTU) != nil {
-			return
+		if len(frame) > maxFrame || o.gso != gsoNone && o.size < 64 || c.begin(o, frame, guestMTU) != nil {
+			return // with smaller steps it is the same, and slow
 		}
 		to := make([]byte, 2*maxFrame)
 		for range 1 << 17 {
