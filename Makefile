@@ -20,6 +20,11 @@ demo: packages build ## A site with three hosts, a service deployed, scaled, hur
 	@scripts/images.sh appliance
 	@scripts/demo.sh
 
+.PHONY: demo-federation
+demo-federation: packages build ## Power trouble at a site: its VEEs go to a partner, live, and back (root)
+	@scripts/images.sh appliance
+	@scripts/demo-federation.sh
+
 .PHONY: three-tier
 three-tier: packages build ## Web, application and PostgreSQL on Debian guests, three networks (root, minutes)
 	@scripts/images.sh debian debian-postgresql

@@ -57,6 +57,16 @@ and ca.pem into its directory, for: reservoir context add.`
 	fl.Float64Var(&c.Relief.Calm, "overload-calm", 0.75, "part that it is brought to")
 	fl.DurationVar(&c.Relief.Lasts, "overload-for", 3*time.Minute, "how long it must last")
 	fl.Float64Var(&c.Relief.Underload, "underload", 0, "part below which a host hands its VEEs to others; 0: never")
+	fl.StringVar(&c.Federation.Listen, "federation-listen", "", "address and port that the site's proxy brings partners to (the host of --listen, a free port)")
+	l := &c.Federation.Location
+	fl.StringVar(&l.Country, "country", "", "where the machines are, ISO 3166: SE")
+	fl.StringVar(&l.Region, "region", "", "part of it, as you name it")
+	fl.StringVar(&l.Jurisdiction, "jurisdiction", "", "whose law holds, as you name it")
+	fl.Float64Var(&l.Latitude, "latitude", 0, "degrees, north positive")
+	fl.Float64Var(&l.Longitude, "longitude", 0, "degrees, east positive")
+	fl.StringVar(&c.Federation.Energy.Condition, "power", "", "how it is: normal, scarce or failing (normal)")
+	fl.Float64Var(&c.Federation.Energy.GramsKWh, "co2", 0, "grams for each kWh")
+	fl.Float64Var(&c.Federation.HeatWanted, "heat-wanted", 0, "part of the waste heat that somebody wants, 0 to 1")
 	var metricsDisk string
 	fl.DurationVar(&c.Monitoring.Retention, "metrics-retention", 7*24*time.Hour, "measurements are kept this long")
 	fl.StringVar(&metricsDisk, "metrics-disk", "4GiB", "`SIZE` that measurements may have on disk")

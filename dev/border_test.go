@@ -26,15 +26,19 @@ func sitesAreApart(t *testing.T, c Config) {
 				inside[net.JoinHostPort(c.outside(siteIndex(to.site)), strconv.Itoa(outsidePort))] = from.proxy
 			}
 			for address, may := range inside {
-				err := inNetns(from.netns, func() error {
-					c, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(t.Context(), "tcp", address)
-					if err == nil {
-						c.Close()
-					}
-					return err
-				})
-				if (err == nil) != may {
-					t.Errorf("from %s to %s at %s: %v; it may: %v", from.name(), to.name(), address, err, may)
+				reach := func() error {
+					return inNetns(from.netns, func() error {
+						c, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(t.Context(), "tcp", address)
+						if err == nil {
+							c.Close()
+						}
+						return err
+					})
+				}
+				if may {
+					waitFor(t, from.name()+" reaches "+to.name(), func() bool { return reach() == nil })
+				} else if reach() == nil {
+					t.Errorf("%s reaches %s at %s", from.name(), to.name(), address)
 				}
 			}
 		}

@@ -81,6 +81,9 @@ func (s *Service) Descriptor(c *Component, n int, by Owner) vee.Descriptor {
 			d.Tags = append(d.Tags, t)
 		}
 	}
+	for _, w := range []*Deployment{s.Deployment, c.Deployment} {
+		d.Where.Countries = append(d.Where.Countries, w.countries()...)
+	}
 	for _, r := range c.Raw {
 		if d.Raw == nil {
 			d.Raw = map[string]string{}
@@ -135,12 +138,29 @@ func (s *Service) Reachable(c *Component) bool {
 	})
 }
 
-// Apart lists the tags whose VEEs must be on distinct hosts: the rules of anti-affinity
-// that are in effect, as Descriptor has tagged them.
-func (s *Service) Apart() []string {
+// countries that VEEs are kept in, or out of. A restriction of countries alone counts here:
+// where it has other kinds of places too, any of those would do.
+func (d *Deployment) countries() (areas []vee.Area) {
+	if d == nil {
+		return nil
+	}
+	for _, r := range d.Restrictions {
+		if len(r.Positions)+len(r.Timezones)+len(r.Areas) > 0 {
+			continue
+		}
+		for _, a := range r.Countries {
+			areas = append(areas, vee.Area{Name: a.Name, Outside: a.Outside})
+		}
+	}
+	return areas
+}
+
+// Apart lists the tags whose VEEs must be on distinct hosts (Physical) or at distinct sites
+// (Domain): the rules of anti-affinity that are in effect, as Descriptor has tagged them.
+func (s *Service) Apart(scope Scope) []string {
 	var tags []string
 	for i, g := range s.AntiAffinity {
-		if t := g.tag(i); g.Scope == Physical && !slices.Contains(tags, t) {
+		if t := g.tag(i); g.Scope == scope && !slices.Contains(tags, t) {
 			tags = append(tags, t)
 		}
 	}

@@ -179,7 +179,7 @@ func TestDescriptor(t *testing.T) {
 	if !reflect.DeepEqual(d, want) {
 		t.Errorf("got  %+v\nwant %+v", d, want)
 	}
-	if got := s.Apart(); !reflect.DeepEqual(got, []string{"executor", "apart.2"}) {
+	if got := s.Apart(Physical); !reflect.DeepEqual(got, []string{"executor", "apart.2"}) {
 		t.Errorf("apart: %v", got)
 	}
 

@@ -2,6 +2,7 @@ package site
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net/http"
 	"path/filepath"
@@ -20,6 +21,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/veem/federation"
 	"github.com/reservoir-cloud/reservoir/veem/federation/agreement"
 	"github.com/reservoir-cloud/reservoir/veem/federation/partners"
+	"github.com/reservoir-cloud/reservoir/vmi"
 	"github.com/reservoir-cloud/reservoir/vmi/peer"
 )
 
@@ -36,6 +38,7 @@ type abroad struct {
 	log      *slog.Logger
 
 	images *importer
+	ways   *forwarder
 
 	mu  sync.Mutex
 	own billing.Tariff // as of the last look; the VEE Manager cannot wait for it
@@ -43,12 +46,19 @@ type abroad struct {
 
 func (s *site) openAbroad(partners *partners.Registry) *abroad {
 	a := &abroad{partners: partners, location: s.cfg.Federation.Location, every: 10 * time.Second, now: time.Now, log: s.cfg.Log}
-	a.places = federation.NewPlaces(partners, s.cfg.HAScale, s.cfg.Log)
+	a.places = federation.NewPlaces(behindProxy{partners, s.gate}, s.cfg.HAScale, s.cfg.Log)
 	a.prices = func(ctx context.Context) (billing.Tariff, error) {
 		p, err := s.desk.Prices(identity.With(ctx, identity.Caller{ID: s.cfg.Name, Role: identity.SiteRole}))
 		return p.Tariff, err
 	}
 	a.images = newImporter(filepath.Join(s.cfg.Dir, "borrowed"), s.images, partners.Client)
+	a.ways = newForwarder(s.cfg.AccessAddress, s.cfg.Log)
+	a.ways.reach = func(ctx context.Context, id vee.ID, port uint16) (io.ReadWriteCloser, error) {
+		return s.veem.Connect(identity.With(ctx, s.self()), id, port)
+	}
+	a.ways.get = func(ctx context.Context, id vee.ID) (vmi.VEE, error) {
+		return s.veem.GetVEE(identity.With(ctx, s.self()), id)
+	}
 	return a
 }
 
@@ -71,6 +81,7 @@ func (a *abroad) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { a.places.Run(ctx) })
+	wg.Go(func() { a.ways.Run(ctx) })
 	tick := time.NewTicker(a.every)
 	defer tick.Stop()
 	for {
@@ -153,3 +164,28 @@ func perHour(t billing.Tariff, d vee.Descriptor) float64 {
 	}
 	return sum
 }
+
+// behindProxy are partners as the site's hosts reach what is there: behind its own proxy.
+type behindProxy struct {
+	known peer.Partners
+	gate  *gate
+}
+
+// Partner implements peer.Partners.
+func (b behindProxy) Partner(name string) (peer.Partner, error) {
+	x, err := b.known.Partner(name)
+	x.Underlay = b.gate.Underlay()
+	return x, err
+}
+
+// Partners implements peer.Partners.
+func (b behindProxy) Partners() []peer.Partner {
+	all := b.known.Partners()
+	for i := range all {
+		all[i].Underlay = b.gate.Underlay()
+	}
+	return all
+}
+
+// Changed implements peer.Partners.
+func (b behindProxy) Changed() <-chan struct{} { return b.known.Changed() }

@@ -250,6 +250,32 @@ func (g *gate) Dial(ctx context.Context, site string, _ peer.Border) (net.Conn, 
 	return relay.Dial(ctx, &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}, a.Inside, border.PeerTicket(site))
 }
 
+// tunnelFresh is how old the last handshake of a tunnel that works can be: WireGuard makes a
+// new one after two minutes at the latest, and gives up after three.
+const tunnelFresh = 3 * time.Minute
+
+// Tunnel says how the tunnel to a partner is, nil: it works.
+func (g *gate) Tunnel(ctx context.Context, site string) error {
+	a := g.announced()
+	if a.Address == "" {
+		return g.none()
+	}
+	st, err := g.dial(a.Address).Status(ctx)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(st.Peers, func(p border.PeerStatus) bool { return p.Site == site })
+	switch {
+	case i < 0:
+		return fault.New(fault.Unavailable, "site %s has told no key for a tunnel", site)
+	case st.Peers[i].Handshake.IsZero():
+		return fault.New(fault.Unavailable, "the proxy of site %s has never answered", site).Try("let UDP pass both ways between udp://%s and the proxy of site %s", a.Tunnel, site)
+	case g.now().Sub(st.Peers[i].Handshake) > tunnelFresh:
+		return fault.New(fault.Unavailable, "the proxy of site %s has not answered since %s", site, st.Peers[i].Handshake.Format(time.DateTime))
+	}
+	return nil
+}
+
 // Pass puts the routes of live migrations in the place of those before; they are in effect
 // when it returns. It is the half of veem.Crossing that is the proxy's.
 func (g *gate) Pass(ctx context.Context, routes []border.Route) (inside string, err error) {

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
@@ -53,7 +55,7 @@ func (f Federation) check() error {
 }
 
 // capabilities of this version.
-var capabilities = []peer.Capability{peer.CanPlace, peer.CanReserve, peer.CanNetwork, peer.CanMove, peer.CanMoveCold, peer.CanPublish, peer.CanRotate}
+var capabilities = []peer.Capability{peer.CanPlace, peer.CanReserve, peer.CanNetwork, peer.CanMove, peer.CanMoveCold, peer.CanPublish, peer.CanMeasure, peer.CanRotate}
 
 // openFederation listens for partners and knows who they are.
 func (s *site) openFederation(ctx context.Context) (err error) {
@@ -80,7 +82,7 @@ func (s *site) openFederation(ctx context.Context) (err error) {
 	of := func(d time.Duration) time.Duration { return time.Duration(float64(d) * c.HAScale) }
 	s.partners, err = partners.Open(ctx, partners.Config{
 		Site: c.Name, Version: c.Version, Capabilities: capabilities, CA: s.ca, Keys: s.keys, Trust: s.trust, Store: s.store,
-		Border: s.gate.Border, Dial: s.gate.Dial, Recertify: s.member.certified,
+		Border: s.gate.Border, Dial: s.gate.Dial, Tunnel: s.gate.Tunnel, Recertify: s.member.certified,
 		Timing: partners.Timing{Hello: max(leastHello, of(5*time.Second))},
 		Record: func(e partners.Event) {
 			kind := "normal"
@@ -122,11 +124,16 @@ func (s *site) serveFederation(ctx context.Context, receipts *receipt.Book) erro
 	api.Audit(s.audit)
 	api.Receipts(receipts)
 	peer.RegisterHost(api, s.partners)
-	peer.Register(api, asPartner{Registry: s.partners, Connector: s.offers, Peering: s.veem.Peering(), Books: noBooks{}})
+	peer.Register(api, asPartner{Registry: s.partners, Connector: s.offers, Peering: s.veem.Peering(), Books: measured{veem: s.veem}})
 	vmi.Register(api, s.veem)
 	api.HandleStock("/v2/", s.registryForPartners())
+	// The other end learns nothing of why, so that people see it here.
+	told := rate.Sometimes{Interval: time.Minute}
 	refused := func(err error) {
 		s.cfg.Log.Debug("refused at the handshake for partners", "err", err)
+		told.Do(func() {
+			s.events.Record(smi.Event{Type: "warning", Reason: "PartnerRefused", Object: "site", Message: "somebody was refused who came as a partner: " + err.Error()})
+		})
 	}
 	l := &httpapi.Listener{Handler: limited(api.Handler(s.trust.Caller, peer.AcceptPath), s.trust.Caller), TLS: s.keys.FederationTLS(s.trust, s.partners.Strangers, refused), Log: s.cfg.Log}
 	return l.Serve(ctx, s.forPartners)

@@ -38,7 +38,7 @@ func (s *site) openVEEM(ctx context.Context) (*veem.Manager, error) {
 		Fencer: fence, Relief: c.relief(),
 		Ownership: c.ownership(), Boottime: boottime,
 		Partnership: s.abroad, Import: s.abroad.images.Import, Crossing: crossing{s.gate, s.partners},
-		Country: c.Federation.Location.Country, Border: s.gate.Underlay, Rewired: s.gate.Poke,
+		Country: c.Federation.Location.Country, Border: s.gate.Underlay, Forward: s.abroad.ways.Forward, Rewired: s.gate.Poke,
 	})
 }
 

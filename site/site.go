@@ -250,6 +250,7 @@ const leastCheck = time.Second
 func (s *site) close() {
 	if s.abroad != nil {
 		s.abroad.images.Close()
+		s.abroad.ways.Close()
 	}
 	if s.forPartners != nil {
 		_ = s.forPartners.Close() // served, it is closed already
@@ -307,6 +308,7 @@ func (s *site) serve(ctx context.Context, ln net.Listener) error {
 		s.veem.Run, s.sm.Run, s.desk.Run, s.partners.Run,
 		func(ctx context.Context) error { return s.serveFederation(ctx, receipts) },
 		func(ctx context.Context) error { s.abroad.Run(ctx); return nil },
+		func(ctx context.Context) error { s.openGateway().Run(ctx); return nil },
 		func(ctx context.Context) error { return listener.Serve(ctx, ln) },
 		func(ctx context.Context) error { s.followMembers(ctx); return nil },
 		func(ctx context.Context) error { s.collectImages(ctx); return nil },

@@ -158,12 +158,17 @@ func (d *design) descriptor(c *manifest.Component, n int, by manifest.Owner) vee
 
 // rules of placement that concern the components: those whose tag one of them carries.
 func (d *design) rules(components []string) (rules []vmi.PlacementRule) {
-	for _, tag := range d.manifest.Apart() {
-		for _, name := range components {
-			c := d.manifest.Component(name)
-			if c != nil && slices.Contains(d.manifest.Descriptor(c, 0, manifest.Owner{}).Tags, tag) {
-				rules = append(rules, vmi.PlacementRule{Kind: "anti-affinity", Scope: "host", Tag: tag})
-				break
+	for _, apart := range []struct {
+		from manifest.Scope
+		to   string
+	}{{manifest.Physical, "host"}, {manifest.Domain, "site"}} {
+		for _, tag := range d.manifest.Apart(apart.from) {
+			for _, name := range components {
+				c := d.manifest.Component(name)
+				if c != nil && slices.Contains(d.manifest.Descriptor(c, 0, manifest.Owner{}).Tags, tag) {
+					rules = append(rules, vmi.PlacementRule{Kind: "anti-affinity", Scope: apart.to, Tag: tag})
+					break
+				}
 			}
 		}
 	}

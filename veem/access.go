@@ -54,6 +54,32 @@ func (m *Manager) backends(s *state, p *pointRecord) (to []plan.Backend) {
 	return to
 }
 
+// Door is a port of a VEE that is at a partner.
+type Door struct {
+	VEE  vee.ID
+	Port uint16
+}
+
+// forwarded are the backends as clients of this site are led to them: those at partners by a
+// way that the site opens (Config.Forward), or not at all.
+func (m *Manager) forwarded(to []plan.Backend, key string) (led []plan.Backend) {
+	for _, b := range to {
+		if r, ok := m.ledger.vee(b.VEE); ok && r.away() {
+			if m.cfg.Forward == nil {
+				continue
+			}
+			a, err := m.cfg.Forward(Door{VEE: b.VEE, Port: b.Address.Port()})
+			if err != nil {
+				m.cfg.Log.Warn("lead an access point to a VEE at a partner", "point", key, "err", err)
+				continue
+			}
+			b.Address = a
+		}
+		led = append(led, b)
+	}
+	return led
+}
+
 // reachable is the NIC that clients of the site are led to: the first on a public network,
 // else the first.
 func reachable(nics []vee.NIC) vee.NIC {
@@ -115,6 +141,7 @@ func (m *Manager) balance(ctx context.Context, key string) error {
 			to = m.backends(s, point)
 		}
 	})
+	to = m.forwarded(to, key)
 	if point == nil {
 		delete(m.access.set, key)
 		return m.cfg.Balancer.Remove(key)

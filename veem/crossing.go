@@ -183,11 +183,17 @@ func (p Peering) PutMove(ctx context.Context, o peer.MoveOrder) (vmi.VEE, error)
 		}
 		custody := o.Custody()
 		in.VEEs = []vmi.InitializeVEE{{Descriptor: o.Descriptor, ID: o.VEE, Custody: &custody}}
-		var err error
-		if wanted, err = m.describe(ctx, caller, in); err != nil {
+		if m.cfg.Partnership == nil {
+			return vmi.VEE{}, fault.New(fault.Denied, "site %s lends nothing to site %s", m.cfg.Site, caller.Site)
+		}
+		if err := m.cfg.Partnership.Admit(caller.Site, nil, o.Descriptor); err != nil {
 			return vmi.VEE{}, err
 		}
-		if err := m.importAll(ctx, caller.Site, wanted[0]); err != nil {
+		if err := m.importAll(ctx, caller.Site, o.Descriptor); err != nil {
+			return vmi.VEE{}, err
+		}
+		var err error
+		if wanted, err = m.describe(ctx, caller, in); err != nil {
 			return vmi.VEE{}, err
 		}
 	}

@@ -71,12 +71,9 @@ func (m *Manager) importing(ctx context.Context, site string, d *vee.Descriptor)
 		return d
 	}
 	known := *d
-	known.Disks = slices.Clone(d.Disks)
-	for i, k := range d.Disks {
-		if k.Image != "" && k.Size > 0 && m.cfg.Import(ctx, site, k.Image) != nil {
-			known.Disks[i].Image = ""
-		}
-	}
+	known.Disks = slices.DeleteFunc(slices.Clone(d.Disks), func(k vee.Disk) bool {
+		return k.Image != "" && m.cfg.Import(ctx, site, k.Image) != nil
+	})
 	return &known
 }
 

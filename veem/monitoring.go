@@ -190,18 +190,24 @@ func hardwareEvents(before, after *record) (events []vmi.MonitoringEvent) {
 func (m *Manager) Measured(ms []monitor.Measurement) {
 	var events []vmi.MonitoringEvent
 	for _, x := range ms {
-		if x.Kind != monitor.KPIKind {
+		if x.Kind != monitor.KPIKind && x.Kind != monitor.VEEKind {
 			continue
 		}
 		r, ok := m.ledger.vee(x.Subject.VEE)
-		if !ok || r.State == vee.Destroyed {
+		kind := vmi.Agent
+		if x.Kind == monitor.VEEKind {
+			kind = vmi.VeeHw
+		}
+		// What hosts measure of VEEs is stored, and only those hear of it as it comes who have
+		// another store.
+		if !ok || r.State == vee.Destroyed || kind == vmi.VeeHw && !r.lodges() {
 			continue
 		}
 		for _, v := range x.Values {
 			if v.Labels != "" {
 				continue
 			}
-			e := r.event(vmi.Agent, x.At.UnixMilli(), v.Field)
+			e := r.event(kind, x.At.UnixMilli(), v.Field)
 			e.Value = v.Value
 			events = append(events, e)
 		}

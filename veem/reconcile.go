@@ -160,6 +160,10 @@ func (m *Manager) lookAtVEE(ctx context.Context, id vee.ID) result {
 		if vhi.SiteOf(r.Move.To) != "" && refusesMove(err) {
 			return m.turnBack(ctx, r, err)
 		}
+		if vhi.SiteOf(r.Move.To) != "" && fault.Has(err, fault.Unavailable) { // such as its image, which is on its way
+			m.cfg.Log.Info("a VEE is to migrate to another site", "vee", id, "to", r.Move.To, "err", err)
+			return result{after: 5 * m.cfg.Timing.Retry, lane: lane}
+		}
 		if err == nil {
 			m.queue.add(job{veeJob, string(id)}, lane)
 			m.hub.changed(id) // a door is open

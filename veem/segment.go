@@ -143,6 +143,11 @@ func (m *Manager) segment(s *state, id string) (plan.Segment, bool) {
 			}
 		}
 	}
+	for i, p := range g.Ports {
+		if isPartner(p.Host) {
+			g.Ports[i].Underlay = m.border()
+		}
+	}
 	slices.SortFunc(g.Ports, func(a, b plan.Port) int {
 		return cmp.Or(cmp.Compare(a.VEE, b.VEE), cmp.Compare(a.NIC, b.NIC))
 	})

@@ -49,7 +49,7 @@ func Key(ctx context.Context) string {
 // Changes reports whether the operation is one to change something: an operation that an
 // auditor may call changes nothing, whatever its method.
 func (o Op) Changes() bool {
-	return o.Method != http.MethodGet && !slices.Contains(o.Roles, identity.Auditor)
+	return o.Method != http.MethodGet && !o.Asks && !slices.Contains(o.Roles, identity.Auditor)
 }
 
 // keyParam describes the header.

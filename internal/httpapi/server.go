@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"path"
 	"reflect"
 	"slices"
 	"strings"
@@ -60,12 +61,31 @@ func NewServer(title, version string, log *slog.Logger) *Server {
 	c.CreateHooks = nil // no $schema links in bodies
 	c.Transformers = nil
 	c.OpenAPIPath = "/openapi"
+	c.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaNamer())
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
 		"token":     {Type: "http", Scheme: "bearer", Description: "an API token: reservoir site token create"},
 		"mutualTLS": {Type: "mutualTLS", Description: "an X.509-SVID of the site or of a partner"},
 	}
 	c.Security = []map[string][]string{{"token": {}}, {"mutualTLS": {}}}
 	return &Server{mux: mux, api: humago.New(mux, c), log: log, password: map[string]bool{}}
+}
+
+// schemaNamer calls types by their names alone, and the second of a name by its package too.
+func schemaNamer() func(reflect.Type, string) string {
+	first := map[string]reflect.Type{}
+	return func(t reflect.Type, hint string) string {
+		name := huma.DefaultSchemaNamer(t, hint)
+		for t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
+		if other, ok := first[name]; ok && other != t && t.PkgPath() != "" {
+			name = strings.ToUpper(path.Base(t.PkgPath())[:1]) + path.Base(t.PkgPath())[1:] + name
+		}
+		if _, ok := first[name]; !ok {
+			first[name] = t
+		}
+		return name
+	}
 }
 
 // Handle mounts a plain handler, which does its own role check.
@@ -130,6 +150,8 @@ type Op struct {
 	Summary      string
 	Roles        []identity.Role
 	Status       int // of success; 0: 200, or 204 without a body
+	// Asks: it changes nothing, whatever its method, and so is not in the audit.
+	Asks bool
 	// Unkeyed: Receipts do not remember its answers, because the operation does so itself or
 	// they hold a secret.
 	Unkeyed bool

@@ -30,7 +30,7 @@ type Terms struct {
 	Prices   map[billing.Meter]money.Amount `json:"prices,omitempty"`
 	// Locations that VEEs may be at.
 	Locations []Location `json:"locations,omitempty"`
-	SLA       SLA        `json:"sla,omitzero"`
+	SLA       Promise    `json:"sla,omitzero"`
 	Movable   Movable    `json:"movable,omitzero"`
 }
 
@@ -59,8 +59,8 @@ type Location struct {
 	Longitude    float64 `json:"longitude,omitempty"`
 }
 
-// SLA that the lender promises.
-type SLA struct {
+// Promise of the lender.
+type Promise struct {
 	Availability float64 `json:"availability,omitempty"` // part of the time that a VEE runs, 0 to 1
 	// CreditPercent of a month's charge for a VEE that ran less than promised.
 	CreditPercent float64 `json:"creditPercent,omitempty"`

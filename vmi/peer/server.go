@@ -36,7 +36,7 @@ func Register(s *httpapi.Server, svc Site) {
 }
 
 func registerTrust(s *httpapi.Server, svc Trust) {
-	httpapi.Register(s, httpapi.Op{Method: "POST", Path: base + "/hello", Summary: "Greet: capabilities, clock, way in", Roles: partners},
+	httpapi.Register(s, httpapi.Op{Method: "POST", Path: base + "/hello", Summary: "Greet: capabilities, clock, way in", Roles: partners, Asks: true},
 		func(ctx context.Context, in *struct{ Body Hello }) (Hello, error) {
 			if c := identity.From(ctx); c.Site != in.Body.Site {
 				return Hello{}, fault.New(fault.Denied, "site %s may not greet for site %q", c.Site, in.Body.Site)

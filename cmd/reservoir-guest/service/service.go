@@ -114,16 +114,28 @@ func (s *Service) download(w http.ResponseWriter, r *http.Request) {
 // Bounds of asking others.
 const (
 	askPatience = 5 * time.Second
+	askLongest  = 10 * time.Minute
 	askMost     = 64 << 10
+	askMostLong = 64 << 20 // of one that takes its time
 	askPosted   = 4 << 20
 )
 
 // ask another machine on the query's behalf, as in /ask?url=http://db.shop.alpha.internal/,
-// and pass on what it answers: so one sees from here who can be reached from here. The body
-// of a POST is posted there.
+// and pass on what it answers, as it comes: so one sees from here who can be reached from
+// here. The body of a POST is posted there. With seconds=60 it takes so long, and may be a
+// long answer.
 func (s *Service) ask(w http.ResponseWriter, r *http.Request) {
 	s.count()
-	ctx, cancel := context.WithTimeout(r.Context(), askPatience)
+	patience, most := askPatience, int64(askMost)
+	if text := r.URL.Query().Get("seconds"); text != "" {
+		n, err := strconv.ParseUint(text, 10, 16)
+		if err != nil || n == 0 || time.Duration(n)*time.Second > askLongest {
+			http.Error(w, fmt.Sprintf("seconds=%q: want 1 to %d", text, askLongest/time.Second), http.StatusBadRequest)
+			return
+		}
+		patience, most = time.Duration(n)*time.Second, askMostLong
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), patience)
 	defer cancel()
 	var body io.Reader
 	if r.Method == http.MethodPost {
@@ -146,7 +158,21 @@ func (s *Service) ask(w http.ResponseWriter, r *http.Request) {
 	defer reply.Body.Close()
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(reply.StatusCode)
-	_, _ = io.Copy(w, io.LimitReader(reply.Body, askMost)) // whoever asked has gone
+	_, _ = io.Copy(flushed{w, http.NewResponseController(w)}, io.LimitReader(reply.Body, most)) // whoever asked has gone
+}
+
+// flushed passes on each piece at once.
+type flushed struct {
+	io.Writer
+	to *http.ResponseController
+}
+
+func (f flushed) Write(b []byte) (int, error) {
+	n, err := f.Writer.Write(b)
+	if err == nil {
+		err = f.to.Flush()
+	}
+	return n, err
 }
 
 func (s *Service) count() uint64 {

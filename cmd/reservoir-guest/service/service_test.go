@@ -53,6 +53,9 @@ func TestHandler(t *testing.T) {
 		{"/burn?cpu=1&seconds=-1", 400, "seconds=\"-1\": want a number, as in /burn?cpu=0.5&seconds=30\n"},
 		{"/ask?url=%3A", 400, "want a URL, as in /ask?url=http://10.0.0.5/: parse \":\": missing protocol scheme\n"},
 		{"/ask?url=" + other.URL, 418, "me\n"},
+		{"/ask?seconds=9&url=" + other.URL, 418, "me\n"},
+		{"/ask?seconds=0&url=" + other.URL, 400, "seconds=\"0\": want 1 to 600\n"},
+		{"/ask?seconds=601&url=" + other.URL, 400, "seconds=\"601\": want 1 to 600\n"},
 		{"/ask?url=http%3A%2F%2F127.0.0.1%3A1%2F", 502, "Get \"http://127.0.0.1:1/\": dial tcp 127.0.0.1:1: connect: connection refused\n"},
 		{"/elsewhere", 404, "404 page not found\n"},
 	} {

@@ -252,7 +252,7 @@ func (p *post) mend(ctx context.Context) {
 			p.cfg.Log.Warn("the kernel's networks were not as they should be", "change", c.String())
 		}
 		p.mu.Lock()
-		if err == nil && p.err != nil { // what could not be done may go now
+		if err == nil { // what could not be done may go now, and a TAP that is gone is made anew
 			err = p.follow(ctx, p.held)
 		}
 		p.err = err

@@ -38,8 +38,9 @@ func (t *Tunnel) read(w *wire) {
 			if errors.Is(err, os.ErrClosed) {
 				return
 			}
-			if errors.Is(err, unix.EBADFD) { // the device was deleted under our hands
-				t.cfg.Log.Error("a TAP to another site is gone; restart the proxy", "tap", w.tap.Name(), "err", err)
+			if errors.Is(err, unix.EBADFD) { // the next Put makes it anew
+				w.cut.Store(true)
+				t.cfg.Log.Error("a TAP to another site was deleted", "tap", w.tap.Name())
 				return
 			}
 			continue

@@ -127,6 +127,7 @@ type wire struct {
 	tap *os.File
 	raw rawWriter
 	out atomic.Pointer[outlet] // nil: it leads nowhere now
+	cut atomic.Bool            // the TAP was deleted by somebody else
 }
 
 // outlet is how a wire's frames leave: to which peer, and from which MACs.
@@ -218,7 +219,7 @@ func (t *Tunnel) Put(ctx context.Context, peers []border.Peer, segments []border
 		}
 	}
 	for k := range want {
-		if t.wires[k] == nil {
+		if w := t.wires[k]; w == nil || w.cut.Load() {
 			if err := t.lay(k); err != nil {
 				return err
 			}
@@ -248,6 +249,9 @@ func (t *Tunnel) lay(k wireKey) error {
 	if w.raw, err = rawWriterOf(tap); err != nil {
 		tap.Close()
 		return err
+	}
+	if old := t.wires[k]; old != nil {
+		old.tap.Close()
 	}
 	t.wires[k] = w
 	t.wg.Go(func() { t.read(w) })
@@ -460,7 +464,7 @@ func (t *Tunnel) Peers() []border.PeerStatus {
 	list := make([]border.PeerStatus, 0, len(t.peers))
 	for _, p := range t.peers {
 		l := links[p.key]
-		s := border.PeerStatus{Site: p.Site, Key: p.Peer.Key, Handshake: l.handshake, Received: vee.Bytes(l.received), Sent: vee.Bytes(l.sent), MTU: int(p.mtu.Load())}
+		s := border.PeerStatus{Site: p.Site, Key: p.Key, Handshake: l.handshake, Received: vee.Bytes(l.received), Sent: vee.Bytes(l.sent), MTU: int(p.mtu.Load())}
 		if l.endpoint.IsValid() {
 			s.Endpoint = l.endpoint.String()
 		}

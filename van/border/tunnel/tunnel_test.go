@@ -273,6 +273,33 @@ func TestConnectionsSurviveThatAProxyIsRestarted(t *testing.T) {
 	}
 }
 
+// TestWhatSomebodyDeletesIsMadeAnew: a TAP, a bridge, and all rules.
+func TestWhatSomebodyDeletesIsMadeAnew(t *testing.T) {
+	l := newLab(t, "alpha", "beta")
+	n := l.shared(3, "10.1.0", l.sites...)
+	l.put(n)
+	s := l.sites[0]
+	for _, name := range []string{plan.BorderTap(n.vnis["alpha"], "beta"), plan.BridgeName(n.vnis["alpha"])} {
+		d, err := s.proxy.h.LinkByName(name)
+		must(t, err)
+		must(t, s.proxy.h.LinkDel(d))
+		for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+			_, err := s.border.Mend()
+			must(t, err)
+			must(t, s.tunnel.Put(t.Context(), l.peersOf(s), []border.Segment{n.at(s)}))
+			have, want, err := s.border.Show()
+			must(t, err)
+			if len(plan.Diff(have, want)) == 0 {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("without %s the kernel stays without %v", name, plan.Diff(have, want))
+			}
+		}
+		n.guests[0].reaches(n.guests[1], 1<<10)
+	}
+}
+
 func TestAProxyWithAnotherKeyIsNobody(t *testing.T) {
 	l := newLab(t, "alpha", "beta")
 	n := l.shared(3, "10.1.0", l.sites...)

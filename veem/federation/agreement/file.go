@@ -84,7 +84,7 @@ func Parse(text []byte, us, partner string, now time.Time) (t peer.Terms, err er
 	if f.Lend == nil {
 		return bad("lend: want true (site %s lends to %s) or false (it borrows)", us, partner)
 	}
-	t = peer.Terms{Lender: partner, Borrower: us, Currency: f.Currency, Places: 2, SLA: peer.SLA(f.SLA)}
+	t = peer.Terms{Lender: partner, Borrower: us, Currency: f.Currency, Places: 2, SLA: peer.Promise(f.SLA)}
 	if *f.Lend {
 		t.Lender, t.Borrower = us, partner
 	}

@@ -12,6 +12,7 @@ package broker
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -345,6 +346,12 @@ func (p part) said(values map[string]any) string {
 			list = append(list, fmt.Sprintf("%s is %q", name, v))
 		case float64:
 			list = append(list, fmt.Sprintf("%s is %.6g", name, v))
+		case map[string]float64:
+			var parts []string
+			for _, k := range slices.Sorted(maps.Keys(v)) {
+				parts = append(parts, fmt.Sprintf("%s %.6g", k, v[k]))
+			}
+			list = append(list, fmt.Sprintf("%s is {%s}", name, strings.Join(parts, ", ")))
 		default:
 			list = append(list, fmt.Sprintf("%s is %v", name, v))
 		}

@@ -5,6 +5,8 @@ package connector
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"math"
 	"slices"
 	"sync"
@@ -86,6 +88,37 @@ func (c *Connector) WatchAttributes(ctx context.Context) (<-chan peer.Attributes
 		}
 	}()
 	return ch, nil
+}
+
+// mostGood is the longest that anybody's attributes are believed, whatever they say.
+const mostGood = 10 * time.Minute
+
+// maxList bounds the lists of attributes.
+const maxList = 10_000
+
+// Plausible says what cannot be so in attributes that another site has told; nil: it may all
+// be. That it is true nobody can say before VEEs are asked for: a reservation is the proof.
+func Plausible(a peer.Attributes) error {
+	x, s := a.Characteristics, a.State
+	within := func(v, most float64) bool { return v >= 0 && v <= most } // NaN is not
+	switch {
+	case a.GoodMS < 0 || a.GoodMS > mostGood.Milliseconds():
+		return fmt.Errorf("good for %d ms: want up to %v", a.GoodMS, mostGood)
+	case s.Free.MilliCPU < 0 || s.Free.Memory < 0 || s.Free.Disk < 0 || s.Hosts < 0 || s.VEEs < 0 || s.Queue < 0:
+		return errors.New("less than nothing is free, or there")
+	case !within(s.Load, 1), !within(s.HeatWanted, 1), !within(x.Availability, 1), !within(s.Energy.GramsKWh, 1e6):
+		return errors.New("a part is not between 0 and 1, or CO₂ below nothing")
+	case !within(x.Location.Latitude+90, 180), !within(x.Location.Longitude+180, 360):
+		return errors.New("it is nowhere on Earth")
+	case len(x.Images) > maxList, len(x.Types) > maxList, len(x.Hypervisors) > maxList, len(s.FreeByType) > maxList:
+		return fmt.Errorf("a list has more than %d entries", maxList)
+	}
+	for m, p := range x.Prices {
+		if p.Sign() < 0 {
+			return fmt.Errorf("the price of %s is negative", m)
+		}
+	}
+	return nil
 }
 
 // part of a quantity that has to change for anybody to be told.

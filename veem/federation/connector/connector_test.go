@@ -3,10 +3,13 @@ package connector
 import (
 	"context"
 	"errors"
+	"math"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/reservoir-cloud/reservoir/account/billing"
+	"github.com/reservoir-cloud/reservoir/account/money"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vmi/peer"
 )
@@ -33,6 +36,28 @@ func TestMatters(t *testing.T) {
 		c.change(&b)
 		if got := Matters(base, b); got != c.want {
 			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+func TestPlausible(t *testing.T) {
+	for name, spoil := range map[string]func(*peer.Attributes){
+		"good for years": func(a *peer.Attributes) { a.GoodMS = 1 << 40 },
+		"negative room":  func(a *peer.Attributes) { a.State.Free.Memory = -1 },
+		"no number":      func(a *peer.Attributes) { a.State.Load = math.NaN() },
+		"more than all":  func(a *peer.Attributes) { a.State.HeatWanted = 2 },
+		"off the Earth":  func(a *peer.Attributes) { a.Characteristics.Location.Latitude = 91 },
+		"a negative price": func(a *peer.Attributes) {
+			a.Characteristics.Prices = map[billing.Meter]money.Amount{billing.VEEs: money.Of(-1, 1)}
+		},
+		"a long list": func(a *peer.Attributes) { a.Characteristics.Images = make([]string, maxList+1) },
+	} {
+		a := peer.Attributes{GoodMS: 1000, State: peer.State{Load: 1, Free: vee.Resources{Memory: 1}}}
+		if err := Plausible(a); err != nil {
+			t.Fatal(err)
+		}
+		if spoil(&a); Plausible(a) == nil {
+			t.Errorf("%s is believed", name)
 		}
 	}
 }

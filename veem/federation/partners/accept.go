@@ -242,7 +242,25 @@ func (r *Registry) AcceptToken(ctx context.Context, text string) (peer.Partner, 
 	if err := r.befriend(ctx, in); err != nil {
 		return peer.Partner{}, err
 	}
-	return r.Partner(t.Site)
+	return r.greeted(ctx, t.Site)
+}
+
+// greeted waits a little for the first greeting of a new partner: people look at the answer.
+func (r *Registry) greeted(ctx context.Context, name string) (peer.Partner, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timing.Wait)
+	defer cancel()
+	for {
+		changed := r.Changed()
+		p, err := r.Partner(name)
+		if err != nil || p.Down == nil {
+			return p, err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return p, nil
+		}
+	}
 }
 
 // introduce makes the accept call, over a connection that the fingerprint in the token

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
+	"github.com/reservoir-cloud/reservoir/veem/federation/connector"
 	"github.com/reservoir-cloud/reservoir/vmi/peer"
 )
 
@@ -214,6 +216,7 @@ func (l *link) miss(ctx context.Context, err error) {
 	if missed == 1 && was == nil {
 		return
 	}
+	err = explained(err)
 	f := fault.From(err)
 	why := &fault.Error{Code: f.Code, Message: fmt.Sprintf("site %s does not answer: %v", l.name, err), Next: f.Next, Err: err}
 	if f.Code == fault.Internal {
@@ -229,12 +232,22 @@ func (l *link) miss(ctx context.Context, err error) {
 	}
 }
 
+// explained is an error of a call to a partner: TLS lets the refused end know no more than
+// that it was.
+func explained(err error) error {
+	if err == nil || !strings.Contains(err.Error(), "remote error: tls:") {
+		return err
+	}
+	return fault.New(fault.Denied, "it does not take this site's certificate: revoked there, not known, expired, or by a clock that differs (%w)", err).
+		Try("at the other site, look for PartnerRefused: reservoir event list; and compare the two clocks: date -u")
+}
+
 // watchOffers keeps what the partner says that it has to offer.
 func (l *link) watchOffers(ctx context.Context) {
 	tick := time.NewTicker(l.r.cfg.Timing.Hello)
 	defer tick.Stop()
 	for {
-		if l.why() == nil {
+		if l.why() == nil && l.can(peer.CanPublish) {
 			l.followOffers(ctx)
 		}
 		select {
@@ -244,6 +257,12 @@ func (l *link) watchOffers(ctx context.Context) {
 		case <-l.r.Changed():
 		}
 	}
+}
+
+func (l *link) can(c peer.Capability) bool {
+	l.r.mu.RLock()
+	defer l.r.mu.RUnlock()
+	return l.r.partners[l.name].Hello.Can(c)
 }
 
 func (l *link) followOffers(ctx context.Context) {
@@ -257,18 +276,27 @@ func (l *link) followOffers(ctx context.Context) {
 		return
 	}
 	for a := range offers {
-		l.offered(a)
+		if err := l.offered(a); err != nil {
+			l.r.event(true, "OfferRefused", "site/"+l.name, "%v", err)
+			return
+		}
 	}
 }
 
-// offered keeps a partner's attributes; it speaks for itself alone.
-func (l *link) offered(a peer.Attributes) {
+// offered keeps a partner's attributes, unless they make no sense. It speaks for itself alone.
+func (l *link) offered(a peer.Attributes) error {
+	if a.Site != l.name {
+		return fault.New(fault.Denied, "site %s tells attributes of %q", l.name, a.Site)
+	}
+	if err := connector.Plausible(a); err != nil {
+		return fault.New(fault.Malformed, "what site %s tells of itself: %w", l.name, err)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if a.Site != l.name || a.At.Before(l.offers.At) {
-		return
+	if !a.At.Before(l.offers.At) { // else it comes late, or once more
+		l.offers, l.told = a, l.r.cfg.Now()
 	}
-	l.offers, l.told = a, l.r.cfg.Now()
+	return nil
 }
 
 // Offer of a partner as it was told last, and how old it is: since it was told, or since the
@@ -287,7 +315,7 @@ func (r *Registry) Offer(name string) (a peer.Attributes, age time.Duration, ok 
 	}
 	offset, within := l.clock.best()
 	now := r.cfg.Now()
-	return l.offers, max(now.Sub(l.told), now.Sub(l.offers.At.Add(-offset))-within), true
+	return l.offers, max(0, now.Sub(l.told), now.Sub(l.offers.At.Add(-offset))-within), true
 }
 
 // Ask a partner for its attributes now, and keep them.
@@ -306,9 +334,5 @@ func (r *Registry) Ask(ctx context.Context, name string) (peer.Attributes, error
 	if err != nil {
 		return a, err
 	}
-	if a.Site != name {
-		return a, fault.New(fault.Denied, "site %s tells attributes of %q", name, a.Site)
-	}
-	l.offered(a)
-	return a, nil
+	return a, l.offered(a)
 }

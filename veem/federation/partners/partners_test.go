@@ -41,6 +41,7 @@ type aSite struct {
 	cut    bool          // nobody reaches it
 	stall  chan struct{} // not nil: calls wait for it
 	events []Event
+	lies   lies
 	stop   func()
 	can    []peer.Capability
 }
@@ -123,7 +124,7 @@ func (w *world) site(t *testing.T, name string, change ...func(*aSite, *Config))
 	}
 	api := httpapi.NewServer("test", "1", cfg.Log)
 	peer.RegisterHost(api, s.Registry)
-	peer.Register(api, served{Registry: s.Registry})
+	peer.Register(api, served{Registry: s.Registry, lies: &s.lies})
 	handler := api.Handler(trust.Caller, peer.AcceptPath)
 	l := &httpapi.Listener{Log: cfg.Log, TLS: s.keys.FederationTLS(trust, s.Strangers, nil), Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
@@ -156,12 +157,18 @@ func (w *world) site(t *testing.T, name string, change ...func(*aSite, *Config))
 // served is what a partner is served: trust, agreements, and something to offer.
 type served struct {
 	*Registry
+	lies *lies
 	peer.Networks
 	peer.Moves
 	peer.Books
 }
 
 func (s served) Attributes(context.Context) (peer.Attributes, error) {
+	s.lies.mu.Lock()
+	defer s.lies.mu.Unlock()
+	if s.lies.offer != nil {
+		return *s.lies.offer, nil
+	}
 	return peer.Attributes{Site: s.cfg.Site, At: s.cfg.Now(), GoodMS: 60_000, State: peer.State{Hosts: 1}}, nil
 }
 
@@ -171,6 +178,18 @@ func (s served) WatchAttributes(ctx context.Context) (<-chan peer.Attributes, er
 	ch <- a
 	go func() { <-ctx.Done(); close(ch) }()
 	return ch, nil
+}
+
+// lies that a site tells of itself.
+type lies struct {
+	mu    sync.Mutex
+	offer *peer.Attributes
+}
+
+func (l *lies) tell(a peer.Attributes) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.offer = &a
 }
 
 func (s *aSite) certify() error {
@@ -661,6 +680,83 @@ func TestRotation(t *testing.T) {
 	alpha.set(func() { alpha.ahead = 2*identity.CertLife + 2*time.Hour })
 	if r, err = alpha.Rotate(ctx, RotateOn); err != nil || len(r.Retiring) != 0 {
 		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// TestOlderPartner: what it lacks is refused by name, and everything else works.
+func TestOlderPartner(t *testing.T) {
+	_, alpha, beta := befriended(t, func(s *aSite, c *Config) {
+		if s.name == "beta" {
+			c.Version, c.Capabilities = "0.9", []peer.Capability{peer.CanPlace}
+		}
+	})
+	p, err := alpha.Partner("beta")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Hello.Needs(peer.CanMove); !fault.Has(err, fault.Unsupported) || !strings.Contains(err.Error(), `site beta (version 0.9) lacks the capability "move"`) {
+		t.Error(err)
+	}
+	found := alpha.Candidates(t.Context(), nil)
+	if len(found) != 1 || !fault.Has(found[0].Silent, fault.Unsupported) {
+		t.Errorf("the broker knows %+v", found)
+	}
+	a, err := alpha.Propose(t.Context(), "beta", terms("beta", "alpha", alpha.now()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err = beta.SignAgreement(t.Context(), a.ID); err != nil || !a.Signed() {
+		t.Errorf("%+v, %v", a, err)
+	}
+	checks, err := alpha.Preflight(t.Context(), "beta", "")
+	if err != nil || !slices.ContainsFunc(checks, func(c Check) bool { return c.OK && strings.Contains(c.Detail, "version 0.9 lacks [attributes]") }) {
+		t.Errorf("%+v, %v", checks, err)
+	}
+}
+
+// TestLies: what cannot be so, or is another's, is not taken for what a partner has to offer.
+func TestLies(t *testing.T) {
+	_, alpha, beta := befriended(t)
+	for what, a := range map[string]peer.Attributes{
+		"another's": {Site: "gamma", GoodMS: 1000}, "for ever": {Site: "beta", GoodMS: 1 << 50}, "less than nothing": {Site: "beta", State: peer.State{Queue: -1}},
+	} {
+		beta.lies.tell(a)
+		if _, err := alpha.Ask(t.Context(), "beta"); !fault.Has(err, fault.Denied) && !fault.Has(err, fault.Malformed) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	eventually(t, "the truth from before is known", func() bool {
+		a, _, ok := alpha.Offer("beta")
+		return ok && a.State.Hosts == 1
+	})
+	old := peer.Attributes{Site: "beta", GoodMS: 1000, At: alpha.now().Add(-time.Hour), State: peer.State{Hosts: 99}}
+	beta.lies.tell(old) // said before, and replayed
+	if _, err := alpha.Ask(t.Context(), "beta"); err != nil {
+		t.Fatal(err)
+	}
+	if a, _, _ := alpha.Offer("beta"); a.State.Hosts == 99 {
+		t.Error("old attributes take the place of newer ones")
+	}
+}
+
+// TestPreflightNamesWhatIsNotReached by protocol, address and port.
+func TestPreflightNamesWhatIsNotReached(t *testing.T) {
+	w, alpha, beta := befriended(t)
+	gamma := w.site(t, "gamma")
+	inv, err := alpha.Invite(t.Context(), "gamma", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if checks, err := gamma.Preflight(t.Context(), "", inv.Token); err != nil || slices.ContainsFunc(checks, func(c Check) bool { return !c.OK }) {
+		t.Errorf("before it accepts: %+v, %v", checks, err)
+	}
+	beta.set(func() { beta.cut = true })
+	checks, err := alpha.Preflight(t.Context(), "beta", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last := checks[len(checks)-1]; last.OK || last.Target != "tcp://"+beta.address || last.Next == "" {
+		t.Errorf("%+v", last)
 	}
 }
 

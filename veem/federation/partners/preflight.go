@@ -143,11 +143,7 @@ func (r *Registry) asked(ctx context.Context, name string) error {
 			return r.cfg.Dial(ctx, name, p.Hello.Border)
 		}}
 	_, err = peer.NewClient(&httpapi.Client{Base: "https://" + name, HTTP: &http.Client{Transport: t}}).Hello(ctx, r.hello(name))
-	if err != nil {
-		return fault.New(fault.From(err).Code, "site %s refuses this one: %w", name, err).
-			Try("it may have revoked us, or take our certificate for expired; ask its operator: reservoir federation show %s", r.cfg.Site)
-	}
-	return nil
+	return explained(err)
 }
 
 func target(proto, address string) string {

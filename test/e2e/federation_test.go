@@ -1,0 +1,149 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/reservoir-cloud/reservoir/smi"
+	"github.com/reservoir-cloud/reservoir/vmi"
+)
+
+// pairOfSites is a federation of its own: two sites that reach each other by their proxies
+// alone.
+type pairOfSites struct {
+	t      *testing.T
+	dir    string
+	config string
+}
+
+func openSites(t *testing.T) *pairOfSites {
+	t.Helper()
+	f := &pairOfSites{t: t, dir: filepath.Join(stage.tmp, "sites"), config: filepath.Join(stage.tmp, "sites.yaml")}
+	t.Cleanup(func() { f.run("dev", "down", "--dir", f.dir) })
+	f.run("dev", "up", "--detach", "--sites", "2", "--hosts", "1", "--memory", "256MiB", "--dir", f.dir, "--prefix", "e2s", "--subnet", "124", "--accounting-interval", "5s")
+	return f
+}
+
+// run the command line with contexts of its own.
+func (f *pairOfSites) run(args ...string) string {
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, stage.binary, args...)
+	cmd.Env = append(os.Environ(), "RESERVOIR_CONFIG="+f.config)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		logs, _ := filepath.Glob(filepath.Join(f.dir, "log", "*.log"))
+		for _, l := range logs {
+			b, _ := os.ReadFile(l)
+			lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+			f.t.Logf("%s\n%s", filepath.Base(l), strings.Join(lines[max(0, len(lines)-12):], "\n"))
+		}
+		f.t.Fatalf("reservoir %s: %v\n%s", strings.Join(args, " "), err, errs.String())
+	}
+	return strings.TrimSpace(out.String())
+}
+
+// at a site.
+func (f *pairOfSites) at(site string, args ...string) string {
+	f.t.Helper()
+	return f.run(append(args, "--context", "dev-"+site)...)
+}
+
+func jsonAt[T any](f *pairOfSites, site string, args ...string) (v T) {
+	f.t.Helper()
+	if err := json.Unmarshal([]byte(f.at(site, append(args, "-o", "json")...)), &v); err != nil {
+		f.t.Fatalf("reservoir %s -o json at %s: %v", strings.Join(args, " "), site, err)
+	}
+	return v
+}
+
+// Two sites become partners and sign an agreement; a service that has no room at its own
+// overflows to the other, whose image comes from the first, and stays one: one private
+// network, one access point, one bill. When it is deleted nothing of it is left at either.
+func TestFederation(t *testing.T) {
+	f := openSites(t)
+	f.at("alpha", "image", "push", "../../.cache/images/appliance", "appliance")
+	invitation := jsonAt[struct{ Token string }](f, "alpha", "federation", "invite")
+	f.at("beta", "federation", "accept", invitation.Token)
+	deal := write(t, `lend: true
+until: 2100-01-01
+notice: 24h
+ceiling: {vees: 4, vcpus: 8, memory: 8GiB, disk: 100GiB}
+types: [{name: small, vcpus: 1, memory: 1GiB, disk: 10GiB}]
+currency: EUR
+prices: {vee: 0.001, vcpu: 0.02, memory: 0.005}
+`)
+	id := f.at("beta", "agreement", "propose", "alpha", deal, "-o", "name")
+	eventually(t, "the proposal is at alpha", func() bool { return strings.Contains(f.at("alpha", "agreement", "list"), id) })
+	f.at("alpha", "agreement", "sign", id)
+	eventually(t, "the partner is a place", func() bool { return strings.Contains(f.at("alpha", "host", "list"), "@beta  on") })
+
+	f.at("alpha", "service", "deploy", write(t, `service: shop
+components:
+  - name: web
+    image: appliance
+    replicas: {initial: 3, min: 1, max: 4}
+    memory: 128MiB
+    networks: [public, back]
+    ports: [http:80]
+networks:
+  - {name: public, public: true}
+  - {name: back}
+`), "--wait", "--timeout", "230s")
+	deployed := jsonAt[smi.Service](f, "alpha", "service", "show", "shop")
+	var here, there vmi.VEE
+	for _, v := range jsonAt[[]vmi.VEE](f, "alpha", "vee", "list") {
+		if v.Host == "@beta" {
+			there = v
+		} else {
+			here = v
+		}
+	}
+	if there.ID == "" || here.ID == "" {
+		t.Fatalf("the service is not at both sites:\n%s", f.at("alpha", "vee", "list"))
+	}
+	lodging := jsonAt[[]vmi.VEE](f, "beta", "vee", "list")
+	if len(lodging) != 1 || lodging[0].ID != there.ID || lodging[0].Descriptor.Customer != "alpha/"+there.Descriptor.Customer {
+		t.Fatalf("beta has %+v", lodging)
+	}
+
+	// One private network, by address and by name, in both directions.
+	private := func(v vmi.VEE) string { a, _, _ := strings.Cut(v.Descriptor.NICs[1].Address, "/"); return a }
+	asks := func(v vmi.VEE, target, want string) {
+		t.Helper()
+		page := ""
+		eventually(t, target+" is reached", func() bool {
+			page = ask("http://" + address(v) + "/ask?url=" + url.QueryEscape("http://"+target+"/"))
+			return strings.Contains(page, want)
+		})
+	}
+	asks(here, private(there), "hostname: "+there.Descriptor.Name)
+	asks(here, there.Descriptor.Name+".shop.alpha.internal", "hostname: "+there.Descriptor.Name)
+	asks(lodging[0], private(here), "hostname: "+here.Descriptor.Name)
+
+	// One access point, which leads to both.
+	answered := map[string]bool{}
+	eventually(t, "the access point leads to every replica", func() bool {
+		first, _, _ := strings.Cut(ask(deployed.URLs[0].URL), "\n")
+		if first != "" {
+			answered[first] = true
+		}
+		return len(answered) == 3
+	})
+
+	f.at("alpha", "service", "delete", "shop", "--wait")
+	eventually(t, "nothing is left at beta", func() bool {
+		return len(jsonAt[[]vmi.VEE](f, "beta", "vee", "list")) == 0 && !strings.Contains(f.at("beta", "van", "list"), fmt.Sprint("alpha/", deployed.ID))
+	})
+}
