@@ -232,7 +232,7 @@ func TestMeeting(t *testing.T) {
 		t.Errorf("another host of that site is %q", got)
 	}
 	// beta's authority has signed a certificate in alpha's name.
-	impostor := &CA{site: "alpha", now: c.now, key: beta.key, cert: beta.cert}
+	impostor := &CA{site: "alpha", now: c.now, key: beta.current.key, cert: beta.current.cert}
 	forged := forge(t, impostor, c.now)
 	evil := &http.Client{Transport: &http.Transport{TLSClientConfig: forged, DisableKeepAlives: true, ForceAttemptHTTP2: true}}
 	if got := call(evil); got != "no handshake" {
