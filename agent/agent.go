@@ -31,6 +31,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/image"
 	"github.com/reservoir-cloud/reservoir/internal/durable"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/internal/footprint"
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/monitor"
@@ -225,6 +226,9 @@ func (a *agent) run(ctx context.Context) error {
 	auth := &identity.Authenticator{Site: a.keys.Site()}
 	server := &httpapi.Listener{Handler: api.Handler(auth.Caller), TLS: a.keys.ServerTLS(), Log: a.cfg.Log}
 
+	if err := footprint.Trim(); err != nil { // of what it took to come so far
+		a.cfg.Log.Debug("this process stays larger than it need be", "err", err)
+	}
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	var wg sync.WaitGroup
