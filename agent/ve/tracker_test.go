@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,13 +30,13 @@ type lab struct {
 // labHost plays the guests of a host; what a guest has in memory is a number that grows while
 // it runs.
 type labHost struct {
-	lab   *lab
-	name  string
-	dir   string
-	tr    *Tracker
-	stop  func()
-	down  bool
-	taker func() error // consulted before a Take
+	lab  *lab
+	name string
+	dir  string
+	tr   *Tracker
+	stop func()
+	down atomic.Bool
+	full atomic.Bool // its disk: no Take succeeds
 
 	mu     sync.Mutex
 	guests map[vee.ID]*labGuest
@@ -89,7 +90,7 @@ func (l *lab) close() {
 type call struct{ from, to *labHost }
 
 func (c call) up() error {
-	if c.from.down || c.to.down {
+	if c.from.down.Load() || c.to.down.Load() {
 		return fault.New(fault.Unavailable, "no route from %s to %s", c.from.name, c.to.name)
 	}
 	return nil
@@ -126,7 +127,7 @@ func (c call) Read(ctx context.Context, id vee.ID, n int) (io.ReadWriteCloser, e
 func (h *labHost) neighbours() (list []Neighbour) {
 	for _, o := range h.lab.hosts {
 		if o != h {
-			list = append(list, Neighbour{Host: o.name, Address: o.name, Doubted: o.down})
+			list = append(list, Neighbour{Host: o.name, Address: o.name, Doubted: o.down.Load()})
 		}
 	}
 	return list
@@ -172,15 +173,13 @@ func (h *labHost) Freeze(_ context.Context, id vee.ID, _ vee.Epoch, n int, _ tim
 }
 
 func (h *labHost) Take(_ context.Context, id vee.ID, n int) error {
-	if h.taker != nil {
-		if err := h.taker(); err != nil {
-			return err
-		}
+	if h.full.Load() {
+		return fault.New(fault.DiskFull, "no space left on device")
 	}
 	for _, o := range h.lab.hosts { // all stand still before any is saved
 		o.mu.Lock()
 		for oid, g := range o.guests {
-			if g.member.Running && g.frozen != n && o.down == h.down {
+			if g.member.Running && g.frozen != n && o.down.Load() == h.down.Load() {
 				h.lab.t.Errorf("%s is saved while %s runs", id, oid)
 			}
 		}
@@ -247,7 +246,7 @@ func (l *lab) holders(id vee.ID) string {
 
 func (l *lab) trackers() (list []string) {
 	for _, h := range l.hosts {
-		if !h.down && slices.Contains(h.tr.Tracked(), "shop") {
+		if !h.down.Load() && slices.Contains(h.tr.Tracked(), "shop") {
 			list = append(list, h.name)
 		}
 	}
@@ -313,7 +312,7 @@ func TestTrackingIsAdopted(t *testing.T) {
 			t.Fatalf("tracked by %v, and %v is first", got, first)
 		}
 		before := next.tr.cfg.Store.List(web2)
-		lost.down = true
+		lost.down.Store(true)
 		time.Sleep(40 * time.Second)
 		if got := l.trackers(); !slices.Equal(got, first[1:2]) {
 			t.Fatalf("adopted by %v, and %v is next", got, first)
@@ -337,16 +336,18 @@ func TestACheckpointIsWholeOrNone(t *testing.T) {
 		l.hosts["h2"].run(web2, 1, often)
 		time.Sleep(12 * time.Second)
 		good := l.holders(web1)
-		l.hosts["h2"].taker = func() error { return fault.New(fault.DiskFull, "no space left on device") }
+		l.hosts["h2"].full.Store(true)
 		time.Sleep(25 * time.Second)
 		if l.holders(web1) != good || good == "" {
 			t.Errorf("whole are %q, before %q", l.holders(web1), good)
 		}
 		for _, h := range l.hosts {
 			for id, g := range h.guests {
+				h.mu.Lock()
 				if g.frozen != 0 || len(g.saved) != 0 {
 					t.Errorf("%s was left as %+v", id, g)
 				}
+				h.mu.Unlock()
 			}
 			for _, k := range h.tr.cfg.Store.List(web1) {
 				if !k.Whole {
@@ -354,7 +355,7 @@ func TestACheckpointIsWholeOrNone(t *testing.T) {
 				}
 			}
 		}
-		l.hosts["h2"].taker = nil
+		l.hosts["h2"].full.Store(false)
 		time.Sleep(12 * time.Second)
 		if l.holders(web1) == good {
 			t.Error("no checkpoint since it can be saved again")
