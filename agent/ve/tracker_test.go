@@ -423,6 +423,40 @@ func TestDeedsAreForTrackers(t *testing.T) {
 	})
 }
 
+// A checkpoint leaves room for what guests write: it is not begun, or given up on its way.
+func TestACheckpointLeavesRoom(t *testing.T) {
+	s, err := OpenStore(t.TempDir(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := leaves + 40*vee.MiB
+	s.free = func() (vee.Bytes, error) { return left, nil }
+	block := make([]byte, vee.MiB)
+	fill := func(n int) func(io.Writer) error {
+		return func(w io.Writer) error {
+			for range n {
+				if _, err := w.Write(block); err != nil {
+					return err
+				}
+				left -= vee.MiB
+			}
+			return nil
+		}
+	}
+	if err := s.Add(t.Context(), peer.Kept{VEE: web1, N: 1}, fill(30)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Add(t.Context(), peer.Kept{VEE: web1, N: 2}, fill(60)); !fault.Has(err, fault.DiskFull) {
+		t.Errorf("on its way: %v", err)
+	}
+	if err := s.Add(t.Context(), peer.Kept{VEE: web1, N: 3}, fill(1)); !fault.Has(err, fault.DiskFull) {
+		t.Errorf("at its beginning: %v", err)
+	}
+	if files, _ := os.ReadDir(s.folder(web1)); len(files) != 2 || len(s.List(web1)) != 1 {
+		t.Errorf("left: %v", files)
+	}
+}
+
 func TestTheStoreSurvives(t *testing.T) {
 	dir := t.TempDir()
 	log := slog.New(slog.DiscardHandler)
