@@ -128,9 +128,9 @@ func TestTheSiteLearnsWhereHostsHaveMovedIt(t *testing.T) {
 					s.host(v.Host).set(func() { s.host(v.Host).down = true })
 				}
 				s.start()
-				got := s.untilThat(id, "at "+last, func(v vmi.VEE) bool { return v.Host == last && v.State == vee.Active && v.GuestReady })
+				s.untilThat(id, "at "+last, func(v vmi.VEE) bool { return v.Host == last && v.State == vee.Active && v.GuestReady })
 				time.Sleep(2 * time.Minute)
-				if got = s.get(id); got.Host != last || got.Restarts != 0 || got.State != vee.Active || got.Epoch.Term != v.Epoch.Term {
+				if got := s.get(id); got.Host != last || got.Restarts != 0 || got.State != vee.Active || got.Epoch.Term != v.Epoch.Term {
 					t.Errorf("it is %s on %s under %s after %d restarts; want it on %s", got.State, got.Host, got.Epoch, got.Restarts, last)
 				}
 				if c.path[0] == c.path[len(c.path)-1] {
