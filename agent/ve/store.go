@@ -249,6 +249,26 @@ func (s *Store) Drop(id vee.ID, n int) error {
 	return nil
 }
 
+// OpenWhole is Open of one whose content was read and is what it should be.
+func (s *Store) OpenWhole(k peer.Kept) (*os.File, error) {
+	f, err := s.Open(k.VEE, k.N)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.New()
+	if _, err = io.Copy(sum, f); err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if digest := "sha256:" + hex.EncodeToString(sum.Sum(nil)); err == nil && digest != k.Digest {
+		err = fault.New(fault.DigestMismatch, "checkpoint %d of VEE %s is %s here and should be %s", k.N, k.VEE, digest, k.Digest)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
 // Open the content of one.
 func (s *Store) Open(id vee.ID, n int) (*os.File, error) {
 	f, err := os.Open(s.file(id, n, ".pack"))

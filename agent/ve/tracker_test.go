@@ -402,6 +402,17 @@ func TestADamagedCopyIsRefused(t *testing.T) {
 		if _, _, found, err := free.tr.Newest(l.t.Context(), web1); !found || err == nil {
 			t.Errorf("rot was taken: %v, %v", found, err)
 		}
+		time.Sleep(15 * time.Second) // the next one is sound
+		own := l.hosts["h1"].tr
+		last, _ := own.Last(web1)
+		if err := os.WriteFile(own.cfg.Store.file(web1, last.N, ".pack"), []byte("rot"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r, n, found, err := own.Newest(l.t.Context(), web1)
+		if err != nil || !found || n != last.N {
+			t.Fatalf("its own copy has rotted, the other has not: %d of %d, %v, %v", n, last.N, found, err)
+		}
+		r.Close()
 	})
 }
 
