@@ -177,6 +177,23 @@ func TestHostsAreToldOfEachOther(t *testing.T) {
 	})
 }
 
+// That hosts could not help is told once, however often they say so.
+func TestHostsThatCannotHelpAreHeardOnce(t *testing.T) {
+	inSite(t, 2, func(s *fakeSite) {
+		say := func(id string, helpless bool) {
+			s.m.helpless(vhi.HostReport{Host: "h1", Peering: &vhi.Peering{Past: []vhi.PastPartition{{ID: id, Reason: "overloaded", Members: []string{"h1", "h2"}, Helpless: helpless}}}})
+		}
+		say("h1#1", false)
+		for range 3 {
+			say("h1#2", true)
+		}
+		say("h1#3", true)
+		if n := s.events.count("NoRelief"); n != 2 {
+			t.Errorf("told %d times of two", n)
+		}
+	})
+}
+
 func (s *fakeSite) drained(name string) bool {
 	h, _ := s.m.ledger.host(name)
 	return h.Drain != nil && h.Drain.Done
