@@ -100,6 +100,45 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 }
 
+// A site of a version that kept its authority's key in the clear keeps the authority, and the
+// key no longer so; with another pass phrase it does not start, and says why.
+func TestAnAuthorityInTheClearIsSealed(t *testing.T) {
+	cfg := config(t)
+	cfg.Log = slog.New(slog.DiscardHandler)
+	if err := cfg.check(); err != nil {
+		t.Fatal(err)
+	}
+	was, err := identity.OpenCA(filepath.Join(cfg.Dir, oldCADir), "alpha", time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Run("it starts", func(t *testing.T) {
+		if s := opened(t, cfg); s.ca.Fingerprint() != was.Fingerprint() {
+			t.Error("it has another authority")
+		}
+	})
+	if _, err := os.Stat(filepath.Join(cfg.Dir, oldCADir)); err == nil {
+		t.Error("the key is there in the clear")
+	}
+	file := filepath.Join(cfg.Dir, unsealFile)
+	for what, x := range map[string]struct {
+		text string
+		mode os.FileMode
+		want fault.Code
+	}{
+		"another pass phrase": {"some other pass phrase", 0o600, fault.Denied},
+		"a short one":         {"short", 0o600, fault.Malformed},
+		"one for all to read": {"some other pass phrase", 0o644, fault.WrongState},
+	} {
+		if err := errors.Join(os.RemoveAll(file), os.WriteFile(file, []byte(x.text), x.mode)); err != nil {
+			t.Fatal(err)
+		}
+		if err := Run(t.Context(), cfg); !fault.Has(err, x.want) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
 // sealFor makes the authority of a site in dir.
 func sealFor(t *testing.T, dir string) *identity.CA {
 	t.Helper()
