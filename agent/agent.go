@@ -32,6 +32,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/image"
 	"github.com/reservoir-cloud/reservoir/internal/durable"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/internal/footprint"
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/monitor"
@@ -230,6 +231,9 @@ func (a *agent) run(ctx context.Context) error {
 	auth := &identity.Authenticator{Site: a.keys.Site(), Trust: a.trust}
 	server := &httpapi.Listener{Handler: api.Handler(auth.Caller), TLS: a.keys.MeetingTLS(a.trust), Log: a.cfg.Log}
 
+	if err := footprint.Trim(); err != nil { // of what it took to come so far
+		a.cfg.Log.Debug("this process stays larger than it need be", "err", err)
+	}
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	var wg sync.WaitGroup

@@ -31,6 +31,9 @@ import (
 // lookEvery so often a host looks at what its guests take.
 const lookEvery = 5 * time.Second
 
+// usualCalm is the part of its own threshold that a host is brought to where the site has none.
+const usualCalm = 5. / 6
+
 // opMigrate is the operation that a host's driver has to declare to take a VEE from another.
 const opMigrate = "migrate"
 
@@ -103,8 +106,11 @@ func (a *agent) hear(c vhi.Company) {
 	case o < 0:
 		c.Relief.Overload = 0
 	case o > 0:
-		c.Relief.Calm = o * c.Relief.Calm / max(c.Relief.Overload, c.Relief.Calm, 0.01)
-		c.Relief.Overload = o
+		calm := usualCalm
+		if c.Relief.Overload > 0 {
+			calm = c.Relief.Calm / c.Relief.Overload
+		}
+		c.Relief.Overload, c.Relief.Calm = o, calm*o
 	}
 	if err := a.company.relief.Company(c); err != nil {
 		a.cfg.Log.Warn("what the site says of the other hosts", "err", err)
@@ -229,9 +235,6 @@ func (a *agent) handed(ctx context.Context, id vee.ID, to string) {
 func (a *agent) reserved(as vhi.Assignment) error {
 	if as.Move == nil {
 		return nil
-	}
-	if _, err := a.tracker.Moving(as.Move.ID, as.VEE); err == nil {
-		return nil // it is that plan's
 	}
 	if p, is := a.company.relief.Applying(); is {
 		return fault.New(fault.Conflict, "host %s moves VEEs by plan of partition %s now", a.cfg.Name, p).Try("reservoir host partitions")

@@ -112,7 +112,7 @@ func share(c dev.Config, memory, disk string) (m, d vee.Bytes, err error) {
 // everything is up, and leaves it running.
 func (a *app) detachDev(cmd *cobra.Command, c dev.Config) error {
 	if was, err := dev.Load(c.Dir); err == nil && dev.Running(was) {
-		if was.Sites != c.Sites || was.Hosts != c.Hosts || was.Hypervisor != c.Hypervisor {
+		if was.Sites != c.Sites || was.Hosts != c.Hosts || was.Hypervisor != c.Hypervisor || max(1, was.Control) != c.Control {
 			return fault.New(fault.Exists, "a federation of %s and %s each is up in %s", count(was.Sites, "site"), count(was.Hosts, "host"), c.Dir).
 				Try("reservoir dev down --dir %s", c.Dir)
 		}

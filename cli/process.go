@@ -163,7 +163,6 @@ one-time token (on the site: reservoir host invite) and needs none when it start
 			c.Sites[i] = hostPort(u)
 		}
 		c.Log = a.log()
-		trim(c.Log)
 		return agent.Run(cmd.Context(), c)
 	})
 }

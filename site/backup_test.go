@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -96,6 +97,54 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(dir), "*.half")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// A site of a version that kept its authority's key in the clear keeps the authority, and the
+// key no longer so; with another pass phrase it does not start, and says why.
+func TestAnAuthorityInTheClearIsSealed(t *testing.T) {
+	cfg := config(t)
+	cfg.Log = slog.New(slog.DiscardHandler)
+	if err := cfg.check(); err != nil {
+		t.Fatal(err)
+	}
+	was, err := identity.NewCA("alpha", time.Now, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := was.Export()
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, cert := filepath.Join(cfg.Dir, oldCADir), was.Bundle()
+	key := strings.TrimSuffix(text.Reveal(), string(cert))
+	if err := errors.Join(os.MkdirAll(old, 0o700), os.WriteFile(filepath.Join(old, "ca.key"), []byte(key), 0o600), os.WriteFile(filepath.Join(old, "ca.pem"), cert, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("it starts", func(t *testing.T) {
+		if s := opened(t, cfg); s.ca.Fingerprint() != was.Fingerprint() {
+			t.Error("it has another authority")
+		}
+	})
+	if _, err := os.Stat(filepath.Join(cfg.Dir, oldCADir)); err == nil {
+		t.Error("the key is there in the clear")
+	}
+	file := filepath.Join(cfg.Dir, unsealFile)
+	for what, x := range map[string]struct {
+		text string
+		mode os.FileMode
+		want fault.Code
+	}{
+		"another pass phrase": {"some other pass phrase", 0o600, fault.Denied},
+		"a short one":         {"short", 0o600, fault.Malformed},
+		"one for all to read": {"some other pass phrase", 0o644, fault.WrongState},
+	} {
+		if err := errors.Join(os.RemoveAll(file), os.WriteFile(file, []byte(x.text), x.mode)); err != nil {
+			t.Fatal(err)
+		}
+		if err := Run(t.Context(), cfg); !fault.Has(err, x.want) {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 }
 

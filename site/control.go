@@ -389,10 +389,12 @@ func (m *member) lead(ctx context.Context, term *store.Term) (err error) {
 
 // unlessOver is err, unless the term is over: then that is why.
 func (m *member) unlessOver(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
+	select {
+	case <-ctx.Done():
 		return nil
+	default:
+		return err
 	}
-	return err
 }
 
 // newSite of a term, not open yet.

@@ -283,7 +283,7 @@ func (m *Manager) show(rec record, version uint64, d *design, vees map[vee.ID]vm
 	if s.Phase == "" {
 		s.Phase = smi.Deploying
 	}
-	s.Undone = rec.Undone
+	s.Undone, s.Asleep = rec.Undone, rec.Asleep
 	if rec.Deleting {
 		s.Phase = smi.Deleting
 	}

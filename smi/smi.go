@@ -56,6 +56,7 @@ type Service struct {
 	Revision    int         `json:"revision"` // of the manifest: 1, then one more at each redeploy
 	Phase       Phase       `json:"phase"`
 	Message     string      `json:"message,omitempty"`
+	Asleep      bool        `json:"asleep,omitempty"` // its provider wants it to sleep
 	Components  []Component `json:"components"`
 	URLs        []URL       `json:"urls,omitempty"`
 	Created     time.Time   `json:"created"`

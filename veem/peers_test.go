@@ -128,9 +128,9 @@ func TestTheSiteLearnsWhereHostsHaveMovedIt(t *testing.T) {
 					s.host(v.Host).set(func() { s.host(v.Host).down = true })
 				}
 				s.start()
-				got := s.untilThat(id, "at "+last, func(v vmi.VEE) bool { return v.Host == last && v.State == vee.Active && v.GuestReady })
+				s.untilThat(id, "at "+last, func(v vmi.VEE) bool { return v.Host == last && v.State == vee.Active && v.GuestReady })
 				time.Sleep(2 * time.Minute)
-				if got = s.get(id); got.Host != last || got.Restarts != 0 || got.State != vee.Active || got.Epoch.Term != v.Epoch.Term {
+				if got := s.get(id); got.Host != last || got.Restarts != 0 || got.State != vee.Active || got.Epoch.Term != v.Epoch.Term {
 					t.Errorf("it is %s on %s under %s after %d restarts; want it on %s", got.State, got.Host, got.Epoch, got.Restarts, last)
 				}
 				if c.path[0] == c.path[len(c.path)-1] {
@@ -173,6 +173,23 @@ func TestHostsAreToldOfEachOther(t *testing.T) {
 		s.drain("h1", vmi.Drain{})
 		if !s.m.company("h1").Draining && !s.drained("h1") {
 			t.Error("h1 is not told that it is to be emptied")
+		}
+	})
+}
+
+// That hosts could not help is told once, however often they say so.
+func TestHostsThatCannotHelpAreHeardOnce(t *testing.T) {
+	inSite(t, 2, func(s *fakeSite) {
+		say := func(id string, helpless bool) {
+			s.m.helpless(vhi.HostReport{Host: "h1", Peering: &vhi.Peering{Past: []vhi.PastPartition{{ID: id, Reason: "overloaded", Members: []string{"h1", "h2"}, Helpless: helpless}}}})
+		}
+		say("h1#1", false)
+		for range 3 {
+			say("h1#2", true)
+		}
+		say("h1#3", true)
+		if n := s.events.count("NoRelief"); n != 2 {
+			t.Errorf("told %d times of two", n)
 		}
 	})
 }

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/reservoir-cloud/reservoir/hypervisor/disk"
 	"github.com/reservoir-cloud/reservoir/internal/durable"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/vee"
@@ -27,8 +28,9 @@ import (
 // Store of checkpoints on this host's disk: in a folder for each VEE, N.pack and, written
 // last, N.json with what is known of it. A pack without a JSON is a rest of a crash.
 type Store struct {
-	dir string
-	log *slog.Logger
+	dir  string
+	log  *slog.Logger
+	free func() (vee.Bytes, error) // on its disk
 
 	mu   sync.Mutex
 	kept map[vee.ID]map[int]peer.Kept
@@ -36,7 +38,7 @@ type Store struct {
 
 // OpenStore reads what dir has.
 func OpenStore(dir string, log *slog.Logger) (*Store, error) {
-	s := &Store{dir: dir, log: log, kept: map[vee.ID]map[int]peer.Kept{}}
+	s := &Store{dir: dir, log: log, free: func() (vee.Bytes, error) { return disk.Free(dir) }, kept: map[vee.ID]map[int]peer.Kept{}}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder of checkpoints: %w", err)
 	}
@@ -98,6 +100,23 @@ func (s *Store) put(k peer.Kept) {
 	s.kept[k.VEE][k.N] = k
 }
 
+// leaves is what a checkpoint leaves free on the disk: a guest whose disk cannot grow stands
+// still, which is worse than a checkpoint that is missing. It is looked at every so many bytes.
+const (
+	leaves    = 256 * vee.MiB
+	lookEvery = 16 * vee.MiB
+)
+
+// room is an error where the disk is too full to go on.
+func (s *Store) room() error {
+	free, err := s.free()
+	if err == nil && free < leaves {
+		err = fault.New(fault.DiskFull, "%s are free, and %s are left for the guests", free, leaves).
+			Try("keep fewer checkpoints (reliability.keep), or give the host more disk: reservoir host list -o wide")
+	}
+	return err
+}
+
 // Add a checkpoint, whose content write brings; its size and digest are filled in. Where k
 // names a digest, the content must have it.
 func (s *Store) Add(ctx context.Context, k peer.Kept, write func(io.Writer) error) (err error) {
@@ -109,8 +128,10 @@ func (s *Store) Add(ctx context.Context, k peer.Kept, write func(io.Writer) erro
 		return noSpace(fmt.Errorf("keep a checkpoint of VEE %s: %w", k.VEE, err))
 	}
 	defer os.Remove(f.Name()) //nolint:errcheck // it has another name when all went well
-	sum := &counted{ctx: ctx, w: f, sum: sha256.New()}
-	err = write(sum)
+	sum := &counted{ctx: ctx, w: f, sum: sha256.New(), room: s.room}
+	if err = s.room(); err == nil {
+		err = write(sum)
+	}
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return noSpace(fmt.Errorf("keep checkpoint %d of VEE %s: %w", k.N, k.VEE, err))
 	}
@@ -137,15 +158,23 @@ func (s *Store) write(k peer.Kept) error {
 
 // counted writes and sums up until ctx is done.
 type counted struct {
-	ctx context.Context
-	w   io.Writer
-	sum hash.Hash
-	n   int64
+	ctx    context.Context
+	w      io.Writer
+	sum    hash.Hash
+	n      int64
+	room   func() error
+	looked int64
 }
 
 func (c *counted) Write(p []byte) (int, error) {
 	if err := c.ctx.Err(); err != nil {
 		return 0, err
+	}
+	if c.n-c.looked >= int64(lookEvery) {
+		if err := c.room(); err != nil {
+			return 0, err
+		}
+		c.looked = c.n
 	}
 	n, err := c.w.Write(p)
 	c.sum.Write(p[:n])
@@ -218,6 +247,26 @@ func (s *Store) Drop(id vee.ID, n int) error {
 		return fmt.Errorf("drop checkpoint %d of VEE %s: %w", n, id, err)
 	}
 	return nil
+}
+
+// OpenWhole is Open of one whose content was read and is what it should be.
+func (s *Store) OpenWhole(k peer.Kept) (*os.File, error) {
+	f, err := s.Open(k.VEE, k.N)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.New()
+	if _, err = io.Copy(sum, f); err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if digest := "sha256:" + hex.EncodeToString(sum.Sum(nil)); err == nil && digest != k.Digest {
+		err = fault.New(fault.DigestMismatch, "checkpoint %d of VEE %s is %s here and should be %s", k.N, k.VEE, digest, k.Digest)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // Open the content of one.

@@ -505,19 +505,23 @@ func (t *Tracker) Newest(ctx context.Context, id vee.ID) (content io.ReadCloser,
 	if !found {
 		return nil, 0, false, nil
 	}
-	if !slices.ContainsFunc(t.cfg.Store.List(id), func(k peer.Kept) bool { return k.Digest == best.Digest }) {
-		for _, host := range where[best.Digest] {
-			if e := t.copyFrom(ctx, host, id, best.N); e == nil {
-				break
-			} else {
+	// Whoever asks may have nothing else of it soon: what is here is looked at before it is
+	// handed out, and what has rotted is had anew from another host.
+	f, err := t.cfg.Store.OpenWhole(best)
+	for _, host := range where[best.Digest] {
+		if err == nil {
+			break
+		}
+		if host.Host != t.cfg.Host {
+			if e := t.copyFrom(ctx, host, id, best.N); e != nil {
 				err = errors.Join(err, e)
+				continue
 			}
+			f, err = t.cfg.Store.OpenWhole(best)
 		}
 	}
-	if f, e := t.cfg.Store.Open(id, best.N); e == nil {
-		return f, best.N, true, nil
+	if err != nil {
+		return nil, best.N, true, fmt.Errorf("checkpoint %d of VEE %s cannot be had from any host: %w", best.N, id, err)
 	}
-	return nil, best.N, true, fmt.Errorf("checkpoint %d of VEE %s: %w", best.N, id, errors.Join(err, errNowhere))
+	return f, best.N, true, nil
 }
-
-var errNowhere = errors.New("no host that has it gives it out")

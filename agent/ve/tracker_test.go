@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,13 +30,13 @@ type lab struct {
 // labHost plays the guests of a host; what a guest has in memory is a number that grows while
 // it runs.
 type labHost struct {
-	lab   *lab
-	name  string
-	dir   string
-	tr    *Tracker
-	stop  func()
-	down  bool
-	taker func() error // consulted before a Take
+	lab  *lab
+	name string
+	dir  string
+	tr   *Tracker
+	stop func()
+	down atomic.Bool
+	full atomic.Bool // its disk: no Take succeeds
 
 	mu     sync.Mutex
 	guests map[vee.ID]*labGuest
@@ -89,7 +90,7 @@ func (l *lab) close() {
 type call struct{ from, to *labHost }
 
 func (c call) up() error {
-	if c.from.down || c.to.down {
+	if c.from.down.Load() || c.to.down.Load() {
 		return fault.New(fault.Unavailable, "no route from %s to %s", c.from.name, c.to.name)
 	}
 	return nil
@@ -126,7 +127,7 @@ func (c call) Read(ctx context.Context, id vee.ID, n int) (io.ReadWriteCloser, e
 func (h *labHost) neighbours() (list []Neighbour) {
 	for _, o := range h.lab.hosts {
 		if o != h {
-			list = append(list, Neighbour{Host: o.name, Address: o.name, Doubted: o.down})
+			list = append(list, Neighbour{Host: o.name, Address: o.name, Doubted: o.down.Load()})
 		}
 	}
 	return list
@@ -172,15 +173,13 @@ func (h *labHost) Freeze(_ context.Context, id vee.ID, _ vee.Epoch, n int, _ tim
 }
 
 func (h *labHost) Take(_ context.Context, id vee.ID, n int) error {
-	if h.taker != nil {
-		if err := h.taker(); err != nil {
-			return err
-		}
+	if h.full.Load() {
+		return fault.New(fault.DiskFull, "no space left on device")
 	}
 	for _, o := range h.lab.hosts { // all stand still before any is saved
 		o.mu.Lock()
 		for oid, g := range o.guests {
-			if g.member.Running && g.frozen != n && o.down == h.down {
+			if g.member.Running && g.frozen != n && o.down.Load() == h.down.Load() {
 				h.lab.t.Errorf("%s is saved while %s runs", id, oid)
 			}
 		}
@@ -247,7 +246,7 @@ func (l *lab) holders(id vee.ID) string {
 
 func (l *lab) trackers() (list []string) {
 	for _, h := range l.hosts {
-		if !h.down && slices.Contains(h.tr.Tracked(), "shop") {
+		if !h.down.Load() && slices.Contains(h.tr.Tracked(), "shop") {
 			list = append(list, h.name)
 		}
 	}
@@ -313,7 +312,7 @@ func TestTrackingIsAdopted(t *testing.T) {
 			t.Fatalf("tracked by %v, and %v is first", got, first)
 		}
 		before := next.tr.cfg.Store.List(web2)
-		lost.down = true
+		lost.down.Store(true)
 		time.Sleep(40 * time.Second)
 		if got := l.trackers(); !slices.Equal(got, first[1:2]) {
 			t.Fatalf("adopted by %v, and %v is next", got, first)
@@ -337,16 +336,18 @@ func TestACheckpointIsWholeOrNone(t *testing.T) {
 		l.hosts["h2"].run(web2, 1, often)
 		time.Sleep(12 * time.Second)
 		good := l.holders(web1)
-		l.hosts["h2"].taker = func() error { return fault.New(fault.DiskFull, "no space left on device") }
+		l.hosts["h2"].full.Store(true)
 		time.Sleep(25 * time.Second)
 		if l.holders(web1) != good || good == "" {
 			t.Errorf("whole are %q, before %q", l.holders(web1), good)
 		}
 		for _, h := range l.hosts {
 			for id, g := range h.guests {
+				h.mu.Lock()
 				if g.frozen != 0 || len(g.saved) != 0 {
 					t.Errorf("%s was left as %+v", id, g)
 				}
+				h.mu.Unlock()
 			}
 			for _, k := range h.tr.cfg.Store.List(web1) {
 				if !k.Whole {
@@ -354,7 +355,7 @@ func TestACheckpointIsWholeOrNone(t *testing.T) {
 				}
 			}
 		}
-		l.hosts["h2"].taker = nil
+		l.hosts["h2"].full.Store(false)
 		time.Sleep(12 * time.Second)
 		if l.holders(web1) == good {
 			t.Error("no checkpoint since it can be saved again")
@@ -401,6 +402,17 @@ func TestADamagedCopyIsRefused(t *testing.T) {
 		if _, _, found, err := free.tr.Newest(l.t.Context(), web1); !found || err == nil {
 			t.Errorf("rot was taken: %v, %v", found, err)
 		}
+		time.Sleep(15 * time.Second) // the next one is sound
+		own := l.hosts["h1"].tr
+		last, _ := own.Last(web1)
+		if err := os.WriteFile(own.cfg.Store.file(web1, last.N, ".pack"), []byte("rot"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r, n, found, err := own.Newest(l.t.Context(), web1)
+		if err != nil || !found || n != last.N {
+			t.Fatalf("its own copy has rotted, the other has not: %d of %d, %v, %v", n, last.N, found, err)
+		}
+		r.Close()
 	})
 }
 
@@ -420,6 +432,40 @@ func TestDeedsAreForTrackers(t *testing.T) {
 			t.Errorf("an unknown deed: %v", err)
 		}
 	})
+}
+
+// A checkpoint leaves room for what guests write: it is not begun, or given up on its way.
+func TestACheckpointLeavesRoom(t *testing.T) {
+	s, err := OpenStore(t.TempDir(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := leaves + 40*vee.MiB
+	s.free = func() (vee.Bytes, error) { return left, nil }
+	block := make([]byte, vee.MiB)
+	fill := func(n int) func(io.Writer) error {
+		return func(w io.Writer) error {
+			for range n {
+				if _, err := w.Write(block); err != nil {
+					return err
+				}
+				left -= vee.MiB
+			}
+			return nil
+		}
+	}
+	if err := s.Add(t.Context(), peer.Kept{VEE: web1, N: 1}, fill(30)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Add(t.Context(), peer.Kept{VEE: web1, N: 2}, fill(60)); !fault.Has(err, fault.DiskFull) {
+		t.Errorf("on its way: %v", err)
+	}
+	if err := s.Add(t.Context(), peer.Kept{VEE: web1, N: 3}, fill(1)); !fault.Has(err, fault.DiskFull) {
+		t.Errorf("at its beginning: %v", err)
+	}
+	if files, _ := os.ReadDir(s.folder(web1)); len(files) != 2 || len(s.List(web1)) != 1 {
+		t.Errorf("left: %v", files)
+	}
 }
 
 func TestTheStoreSurvives(t *testing.T) {

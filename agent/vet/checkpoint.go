@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -273,7 +274,9 @@ func (v *tracked) rewind(ctx context.Context, a vhi.Assignment) (bool, error) {
 	ended := v.hung || v.seen.Condition == hypervisor.Crashed && v.seen.Reason != hypervisor.ReasonPoweredOff
 	tried := v.unpacked
 	v.mu.Unlock()
-	if a.Descriptor.Reliability.From != vee.FromCheckpoint || !ended || tried >= fromCheckpoint {
+	// A persistent disk is never given up for an older one without being asked.
+	lasting := slices.ContainsFunc(a.Descriptor.Disks, func(d vee.Disk) bool { return d.Persistent })
+	if a.Descriptor.Reliability.From != vee.FromCheckpoint || !ended || tried >= fromCheckpoint || lasting {
 		return false, nil
 	}
 	content, _, found, err := v.t.cfg.Checkpoints.Newest(ctx, a.VEE)

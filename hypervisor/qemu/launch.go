@@ -91,7 +91,7 @@ func (g *guest) launch(ctx context.Context, incoming *os.File, want hypervisor.C
 		return nil, fmt.Errorf("start QEMU: %w", err)
 	}
 	defer func() { _ = cmd.Process.Release() }() // ended and waited for through its pidfd, as an adopted one
-	in.close() // who holds a socket that QEMU listens on would wait for its answer also when it has ended
+	in.close()                                   // who holds a socket that QEMU listens on would wait for its answer also when it has ended
 	id, err := identify(cmd.Process.Pid)
 	var p *process
 	if err == nil {

@@ -1,7 +1,7 @@
 // Package footprint keeps what a process has of its own binary in memory small. One binary is
 // all of Reservoir: while its packages initialise themselves most of it is read once, and the
 // kernel maps what lies around each place. A process that runs for long gives that back when it
-// begins its work, and gets what it uses again from the page cache, where all processes of the
+// has started, and gets what it uses again from the page cache, where all processes of the
 // binary share it.
 package footprint
 

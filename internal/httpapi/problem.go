@@ -25,7 +25,7 @@ type problemDetails struct {
 func (p *problemDetails) Error() string             { return p.Detail }
 func (p *problemDetails) GetStatus() int            { return p.Status }
 func (p *problemDetails) ContentType(string) string { return "application/problem+json" }
-func typeOf[T any]() reflect.Type            { return reflect.TypeFor[T]() }
+func typeOf[T any]() reflect.Type                   { return reflect.TypeFor[T]() }
 
 func problemOf(f *fault.Error) *problemDetails {
 	return &problemDetails{

@@ -110,6 +110,24 @@ func TestLostAvailabilityIsCredited(t *testing.T) {
 	wants(t, "another's", err, fault.Denied, "may not see")
 }
 
+// What its provider has put to sleep is not missed: nothing of it is owed.
+func TestSleepBreaksNoPromise(t *testing.T) {
+	m := open(t, nil)
+	m.contracted(t, "availability: {window: 10m, percentile: 90, penalty: 0.5 * price}\n")
+	m.pass(3*time.Minute, 1)
+	asleep := m.now(0)
+	asleep.Asleep, asleep.Phase = true, smi.Sleeping
+	for range 36 {
+		m.at = m.at.Add(5 * time.Second)
+		m.desk.observe(operator, asleep)
+		m.desk.helping.Wait()
+	}
+	m.pass(time.Minute, 1)
+	if o := m.sla(t).Objectives[0]; o.Window.BrokenMS != 0 || o.Window.Violated || o.Now != "kept" {
+		t.Errorf("%+v", o)
+	}
+}
+
 func TestPromisesWithoutAContract(t *testing.T) {
 	m := open(t, nil)
 	if _, err := m.Deploy(acme, web(promise+"performance: [{kpi: load, window: 1h, range: {max: 2}, percentage: 50}]\nkpis: [{name: load}]\n")); err != nil {

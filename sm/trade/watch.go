@@ -115,6 +115,9 @@ func (d *Desk) step(ctx context.Context, s smi.Service) error {
 	if len(w.score.Kept) == 0 && len(w.score.Past) == 0 || s.Phase == smi.Deleting {
 		return nil
 	}
+	if s.Asleep {
+		return nil // nobody promises anything of what its provider has put to sleep: it counts as not watched
+	}
 	now := d.cfg.Now().UTC()
 	if w.score.Since.IsZero() {
 		if s.Phase != smi.Ready {

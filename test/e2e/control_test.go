@@ -54,12 +54,11 @@ func memberProcess(m string) string {
 	return "alpha-" + m
 }
 
-// outage asks at url until it answers again, and says how long it did not.
-func outage(t *testing.T, what, url string) {
+// answersAgain, after something was lost.
+func answersAgain(t *testing.T, url string, lost time.Duration) {
 	t.Helper()
-	began := boottime()
-	eventually(t, what, func() bool { return ask(url) != "" })
-	t.Logf("%s: %s after the leader was lost", what, seconds(boottime()-began))
+	eventually(t, "the access point answers again", func() bool { return ask(url) != "" })
+	t.Logf("the access point answers: %s after the leader was lost", seconds(boottime()-lost))
 }
 
 // A control plane of three machines. Its leader is started again (as for an upgrade), then
@@ -76,6 +75,7 @@ func TestThreeControlMachines(t *testing.T) {
 	eventually(t, "three members are well", func() bool { return allWell(t) })
 
 	// The first member is the one that began the site. Its process is started again by itself.
+	lost := boottime()
 	kill(t, memberProcess("m1"))
 	eventually(t, "another member leads", func() bool {
 		l := leading(t)
@@ -84,7 +84,7 @@ func TestThreeControlMachines(t *testing.T) {
 		}
 		return l != "" && l != "m1"
 	})
-	outage(t, "the access point answers again", url)
+	answersAgain(t, url, lost)
 	eventually(t, "the one that led is back and follows", func() bool { return allWell(t) })
 
 	// A deployment is under way when the second one is lost, with its machine.
@@ -94,11 +94,11 @@ func TestThreeControlMachines(t *testing.T) {
 	signal(t, "dev", syscall.SIGSTOP)
 	wake := func() { _ = syscall.Kill(supervisor, syscall.SIGCONT) }
 	t.Cleanup(wake)
-	lost := boottime()
+	lost = boottime()
 	kill(t, memberProcess(second))
 	eventually(t, "a third member leads", func() bool { l := leading(t); return l != "" && l != second })
 	t.Logf("the site answers again: %s after the leader was lost", seconds(boottime()-lost))
-	outage(t, "the access point answers again", url)
+	answersAgain(t, url, lost)
 	eventually(t, "the deployment has gone on", func() bool {
 		s := service(t, "later")
 		return len(s.URLs) > 0 && ask(s.URLs[0].URL) != ""

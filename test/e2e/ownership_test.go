@@ -152,14 +152,10 @@ func (w *watcher) end() {
 
 // lives of a VEE's guests, oldest first, after checking that none began while another lived.
 // An end that a guard has noted is taken from there: it is more exact.
-func (w *watcher) lives(id vee.ID) []life { w.t.Helper(); return w.livesSince(id, 0) }
-
-// livesSince is lives of those that lived at some time since then: while a VEE migrates it has
-// two processes, of which one runs.
-func (w *watcher) livesSince(id vee.ID, since time.Duration) []life {
+func (w *watcher) lives(id vee.ID) []life {
 	w.t.Helper()
 	w.mu.Lock()
-	ls := slices.DeleteFunc(slices.Clone(w.life[string(id)]), func(l life) bool { return l.end != 0 && l.end < since })
+	ls := slices.Clone(w.life[string(id)])
 	w.mu.Unlock()
 	for i := range ls {
 		for _, k := range killed(w.t) {

@@ -75,11 +75,8 @@ func (b *Balancer) addresses() map[netip.Addr]bool {
 }
 
 func (b *Balancer) prolongAll() (err error) {
-	if b.run.Err() != nil {
-		return nil
-	}
 	for a := range b.addresses() {
-		if lifetime(b.cfg.Lease(), time.Now()) > 0 {
+		if b.run.Err() == nil && lifetime(b.cfg.Lease(), time.Now()) > 0 {
 			err = errors.Join(err, b.put(a))
 		}
 	}
