@@ -845,3 +845,29 @@ func FuzzToken(f *testing.F) {
 		}
 	})
 }
+
+// FuzzAccept: whatever a stranger sends, nobody becomes a partner without a token.
+func FuzzAccept(f *testing.F) {
+	now := func() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) }
+	ca, err := identity.OpenCA(f.TempDir(), "alpha", now)
+	if err != nil {
+		f.Fatal(err)
+	}
+	keys, err := identity.OpenKeypair(filepath.Join(f.TempDir(), "id"), now)
+	if err != nil {
+		f.Fatal(err)
+	}
+	records := store.InMemory(slog.New(slog.DiscardHandler), nil)
+	f.Cleanup(func() { records.Close() })
+	r, err := Open(f.Context(), Config{Site: "alpha", CA: ca, Keys: keys, Trust: identity.NewTrust(now), Store: records,
+		Border: func() peer.Border { return peer.Border{} }, Record: func(Event) {}, Now: now, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add("token", []byte(`{"hello":{"site":"beta"},"bundle":{"site":"beta","sequence":1,"jwks":"e30="}}`), "a..b")
+	f.Fuzz(func(t *testing.T, token string, introduction []byte, signature string) {
+		if _, err := r.Accept(t.Context(), peer.Acceptance{Token: token, Introduction: introduction, Signature: signature}); err == nil || len(r.Partners()) > 0 {
+			t.Errorf("%q is a partner", introduction)
+		}
+	})
+}
