@@ -717,6 +717,10 @@ func TestOlderPartner(t *testing.T) {
 // TestLies: what cannot be so, or is another's, is not taken for what a partner has to offer.
 func TestLies(t *testing.T) {
 	_, alpha, beta := befriended(t)
+	eventually(t, "the truth is known", func() bool {
+		a, _, ok := alpha.Offer("beta")
+		return ok && a.State.Hosts == 1
+	})
 	for what, a := range map[string]peer.Attributes{
 		"another's": {Site: "gamma", GoodMS: 1000}, "for ever": {Site: "beta", GoodMS: 1 << 50}, "less than nothing": {Site: "beta", State: peer.State{Queue: -1}},
 	} {
@@ -725,10 +729,9 @@ func TestLies(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	eventually(t, "the truth from before is known", func() bool {
-		a, _, ok := alpha.Offer("beta")
-		return ok && a.State.Hosts == 1
-	})
+	if a, _, ok := alpha.Offer("beta"); !ok || a.State.Hosts != 1 {
+		t.Errorf("the truth from before is forgotten: %+v", a)
+	}
 	old := peer.Attributes{Site: "beta", GoodMS: 1000, At: alpha.now().Add(-time.Hour), State: peer.State{Hosts: 99}}
 	beta.lies.tell(old) // said before, and replayed
 	if _, err := alpha.Ask(t.Context(), "beta"); err != nil {
