@@ -429,6 +429,90 @@ func TestPartnerDown(t *testing.T) {
 	})
 }
 
+// TestNetworkOfTwoSites: it is at the partner before a VEE of it runs there, under a VNI of the
+// partner's and beside a network of the partner's own with the same subnet; each site knows
+// what is at the other to be behind the proxy; it goes with the last VEE.
+func TestNetworkOfTwoSites(t *testing.T) {
+	inSites(t, 1, 1, func(s *sites) {
+		subnet := vmi.NetworkWish{Subnet: netip.MustParsePrefix("10.1.0.0/24")}
+		for _, site := range []*fakeSite{s.alpha, s.beta} {
+			if _, err := site.m.PutNetwork(site.operator(), vmi.Network{Name: "back", GroupID: "shop", Customer: "acme", Wish: subnet}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		in := initialize(vmi.TwoPhase)
+		for n := range 5 {
+			d := web(n + 1)
+			d.NICs = []vee.NIC{{Network: "back"}}
+			in.VEEs = append(in.VEEs, vmi.InitializeVEE{Descriptor: d})
+		}
+		out, err := s.alpha.m.InitializeVEEs(s.alpha.operator(), in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := ids(out.VEEs)
+		s.alpha.submit(all...)
+		for _, id := range all {
+			s.alpha.until(id, vee.Active)
+		}
+		away := s.away(all)
+		time.Sleep(time.Minute)
+		if len(away) != 1 {
+			t.Fatalf("%d of 5 are at the partner", len(away))
+		}
+		g := s.beta.hosts[0].segments["alpha/shop/back"]
+		own, err := s.beta.m.GetNetwork(s.beta.operator(), "shop", "back")
+		if err != nil || g.VNI == 0 || g.VNI == own.VNI || len(g.Ports) != 5 || g.MTU != vanMTU || !slices.Equal(g.Subnets, own.Subnets) {
+			t.Fatalf("at the partner's host: %+v beside %+v, %v", g, own.Network, err)
+		}
+		for _, p := range g.Ports {
+			want, at := "@alpha", netip.MustParseAddr("192.0.2.201")
+			if p.VEE == away[0] {
+				want, at = "h1", netip.MustParseAddr("192.0.2.1")
+			}
+			if p.Host != want || p.Underlay != at || len(p.Names) != len(s.alpha.get(p.VEE).Descriptor.Naming.Own) {
+				t.Errorf("port of %s: %+v", p.VEE, p)
+			}
+		}
+		for _, p := range s.alpha.hosts[0].segments["shop/back"].Ports {
+			if (p.Host == "@beta") != (p.VEE == away[0]) {
+				t.Errorf("here: %+v", p)
+			}
+		}
+		border := s.beta.m.Border()
+		if len(border) != 1 || len(s.alpha.m.Border()) != 1 || border[0].Tunnel != s.alpha.m.Border()[0].Tunnel {
+			t.Errorf("the proxies carry %+v and %+v", border, s.alpha.m.Border())
+		}
+		s.alpha.act(vee.Destroy, away...)
+		time.Sleep(5 * time.Minute)
+		list, err := s.beta.m.ListNetworks(s.beta.operator(), "alpha/shop")
+		if err != nil || len(list) != 1 || len(s.beta.m.Border())+len(s.alpha.m.Border()) != 0 { // the site's own alone
+			t.Errorf("after the last has left: %+v, %v; %+v", list, err, s.beta.m.Border())
+		}
+	})
+}
+
+// TestAgreementEnded: nothing new goes to the partner, and what is there runs on.
+func TestAgreementEnded(t *testing.T) {
+	inSites(t, 0, 1, func(s *sites) {
+		id := s.alpha.deploy(1)[0]
+		for _, a := range []*agreed{s.agreed, s.granted} {
+			a.mu.Lock()
+			a.ended = true
+			a.mu.Unlock()
+		}
+		if _, err := s.alpha.m.InitializeVEEs(s.alpha.operator(), initialize(vmi.TwoPhase, web(2))); !fault.Has(err, fault.NoResources) || !strings.Contains(err.Error(), "has ended") {
+			t.Errorf("a new one: %v", err)
+		}
+		for _, a := range []vee.Action{vee.Pause, vee.Activate, vee.Destroy} {
+			if o := s.alpha.act(a, id)[0]; !o.OK {
+				t.Errorf("%s of one that is there: %+v", a, o)
+			}
+		}
+		s.nothingLeft(t)
+	})
+}
+
 // TestWhere: each policy of going to partners, by what the plan says.
 func TestWhere(t *testing.T) {
 	rule := func(kind string, soft bool) []vmi.PlacementRule {
@@ -494,13 +578,13 @@ func TestChaosBetweenSites(t *testing.T) {
 				b.begin()
 				s.link.set(func() { s.link.chaos, s.link.rng = .1, rand.New(rand.NewPCG(seed, 4)) })
 				for range 120 {
-					switch k := rng.IntN(20); {
-					case k == 0:
+					switch rng.IntN(20) {
+					case 0:
 						s.beta.stop()
 						s.beta.start()
-					case k == 1:
+					case 1:
 						s.link.set(func() { s.link.down = !s.link.down })
-					case k == 2:
+					case 2:
 						s.granted.mu.Lock()
 						s.granted.vees = rng.IntN(8)
 						s.granted.mu.Unlock()

@@ -103,7 +103,7 @@ func TestAccountsRoles(t *testing.T) {
 		identity.SiteRole: "xxxxxxxx",
 		identity.Provider: "xxx.x..x",
 		identity.Auditor:  "..x.xx.x",
-		identity.Partner:  "........",
+		identity.Partner:  ".......x",
 		identity.HostRole: "........",
 	} {
 		remote, _ := serve(t, &recorder{}, role)

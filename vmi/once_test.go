@@ -106,6 +106,10 @@ func (c *counting) PlanRebalance(_ context.Context, r vmi.Rebalance) (vmi.Reconf
 	c.n++
 	return vmi.Reconfiguration{Policy: r.Policy, Attempt: c.n}, nil
 }
+func (c *counting) Evacuate(_ context.Context, e vmi.Evacuate) (vmi.Reconfiguration, error) {
+	c.n++
+	return vmi.Reconfiguration{ID: fmt.Sprint(c.n), Evacuation: &e}, nil
+}
 func (c *counting) Rebalance(_ context.Context, r vmi.Rebalance) (vmi.Reconfiguration, error) {
 	c.n++
 	return vmi.Reconfiguration{Policy: r.Policy, Attempt: c.n}, nil
@@ -147,6 +151,9 @@ var keyed = map[string]func(ctx context.Context, s vmi.Service, v int) (any, err
 	},
 	"POST /vmi/v1/vees/{id}/claim": func(ctx context.Context, s vmi.Service, v int) (any, error) {
 		return s.ClaimVEE(ctx, id, vmi.Claim{Fenced: v == 1})
+	},
+	"POST /vmi/v1/evacuation": func(ctx context.Context, s vmi.Service, v int) (any, error) {
+		return s.Evacuate(ctx, vmi.Evacuate{Host: []string{"", "h1", "h2"}[v]})
 	},
 	"POST /vmi/v1/reconfiguration": func(ctx context.Context, s vmi.Service, v int) (any, error) {
 		return s.Rebalance(ctx, vmi.Rebalance{Policy: []string{"", "balance", "cost"}[v]})

@@ -93,7 +93,7 @@ func registerCollections(s *httpapi.Server, svc Service) {
 			}
 			return out, err
 		})
-	httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/vmi/v1/plan", Summary: "Where InitializeVEEs would place, without doing it", Roles: followers},
+	httpapi.Register(s, httpapi.Op{Method: "POST", Path: "/vmi/v1/plan", Summary: "Where InitializeVEEs would place, without doing it", Roles: readers},
 		func(ctx context.Context, in *struct{ Body Initialize }) ([]Placement, error) {
 			return svc.Plan(ctx, in.Body)
 		})

@@ -563,7 +563,7 @@ type remote struct {
 }
 
 // call the other site, if everything between is whole.
-func call[T any](r remote, ctx context.Context, f func(context.Context, *veem.Manager) (T, error)) (out T, err error) {
+func call[T any](ctx context.Context, r remote, f func(context.Context, *veem.Manager) (T, error)) (out T, err error) {
 	if err := r.from.trusts(r.to.Name); err != nil {
 		return out, err
 	}
@@ -585,27 +585,27 @@ func call[T any](r remote, ctx context.Context, f func(context.Context, *veem.Ma
 }
 
 func (r remote) InitializeVEEs(ctx context.Context, in vmi.Initialize) (vmi.Initialized, error) {
-	return call(r, ctx, func(ctx context.Context, m *veem.Manager) (vmi.Initialized, error) { return m.InitializeVEEs(ctx, in) })
+	return call(ctx, r, func(ctx context.Context, m *veem.Manager) (vmi.Initialized, error) { return m.InitializeVEEs(ctx, in) })
 }
 
 func (r remote) UpdateState(ctx context.Context, u vmi.UpdateState) ([]vmi.Outcome, error) {
-	return call(r, ctx, func(ctx context.Context, m *veem.Manager) ([]vmi.Outcome, error) { return m.UpdateState(ctx, u) })
+	return call(ctx, r, func(ctx context.Context, m *veem.Manager) ([]vmi.Outcome, error) { return m.UpdateState(ctx, u) })
 }
 
 func (r remote) UpdateVEEs(ctx context.Context, u []vmi.VEEUpdate) ([]vmi.Outcome, error) {
-	return call(r, ctx, func(ctx context.Context, m *veem.Manager) ([]vmi.Outcome, error) { return m.UpdateVEEs(ctx, u) })
+	return call(ctx, r, func(ctx context.Context, m *veem.Manager) ([]vmi.Outcome, error) { return m.UpdateVEEs(ctx, u) })
 }
 
 func (r remote) GetVEE(ctx context.Context, id vee.ID) (vmi.VEE, error) {
-	return call(r, ctx, func(ctx context.Context, m *veem.Manager) (vmi.VEE, error) { return m.GetVEE(ctx, id) })
+	return call(ctx, r, func(ctx context.Context, m *veem.Manager) (vmi.VEE, error) { return m.GetVEE(ctx, id) })
 }
 
 func (r remote) ListVEEs(ctx context.Context, f vmi.Filter) ([]vmi.VEE, error) {
-	return call(r, ctx, func(ctx context.Context, m *veem.Manager) ([]vmi.VEE, error) { return m.ListVEEs(ctx, f) })
+	return call(ctx, r, func(ctx context.Context, m *veem.Manager) ([]vmi.VEE, error) { return m.ListVEEs(ctx, f) })
 }
 
 func (r remote) WatchVEEs(ctx context.Context, f vmi.Filter) (<-chan vmi.Change, error) {
-	in, err := call(r, ctx, func(ctx context.Context, m *veem.Manager) (<-chan vmi.Change, error) { return m.WatchVEEs(ctx, f) })
+	in, err := call(ctx, r, func(ctx context.Context, m *veem.Manager) (<-chan vmi.Change, error) { return m.WatchVEEs(ctx, f) })
 	if err != nil {
 		return nil, err
 	}
@@ -633,11 +633,11 @@ type remoteSite struct {
 }
 
 func (r remoteSite) PutMove(ctx context.Context, o sitepeer.MoveOrder) (vmi.VEE, error) {
-	return call(r.remote, ctx, func(ctx context.Context, m *veem.Manager) (vmi.VEE, error) { return m.Peering().PutMove(ctx, o) })
+	return call(ctx, r.remote, func(ctx context.Context, m *veem.Manager) (vmi.VEE, error) { return m.Peering().PutMove(ctx, o) })
 }
 
 func (r remoteSite) HeldNetworks(ctx context.Context) (map[string]uint64, error) {
-	return call(r.remote, ctx, func(ctx context.Context, m *veem.Manager) (map[string]uint64, error) {
+	return call(ctx, r.remote, func(ctx context.Context, m *veem.Manager) (map[string]uint64, error) {
 		return m.Peering().HeldNetworks(ctx)
 	})
 }

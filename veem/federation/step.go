@@ -150,10 +150,10 @@ func report(v vmi.VEE) vhi.Report {
 	case vee.Destroyed:
 		p.Power = vhi.Absent
 	default:
-		p.Power = vhi.Stopped
-		if v.Phase == vee.PhaseFailed {
+		switch p.Power = vhi.Stopped; v.Phase {
+		case vee.PhaseFailed:
 			p.Power = vhi.Failed
-		} else if v.Phase == vee.PhaseProlog {
+		case vee.PhaseProlog:
 			p.Power = vhi.Unprepared
 		}
 	}

@@ -717,6 +717,10 @@ func TestOlderPartner(t *testing.T) {
 // TestLies: what cannot be so, or is another's, is not taken for what a partner has to offer.
 func TestLies(t *testing.T) {
 	_, alpha, beta := befriended(t)
+	eventually(t, "the truth is known", func() bool {
+		a, _, ok := alpha.Offer("beta")
+		return ok && a.State.Hosts == 1
+	})
 	for what, a := range map[string]peer.Attributes{
 		"another's": {Site: "gamma", GoodMS: 1000}, "for ever": {Site: "beta", GoodMS: 1 << 50}, "less than nothing": {Site: "beta", State: peer.State{Queue: -1}},
 	} {
@@ -725,10 +729,9 @@ func TestLies(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	eventually(t, "the truth from before is known", func() bool {
-		a, _, ok := alpha.Offer("beta")
-		return ok && a.State.Hosts == 1
-	})
+	if a, _, ok := alpha.Offer("beta"); !ok || a.State.Hosts != 1 {
+		t.Errorf("the truth from before is forgotten: %+v", a)
+	}
 	old := peer.Attributes{Site: "beta", GoodMS: 1000, At: alpha.now().Add(-time.Hour), State: peer.State{Hosts: 99}}
 	beta.lies.tell(old) // said before, and replayed
 	if _, err := alpha.Ask(t.Context(), "beta"); err != nil {
@@ -842,6 +845,32 @@ func FuzzToken(f *testing.F) {
 			if again, err := parseToken(x.String()); err != nil || again != x {
 				t.Errorf("%q: %+v, then %+v, %v", text, x, again, err)
 			}
+		}
+	})
+}
+
+// FuzzAccept: whatever a stranger sends, nobody becomes a partner without a token.
+func FuzzAccept(f *testing.F) {
+	now := func() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) }
+	ca, err := identity.OpenCA(f.TempDir(), "alpha", now)
+	if err != nil {
+		f.Fatal(err)
+	}
+	keys, err := identity.OpenKeypair(filepath.Join(f.TempDir(), "id"), now)
+	if err != nil {
+		f.Fatal(err)
+	}
+	records := store.InMemory(slog.New(slog.DiscardHandler), nil)
+	f.Cleanup(func() { records.Close() })
+	r, err := Open(f.Context(), Config{Site: "alpha", CA: ca, Keys: keys, Trust: identity.NewTrust(now), Store: records,
+		Border: func() peer.Border { return peer.Border{} }, Record: func(Event) {}, Now: now, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add("token", []byte(`{"hello":{"site":"beta"},"bundle":{"site":"beta","sequence":1,"jwks":"e30="}}`), "a..b")
+	f.Fuzz(func(t *testing.T, token string, introduction []byte, signature string) {
+		if _, err := r.Accept(t.Context(), peer.Acceptance{Token: token, Introduction: introduction, Signature: signature}); err == nil || len(r.Partners()) > 0 {
+			t.Errorf("%q is a partner", introduction)
 		}
 	})
 }
