@@ -135,48 +135,11 @@ func TestCAOnDisk(t *testing.T) {
 	}
 }
 
-// A key follows another in steps, each of which is kept before it holds, and survives.
-func TestRotation(t *testing.T) {
-	dir, now := filepath.Join(t.TempDir(), "ca"), time.Now()
-	clock := func() time.Time { return now }
-	open := func() *CA {
-		ca, err := OpenCA(dir, "alpha", clock)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return ca
-	}
-	first := open().Rotation()
-	if err := open().Activate(); !fault.Has(err, fault.WrongState) {
-		t.Errorf("activated, and nothing was announced: %v", err)
-	}
-	for range 2 {
-		if err := open().Announce(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	announced := open().Rotation()
-	if announced.Current != first.Current || announced.Next == "" || announced.Sequence != first.Sequence+1 {
-		t.Errorf("announced: %+v, before %+v", announced, first)
-	}
-	if n := len(open().SPIFFEBundle().X509Authorities()); n != 2 {
-		t.Errorf("%d authorities in the bundle, want both", n)
-	}
-	if err := open().Activate(); err != nil {
+func TestAChangeThatIsNotKeptIsNone(t *testing.T) {
+	ca, err := NewCA("alpha", time.Now, nil)
+	if err != nil {
 		t.Fatal(err)
 	}
-	active := open().Rotation()
-	if active.Current != announced.Next || active.Next != "" || !slices.Equal(active.Retiring, []string{first.Current}) {
-		t.Errorf("active: %+v", active)
-	}
-	if err := open().Retire(); err != nil || len(open().Rotation().Retiring) != 1 {
-		t.Errorf("retired at once: %v", err)
-	}
-	now = now.Add(CertLife + 2*skew)
-	if err := open().Retire(); err != nil || len(open().Rotation().Retiring) != 0 {
-		t.Errorf("not retired when nothing good is signed by it: %v", err)
-	}
-	ca := open()
 	ca.keep = func(Secret) error { return errors.New("disk full") }
 	if err := ca.Announce(); err == nil || ca.Rotation().Next != "" {
 		t.Errorf("announced, and not kept: %v", err)

