@@ -55,7 +55,7 @@ func (f Federation) check() error {
 }
 
 // capabilities of this version.
-var capabilities = []peer.Capability{peer.CanPlace, peer.CanReserve, peer.CanNetwork, peer.CanMove, peer.CanMoveCold, peer.CanPublish, peer.CanMeasure, peer.CanRotate}
+var capabilities = []peer.Capability{peer.CanPlace, peer.CanReserve, peer.CanNetwork, peer.CanMove, peer.CanPublish, peer.CanMeasure, peer.CanRotate}
 
 // openFederation listens for partners and knows who they are.
 func (s *site) openFederation(ctx context.Context) (err error) {

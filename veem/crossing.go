@@ -354,7 +354,7 @@ func (m *Manager) mayGo(t *tx, r record, site string, more []vee.Descriptor) err
 
 func errLeased(id vee.ID) error {
 	return fault.New(fault.Unsupported, "VEE %s may be restarted elsewhere by its site: it does not cross the border while it runs", id).
-		Try("give its component the restart policy in-place, or suspend it first")
+		Try("give its component the restart policy in-place")
 }
 
 // decideArriving is what to do about a lodger that is expected here. Only this site's host can

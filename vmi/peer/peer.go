@@ -40,7 +40,6 @@ const (
 	CanReserve   Capability = "reserve"    // keeps capacity for a later time
 	CanNetwork   Capability = "van"        // shares virtual area networks
 	CanMove      Capability = "move"       // live migration
-	CanMoveCold  Capability = "move-cold"  // migration of what is stopped
 	CanPublish   Capability = "attributes" // tells what it has to offer
 	CanAccount   Capability = "accounting" // keeps books that a partner may compare
 	CanMeasure   Capability = "monitoring" // sends measurements of a partner's VEEs
