@@ -15,6 +15,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
+	"github.com/reservoir-cloud/reservoir/internal/store/storetest"
 	"github.com/reservoir-cloud/reservoir/site/admin"
 )
 
@@ -106,7 +107,12 @@ func (c *council) eventually(what string, ok func() error) {
 // begin with the first member.
 func (c *council) begin() {
 	c.t.Helper()
-	c.start(c.config("m1"))
+	c.beginAs(c.config("m1"))
+}
+
+func (c *council) beginAs(cfg Config) {
+	c.t.Helper()
+	c.start(cfg)
 	c.eventually("the first member", func() error {
 		b, err := os.ReadFile(filepath.Join(c.at["m1"].Dir, "admin-token"))
 		if err == nil {
@@ -218,6 +224,45 @@ func TestAControlPlaneOfThree(t *testing.T) {
 	pass, err := os.ReadFile(c.unseal)
 	if err != nil || strings.Contains(c.log.String(), strings.TrimSpace(string(pass))) || strings.Contains(c.log.String(), "PRIVATE KEY") {
 		t.Errorf("the pass phrase or a key stands in the log, %v", err)
+	}
+}
+
+// A control plane whose record is on an etcd cluster elsewhere: whoever may use that and has
+// the unseal file is a member, without a token; one leads, and another follows it.
+func TestAControlPlaneOnAClusterElsewhere(t *testing.T) {
+	ctx, c := t.Context(), newCouncil(t)
+	endpoints := []string{storetest.Serve(t)}
+	on := func(name string) Config {
+		cfg := c.config(name)
+		cfg.EtcdEndpoints = endpoints
+		return cfg
+	}
+	c.beginAs(on("m1"))
+	before, err := c.admin().Site(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.start(on("m2"))
+	if leader := c.well(2); leader != "m1" {
+		t.Fatalf("%s leads, want m1, which was first", leader)
+	}
+	if _, err := c.admin("m2").CreateToken(ctx, admin.NewToken{Name: "ci", Role: identity.Auditor}); err != nil {
+		t.Error(err)
+	}
+	c.end("m1")
+	c.eventually("the other leads", func() error {
+		s, err := c.admin("m2").Site(ctx)
+		if err == nil && s.Leader != "m2" {
+			err = fault.New(fault.Unavailable, "%s leads", s.Leader)
+		}
+		return err
+	})
+	after, err := c.admin("m2").Site(ctx)
+	if err != nil || after.Generation != before.Generation {
+		t.Errorf("after the change it is %+v, before %+v (%v)", after, before, err)
+	}
+	if list, err := c.admin("m2").ListTokens(ctx); err != nil || len(list) != 2 {
+		t.Errorf("tokens %+v, %v, want two", list, err)
 	}
 }
 
