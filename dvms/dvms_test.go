@@ -9,7 +9,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/sim"
 )
 
-var seeds = flag.Int("seeds", 200, "ordeals of each overlay")
+var seeds = flag.Int("seeds", 1000, "ordeals of each overlay")
 
 // ordeal of one seed: nodes with more and less load than they have room for, loss, copies,
 // late messages, crashes and restarts for a minute; then peace. It returns what is wrong.

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-var seeds = flag.Int("seeds", 60, "random stories of TestChaos")
+var seeds = flag.Int("seeds", 1000, "random stories of TestChaos")
 
 // TestChaos: whatever befalls a site, nothing is wrong at any moment, and all is well after.
 func TestChaos(t *testing.T) {
