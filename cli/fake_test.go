@@ -53,7 +53,7 @@ type fake struct {
 
 func startFake(e *testscript.Env) (*fake, error) {
 	dir := filepath.Join(e.WorkDir, ".site")
-	ca, err := identity.OpenCA(filepath.Join(dir, "ca"), "alpha", time.Now)
+	ca, err := identity.NewCA("alpha", time.Now, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -25,7 +25,7 @@ import (
 func sender(t *testing.T, h http.Handler, paths ...string) (send func(string) (vmi.AccountingListener, error), url string) {
 	t.Helper()
 	dir := t.TempDir()
-	ca, err := identity.OpenCA(filepath.Join(dir, "ca"), "alpha", time.Now)
+	ca, err := identity.NewCA("alpha", time.Now, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +155,7 @@ func TestHostileListeners(t *testing.T) {
 	stranger.StartTLS()
 	defer stranger.Close()
 	dir := t.TempDir()
-	ca, err := identity.OpenCA(dir, "alpha", time.Now)
+	ca, err := identity.NewCA("alpha", time.Now, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -124,7 +124,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 // TestHostsFindEachOther over loopback and real TLS: by one that the site names, by what they
 // have kept when there is no site, and a stranger does not.
 func TestHostsFindEachOther(t *testing.T) {
-	ca, err := identity.OpenCA(t.TempDir(), "alpha", time.Now)
+	ca, err := identity.NewCA("alpha", time.Now, nil)
 	must(t, err)
 	a, b, c := newStation(t, ca, "a"), newStation(t, ca, "b"), newStation(t, ca, "c")
 	all := []*station{a, b, c}
@@ -170,7 +170,7 @@ func TestHostsFindEachOther(t *testing.T) {
 	}
 	eventually(t, "they find each other without the site", together)
 
-	other, err := identity.OpenCA(t.TempDir(), "alpha", time.Now)
+	other, err := identity.NewCA("alpha", time.Now, nil)
 	must(t, err)
 	stranger := newStation(t, other, "d")
 	stranger.start()

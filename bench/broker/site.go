@@ -67,7 +67,7 @@ func (w *world) site(name string) (s *aSite, err error) {
 	}
 	s = &aSite{name: name}
 	dir, log := filepath.Join(w.dir, name), slog.New(slog.DiscardHandler)
-	if s.ca, err = identity.OpenCA(filepath.Join(dir, "ca"), name, time.Now); err != nil {
+	if s.ca, err = identity.NewCA(name, time.Now, nil); err != nil {
 		return nil, err
 	}
 	if s.keys, err = identity.OpenKeypair(filepath.Join(dir, "id"), time.Now); err != nil {

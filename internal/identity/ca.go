@@ -16,14 +16,11 @@ import (
 	"math/big"
 	"net"
 	"net/url"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/reservoir-cloud/reservoir/internal/durable"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 )
 
@@ -45,26 +42,6 @@ type CA struct {
 
 	mu sync.RWMutex
 	authority
-}
-
-// authorityFile is where OpenCA keeps it.
-const authorityFile = "authority.pem"
-
-// OpenCA loads the authority of a site from dir, or makes it there when there is none.
-func OpenCA(dir, site string, now func() time.Time) (*CA, error) {
-	path := filepath.Join(dir, authorityFile)
-	keep := func(text Secret) error { return durable.WriteFile(path, []byte(text.Reveal()), 0o600) }
-	text, err := readSecret(path)
-	if err == nil {
-		return ParseCA(Secret(text), site, now, keep)
-	}
-	if !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("open the site's certificate authority: %w", err)
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("open the site's certificate authority: %w", err)
-	}
-	return NewCA(site, now, keep)
 }
 
 // NewCA makes the authority of a site that has none. keep is given the text of it, for

@@ -55,7 +55,7 @@ func (c *clock) advance(d time.Duration) {
 
 func newCA(t *testing.T, site string, now func() time.Time) *CA {
 	t.Helper()
-	ca, err := OpenCA(t.TempDir(), site, now)
+	ca, err := NewCA(site, now, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,41 +97,11 @@ func certify(t *testing.T, k *Keypair, ca *CA, path string) {
 	}
 }
 
-func TestCAOnDisk(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "ca")
-	ca, err := OpenCA(dir, "alpha", time.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	again, err := OpenCA(dir, "alpha", time.Now)
-	if err != nil || again.Fingerprint() != ca.Fingerprint() {
-		t.Fatalf("opened again it has fingerprint %s, not %s (%v)", again.Fingerprint(), ca.Fingerprint(), err)
-	}
-	if info, err := os.Stat(filepath.Join(dir, "authority.pem")); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("its file: %v, %v", info.Mode(), err)
-	}
-	if _, err := OpenCA(dir, "beta", time.Now); !fault.Has(err, fault.WrongState) {
-		t.Errorf("opened for another site: %v", err)
-	}
+func TestNamesOfSites(t *testing.T) {
 	for _, site := range []string{"", "Alpha", "spiffe://alpha/host/x", "a/b", "ä"} {
-		if _, err := OpenCA(t.TempDir(), site, time.Now); !fault.Has(err, fault.Malformed) {
+		if _, err := NewCA(site, time.Now, nil); !fault.Has(err, fault.Malformed) {
 			t.Errorf("site %q: %v", site, err)
 		}
-	}
-	if err := os.Chmod(filepath.Join(dir, "authority.pem"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := OpenCA(dir, "alpha", time.Now); !fault.Has(err, fault.WrongState) {
-		t.Errorf("with a key that others can read: %v", err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "authority.pem"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(filepath.Join(dir, "authority.pem"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := OpenCA(dir, "alpha", time.Now); !fault.Has(err, fault.Malformed) {
-		t.Errorf("a lost key was replaced silently (%v): no certificate would verify any more", err)
 	}
 }
 

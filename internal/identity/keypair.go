@@ -221,12 +221,20 @@ func (k *Keypair) renew(ctx context.Context, renew func(context.Context, []byte)
 // openKey loads a private key (PKCS #8 in PEM), or makes one where there is none and
 // create allows it.
 func openKey(path string, create bool) (crypto.Signer, error) {
-	text, err := readSecret(path)
+	text, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) && create {
 		return newKey(path)
 	}
 	if err != nil {
 		return nil, err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, fault.New(fault.WrongState, "private key %s is open to other users (mode %04o)", path, info.Mode().Perm()).
+			Try("chmod 600 %s, and consider whether somebody has read it", path)
 	}
 	block, _ := pem.Decode(text)
 	if block == nil {
@@ -237,19 +245,6 @@ func openKey(path string, create bool) (crypto.Signer, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return key, nil
-}
-
-// readSecret of a file that nobody else may read; fault.WrongState where others can.
-func readSecret(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fault.New(fault.WrongState, "private key %s is open to other users (mode %04o)", path, info.Mode().Perm()).
-			Try("chmod 600 %s, and consider whether somebody has read it", path)
-	}
-	return os.ReadFile(path)
 }
 
 // signer of a private key in PKCS #8.

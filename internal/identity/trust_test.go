@@ -76,7 +76,7 @@ func TestSignatures(t *testing.T) {
 func FuzzVerifySignature(f *testing.F) {
 	f.Add("eyJhbGciOiJFUzI1NiJ9..AAAA", []byte("x"))
 	var c clock
-	ca, err := OpenCA(f.TempDir(), "alpha", c.now)
+	ca, err := NewCA("alpha", c.now, nil)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func FuzzVerifySignature(f *testing.F) {
 
 func FuzzParseBundle(f *testing.F) {
 	var c clock
-	ca, err := OpenCA(f.TempDir(), "alpha", c.now)
+	ca, err := NewCA("alpha", c.now, nil)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -239,13 +239,17 @@ func TestMeeting(t *testing.T) {
 	}
 }
 
-// TestRotationOnDisk: announced, active, retired, each as a start finds it.
-func TestRotationOnDisk(t *testing.T) {
+// TestRotationIsKept: announced, active, retired, each as a start finds it.
+func TestRotationIsKept(t *testing.T) {
 	var c clock
-	dir := t.TempDir()
+	var kept Secret
+	keep := func(text Secret) error { kept = text; return nil }
+	if _, err := NewCA("alpha", c.now, keep); err != nil {
+		t.Fatal(err)
+	}
 	open := func() *CA {
 		t.Helper()
-		ca, err := OpenCA(dir, "alpha", c.now)
+		ca, err := ParseCA(kept, "alpha", c.now, keep)
 		if err != nil {
 			t.Fatal(err)
 		}

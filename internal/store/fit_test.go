@@ -17,7 +17,7 @@ import (
 func TestKeepsInvitations(t *testing.T) {
 	ctx := t.Context()
 	s := open(t, Config{Dir: t.TempDir()})
-	ca, err := identity.OpenCA(t.TempDir(), "alpha", time.Now)
+	ca, err := identity.NewCA("alpha", time.Now, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -98,7 +98,7 @@ func (w *world) site(t *testing.T, name string, change ...func(*aSite, *Config))
 	t.Cleanup(func() { s.store.Close() })
 	var err error
 	dir := t.TempDir()
-	if s.ca, err = identity.OpenCA(filepath.Join(dir, "ca"), name, s.now); err != nil {
+	if s.ca, err = identity.NewCA(name, s.now, nil); err != nil {
 		t.Fatal(err)
 	}
 	if s.keys, err = identity.OpenKeypair(filepath.Join(dir, "id"), s.now); err != nil {
@@ -852,7 +852,7 @@ func FuzzToken(f *testing.F) {
 // FuzzAccept: whatever a stranger sends, nobody becomes a partner without a token.
 func FuzzAccept(f *testing.F) {
 	now := func() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) }
-	ca, err := identity.OpenCA(f.TempDir(), "alpha", now)
+	ca, err := identity.NewCA("alpha", now, nil)
 	if err != nil {
 		f.Fatal(err)
 	}
