@@ -17,7 +17,7 @@ func (p *planner) create() {
 	calls := map[int]int{} // start group to call, in this step
 	for _, c := range p.goal.Components {
 		missing := c.Desired - p.count(c.current)
-		if p.count(func(l Slot) bool { return c.outdated(l) && !l.Ready.IsZero() }) > 0 {
+		if p.oneByOne(c) {
 			missing = min(missing, c.Desired+surge-p.count(c.stays)) // one by one
 		}
 		if limit, slowly := p.s.Limit[c.Name]; slowly {
@@ -35,6 +35,11 @@ func (p *planner) create() {
 			})
 		}
 	}
+}
+
+// oneByOne: old replicas of c serve, so that new ones take their places one after the other.
+func (p *planner) oneByOne(c Component) bool {
+	return p.count(func(l Slot) bool { return c.outdated(l) && !l.Ready.IsZero() }) > 0
 }
 
 // freeNumber is the lowest that neither a slot nor a VEE of the group has.
@@ -96,7 +101,7 @@ func (p *planner) start() {
 }
 
 func (p *planner) startGroups() {
-	if !p.s.Established && !p.goal.BestEffort && len(p.s.Limit) == 0 && p.incomplete() {
+	if !p.s.Established && !p.goal.BestEffort && len(p.s.Limit) == 0 && !slices.ContainsFunc(p.goal.Components, p.oneByOne) && p.incomplete() {
 		return // all or none: nothing starts before everything has its place
 	}
 	blocked := ""
