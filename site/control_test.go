@@ -276,6 +276,11 @@ func TestAControlPlaneIsRestored(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// A member that follows hears with the next write that one is done, and only then is it in
+	// a copy of it that goes on alone.
+	if _, err := c.admin().CreateToken(ctx, admin.NewToken{Name: "later", Role: identity.Auditor}); err != nil {
+		t.Fatal(err)
+	}
 	c.end("m2")
 	backup := filepath.Join(t.TempDir(), "backup")
 	if err := Backup(c.at["m2"].Dir, backup); err != nil {
