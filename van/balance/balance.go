@@ -80,7 +80,7 @@ func New(cfg Config) *Balancer {
 	if cfg.Changed == nil {
 		cfg.Changed = func(string, plan.BackendState) {}
 	}
-	b := &Balancer{cfg: cfg, kernel: newKernel(), points: map[string]*point{}}
+	b := &Balancer{cfg: cfg, kernel: newKernel(tableName), points: map[string]*point{}}
 	b.run, b.stop = context.WithCancel(context.Background())
 	b.wg.Go(b.count)
 	if b.leased() {

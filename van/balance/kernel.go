@@ -62,8 +62,8 @@ type kernel struct {
 	points *nftables.Set
 }
 
-func newKernel() *kernel {
-	t := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: tableName}
+func newKernel(table string) *kernel {
+	t := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: table}
 	return &kernel{
 		table:  t,
 		points: &nftables.Set{Table: t, Name: "points", IsMap: true, Concatenation: true, KeyType: pointKey, DataType: nftables.TypeVerdict},
@@ -117,7 +117,7 @@ func (k *kernel) open() error {
 			[]expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}})
 	}
 	if err := errors.Join(err, c.Flush()); err != nil {
-		return unprivileged(fmt.Errorf("make the firewall's table %s: %w", tableName, err))
+		return unprivileged(fmt.Errorf("make the firewall's table %s: %w", k.table.Name, err))
 	}
 	return nil
 }
@@ -125,7 +125,7 @@ func (k *kernel) open() error {
 // there reports whether the kernel has the table already.
 func (k *kernel) there() bool {
 	tables, err := (&nftables.Conn{}).ListTablesOfFamily(nftables.TableFamilyIPv4)
-	return err == nil && slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == tableName })
+	return err == nil && slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == k.table.Name })
 }
 
 // forward lets this machine forward packets, and reports whether it did already.
@@ -345,7 +345,7 @@ func (k *kernel) sweep(keep map[target]string) error {
 		}
 	}
 	for _, ch := range chains {
-		if ch.Table.Name == tableName && strings.HasPrefix(ch.Name, chainPrefix) && !kept[ch.Name] {
+		if ch.Table.Name == k.table.Name && strings.HasPrefix(ch.Name, chainPrefix) && !kept[ch.Name] {
 			c.FlushChain(ch)
 			c.DelChain(ch)
 		}
@@ -361,7 +361,7 @@ func (k *kernel) clear() error {
 	c := &nftables.Conn{}
 	c.DelTable(k.table)
 	if err := c.Flush(); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return unprivileged(fmt.Errorf("remove the firewall's table %s: %w", tableName, err))
+		return unprivileged(fmt.Errorf("remove the firewall's table %s: %w", k.table.Name, err))
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,7 +28,20 @@ type Config struct {
 	Peers    []Peer    `json:"peers,omitempty"`
 	Segments []Segment `json:"segments,omitempty"`
 	Routes   []Route   `json:"routes,omitempty"`
+	Doors    []Door    `json:"doors,omitempty"`
 }
+
+// Door is where the site's access points enter a network: what comes to that port of the
+// proxy's inside address goes to a port of a VEE, at whichever site that is, by the kernel.
+type Door struct {
+	Port    uint16         `json:"port"` // FirstDoor to LastDoor
+	UDP     bool           `json:"udp,omitempty"`
+	Segment string         `json:"segment"` // ID of one of Segments, in which the proxy has a port
+	To      netip.AddrPort `json:"to"`
+}
+
+// Ports of a proxy's inside address that are doors: below those that a kernel draws.
+const FirstDoor, LastDoor = 20000, 29999
 
 // Peer is the proxy of a partner.
 type Peer struct {
@@ -121,6 +135,34 @@ func (c Config) Check() error {
 		}
 		tickets[r.Ticket] = true
 	}
+	return c.checkDoors()
+}
+
+func (c Config) checkDoors() error {
+	networks := map[string]Segment{}
+	for _, s := range c.Segments {
+		networks[s.ID] = s
+	}
+	type at struct {
+		port uint16
+		udp  bool
+	}
+	taken := map[at]bool{}
+	for _, d := range c.Doors {
+		s := networks[d.Segment]
+		leads := slices.ContainsFunc(s.Ports, func(p plan.Port) bool { return slices.Contains(p.Addresses, d.To.Addr()) })
+		switch {
+		case d.Port < FirstDoor || d.Port > LastDoor:
+			return malformed("door at port %d: want %d to %d", d.Port, FirstDoor, LastDoor)
+		case taken[at{d.Port, d.UDP}]:
+			return malformed("door at port %d is there twice", d.Port)
+		case !s.Entered():
+			return malformed("door at port %d: the proxy has no port of its own in network %q", d.Port, d.Segment)
+		case !leads || !d.To.Addr().Is4() || d.To.Port() == 0:
+			return malformed("door at port %d: nobody in network %q has %v", d.Port, d.Segment, d.To)
+		}
+		taken[at{d.Port, d.UDP}] = true
+	}
 	return nil
 }
 
@@ -176,6 +218,12 @@ func (k Key) String() string { return base64.StdEncoding.EncodeToString(k[:]) }
 // Sites of the segment's ports beside this one.
 func (s Segment) Sites() []string { return plan.SitesOf(s.Segment) }
 
+// Entered reports whether the proxy has a port of its own in the network, so that doors lead
+// there.
+func (s Segment) Entered() bool {
+	return slices.ContainsFunc(s.Ports, func(p plan.Port) bool { return p.Host == plan.AtBorder })
+}
+
 // Presence is what a proxy says of itself to its site: at its start, when something of
 // it has changed, and regularly.
 type Presence struct {
@@ -196,6 +244,7 @@ type ProxyStatus struct {
 	Peers    []PeerStatus    `json:"peers"`
 	Segments []SegmentStatus `json:"segments"`
 	Routes   []RouteStatus   `json:"routes"`
+	Doors    []Door          `json:"doors,omitempty"`
 	Relay    RelayStatus     `json:"relay"`
 	// Dropped frames since the proxy started, by the reason.
 	Dropped map[string]uint64 `json:"dropped,omitempty"`

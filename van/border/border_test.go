@@ -16,14 +16,16 @@ const (
 
 func segment(id string, vni, tunnel uint32) Segment {
 	return Segment{Tunnel: tunnel, Segment: plan.Segment{ID: id, Version: 1, VNI: vni, MTU: 1370, Subnets: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24")},
-		Ports: []plan.Port{{VEE: "alpha.aaaaaaaaaa", MAC: "52:54:00:00:00:01", Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.10")}, Host: SiteHost("beta")}}}}
+		Ports: []plan.Port{{VEE: "alpha.aaaaaaaaaa", MAC: "52:54:00:00:00:01", Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.10")}, Host: SiteHost("beta")},
+			{VEE: "alpha.bbbbbbbbbb", MAC: "52:54:00:00:00:02", Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.254")}, Host: plan.AtBorder}}}}
 }
 
 func TestConfigsThatCannotBeFollowed(t *testing.T) {
 	good := func() Config {
 		return Config{Version: 1, Peers: []Peer{{Site: "beta", Key: keyA}, {Site: "gamma", Key: keyB}, {Site: "delta"}},
 			Segments: []Segment{segment("s/one", 1, 1), segment("s/two", 2, 2)},
-			Routes:   []Route{{Ticket: "site", To: "10.0.0.1:8440"}, {Ticket: "x", Peer: "beta", Show: "y", Once: true, Expires: time.Now()}}}
+			Routes:   []Route{{Ticket: "site", To: "10.0.0.1:8440"}, {Ticket: "x", Peer: "beta", Show: "y", Once: true, Expires: time.Now()}},
+			Doors:    []Door{{Port: 20000, Segment: "s/one", To: netip.MustParseAddrPort("10.1.0.10:80")}, {Port: 20000, UDP: true, Segment: "s/two", To: netip.MustParseAddrPort("10.1.0.10:53")}}}
 	}
 	if err := good().Check(); err != nil {
 		t.Fatal(err)
@@ -43,6 +45,11 @@ func TestConfigsThatCannotBeFollowed(t *testing.T) {
 		"is there twice":              func(c *Config) { c.Routes[0].Ticket = "x" },
 		"an address of this site or":  func(c *Config) { c.Routes[0].Peer = "beta" },
 		"has no ticket for site beta": func(c *Config) { c.Routes[1].Show = "" },
+		"door at port 19999: want":    func(c *Config) { c.Doors[0].Port = 19999 },
+		"port 20000 is there twice":   func(c *Config) { c.Doors[1].UDP = false },
+		"no port of its own in":       func(c *Config) { c.Segments[0].Ports = c.Segments[0].Ports[:1] },
+		"in network \"s/none\"":       func(c *Config) { c.Doors[0].Segment = "s/none" },
+		"nobody in network \"s/two\"": func(c *Config) { c.Doors[1].To = netip.MustParseAddrPort("10.1.0.11:53") },
 	} {
 		c := good()
 		spoil(&c)

@@ -12,6 +12,10 @@ import (
 // hosts of a site a partner is one more host, whose underlay address is the site's proxy's.
 const SitePrefix = "@"
 
+// AtBorder is what Port.Host says of the one port that a site's proxy has itself: by it the
+// access points of the site lead into the network. To other sites it is a port at that site.
+const AtBorder = "+border"
+
 // SiteOf a port that is at another site; false: it is at a host of this one.
 func SiteOf(p Port) (site string, ok bool) { return strings.CutPrefix(p.Host, SitePrefix) }
 
@@ -46,6 +50,13 @@ func ForBorder(underlay netip.Addr, segments []Segment) HostPlan {
 		for _, p := range s.Ports {
 			for _, a := range owned(p) {
 				h.Add(Answer{s.VNI, a, p.MAC})
+			}
+			if p.Host == AtBorder {
+				gateway := GatewayName(s.VNI)
+				h.Add(Gateway{Name: gateway, Bridge: bridge, MAC: p.MAC, Addresses: withLengths(s, p.Addresses)})
+				h.Add(Network{gateway, s.VNI})
+				h.Add(Forward{Device: gateway, MAC: p.MAC})
+				continue
 			}
 			site, away := SiteOf(p)
 			if !away {

@@ -16,6 +16,7 @@ func TestForBorder(t *testing.T) {
 		{VEE: "alpha.bbbbbbbbbb", MAC: "52:54:00:00:00:02", Addresses: []netip.Addr{at("10.1.0.11")}, Host: "@beta", Underlay: at("10.80.0.2")},
 		{VEE: "alpha.cccccccccc", MAC: "52:54:00:00:00:03", Addresses: []netip.Addr{at("10.1.0.12")}, Host: "@gamma", Underlay: at("10.80.0.2")},
 		{VEE: "alpha.dddddddddd", MAC: "52:54:00:00:00:04", Addresses: []netip.Addr{at("10.1.0.13")}, Host: "h2"}, // which has not said its underlay address
+		{VEE: "alpha.eeeeeeeeee", MAC: "06:00:00:07:00:fe", Addresses: []netip.Addr{at("10.1.0.254")}, Host: AtBorder, Underlay: at("10.80.0.2")},
 	}}
 	if sites := SitesOf(s); !slices.Equal(sites, []string{"beta", "gamma"}) {
 		t.Errorf("sites %v", sites)
@@ -27,9 +28,11 @@ func TestForBorder(t *testing.T) {
 	beta, gamma := BorderTap(7, "beta"), BorderTap(7, "gamma")
 	got := strings.NewReplacer(beta, "BETA", gamma, "GAMMA").Replace(b.String())
 	const want = `bridge   rv000007 mtu 1500
+forward  06:00:00:07:00:fe to rg000007
 forward  52:54:00:00:00:01 to rx000007 at 10.80.0.11
 forward  52:54:00:00:00:02 to BETA
 forward  52:54:00:00:00:03 to GAMMA
+gateway  rg000007 in rv000007 06:00:00:07:00:fe 10.1.0.254/24
 member   BETA in rv000007
 member   GAMMA in rv000007
 tunnel   rx000007 in rv000007 vni 7 from 10.80.0.2 udp 4789

@@ -100,7 +100,7 @@ func (h HostPlan) private(host string, underlay netip.Addr, zone uint16, s Segme
 	mac := GatewayMAC(s.VNI)
 	h.Add(Bridge{Name: bridge})
 	h.Add(Tunnel{Name: tunnel, Bridge: bridge, VNI: s.VNI, Local: underlay})
-	h.Add(Gateway{Name: gateway, Bridge: bridge, MAC: mac, Addresses: gatewayText(s)})
+	h.Add(Gateway{Name: gateway, Bridge: bridge, MAC: mac, Addresses: withLengths(s, s.Gateways)})
 	h.Add(Network{gateway, s.VNI})
 	h.Add(Forward{Device: gateway, MAC: mac})
 	h.Add(Gate{s.VNI, mac})
@@ -192,9 +192,10 @@ func LinkLocal(mac string) netip.Addr {
 	return netip.AddrFrom16([16]byte{0xfe, 0x80, 8: m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]})
 }
 
-func gatewayText(s Segment) string {
+// withLengths writes addresses with the prefix lengths of the subnets that they are in.
+func withLengths(s Segment, addresses []netip.Addr) string {
 	var of []string
-	for _, g := range s.Gateways {
+	for _, g := range addresses {
 		for _, n := range s.Subnets {
 			if n.Contains(g) {
 				of = append(of, netip.PrefixFrom(g, n.Bits()).String())

@@ -23,6 +23,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/van"
 	"github.com/reservoir-cloud/reservoir/van/border"
+	"github.com/reservoir-cloud/reservoir/van/border/door"
 	"github.com/reservoir-cloud/reservoir/van/border/relay"
 	"github.com/reservoir-cloud/reservoir/van/border/tunnel"
 	"github.com/reservoir-cloud/reservoir/van/plan"
@@ -55,6 +56,9 @@ func (c *Config) check() error {
 		p, err := netip.ParseAddrPort(a)
 		if err != nil || p.Addr().IsUnspecified() || p.Port() == 0 {
 			return bad("address %q: want one address of this machine and a port; what is inside is told from what is outside by it", a)
+		}
+		if p.Port() >= border.FirstDoor && p.Port() <= border.LastDoor {
+			return bad("address %q: ports %d to %d are doors of access points", a, border.FirstDoor, border.LastDoor)
 		}
 		ports[i] = p
 	}
@@ -232,7 +236,7 @@ func (p *post) Put(ctx context.Context, c border.Config) error {
 
 // follow a configuration. p.mu is held, or nobody else is there yet.
 func (p *post) follow(ctx context.Context, c border.Config) error {
-	return errors.Join(p.routes.put(c.Peers, c.Routes), p.tunnel.Put(ctx, c.Peers, c.Segments))
+	return errors.Join(p.routes.put(c.Peers, c.Routes), p.tunnel.Put(ctx, c.Peers, c.Segments), door.Put(p.networks, netip.MustParseAddrPort(p.cfg.Inside).Addr(), c))
 }
 
 // mendEvery is how often the kernel is compared with what it should hold.
@@ -315,6 +319,7 @@ func (p *post) Status(context.Context) (border.ProxyStatus, error) {
 	}
 	p.mu.Lock()
 	held := p.held
+	s.Doors = held.Doors
 	if p.err != nil {
 		s.Error = p.err.Error()
 	}

@@ -227,6 +227,8 @@ type network struct {
 	tunnel uint32
 	net4   string // first three bytes
 	guests []*guest
+	// entered at this site: its proxy has a port of its own.
+	entered *labSite
 }
 
 // guest is a namespace with a network card.
@@ -260,6 +262,14 @@ func (n *network) at(s *labSite) border.Segment {
 		p := o.port
 		if p.Host, p.Underlay = "h1", netip.MustParseAddr(hostUnderlay); o.site != s {
 			p.Host, p.Underlay = border.SiteHost(o.site.name), netip.MustParseAddr(proxyUnderlay)
+		}
+		g.Ports = append(g.Ports, p)
+	}
+	if n.entered != nil {
+		p := plan.Port{VEE: "alpha.dddddddddd", MAC: fmt.Sprintf("52:54:00:00:%02x:fe", n.tunnel), Addresses: []netip.Addr{netip.MustParseAddr(n.net4 + ".254")},
+			Host: plan.AtBorder, Underlay: netip.MustParseAddr(proxyUnderlay)}
+		if n.entered != s {
+			p.Host = border.SiteHost(n.entered.name)
 		}
 		g.Ports = append(g.Ports, p)
 	}
