@@ -46,26 +46,48 @@ func (u Usage) BilledMS() int64 { return u.DefinedMS + u.ActiveMS + u.PausedMS +
 // Rate is the usage of one millisecond.
 type Rate struct{ ms Usage }
 
-// RateOf a VEE in state s with descriptor d. Running and paused VEEs hold their vCPUs,
-// memory and disks; a suspended one its disks and, on disk too, its memory; a defined one
-// its disks. One that has no place yet, or is destroyed, holds nothing.
-func RateOf(s vee.State, d vee.Descriptor) Rate {
-	var disk, memory int64
+// Size of a VEE, as far as it is counted.
+type Size struct {
+	VCPUs     int64 `json:"vcpus,omitempty"`
+	MemoryMiB int64 `json:"memoryMiB,omitempty"`
+	DiskMiB   int64 `json:"diskMiB,omitempty"` // of all disks
+}
+
+// SizeOf a VEE with descriptor d.
+func SizeOf(d vee.Descriptor) Size {
+	z := Size{VCPUs: int64(d.VCPUs), MemoryMiB: mebibytes(d.Memory)}
 	for _, k := range d.Disks {
-		disk += mebibytes(k.Size)
+		z.DiskMiB += mebibytes(k.Size)
 	}
-	memory = mebibytes(d.Memory)
+	return z
+}
+
+// Within reports whether z is no larger than o in anything.
+func (z Size) Within(o Size) bool {
+	return z.VCPUs <= o.VCPUs && z.MemoryMiB <= o.MemoryMiB && z.DiskMiB <= o.DiskMiB
+}
+
+// Valid reports whether a VEE can have that size.
+func (z Size) Valid() bool { return z.VCPUs >= 0 && z.MemoryMiB >= 0 && z.DiskMiB >= 0 }
+
+// RateOf a VEE in state s with descriptor d.
+func RateOf(s vee.State, d vee.Descriptor) Rate { return SizeOf(d).Rate(s) }
+
+// Rate of a VEE of that size in state s. Running and paused VEEs hold their vCPUs, memory and
+// disks; a suspended one its disks and, on disk too, its memory; a defined one its disks. One
+// that has no place yet, or is destroyed, holds nothing.
+func (z Size) Rate(s vee.State) Rate {
 	switch s {
 	case vee.Initial:
 		return Rate{Usage{InitialMS: 1}}
 	case vee.Defined:
-		return Rate{Usage{DefinedMS: 1, DiskMiBMS: disk}}
+		return Rate{Usage{DefinedMS: 1, DiskMiBMS: z.DiskMiB}}
 	case vee.Active:
-		return Rate{Usage{ActiveMS: 1, VCPUMS: int64(d.VCPUs), MemoryMiBMS: memory, DiskMiBMS: disk}}
+		return Rate{Usage{ActiveMS: 1, VCPUMS: z.VCPUs, MemoryMiBMS: z.MemoryMiB, DiskMiBMS: z.DiskMiB}}
 	case vee.Paused:
-		return Rate{Usage{PausedMS: 1, VCPUMS: int64(d.VCPUs), MemoryMiBMS: memory, DiskMiBMS: disk}}
+		return Rate{Usage{PausedMS: 1, VCPUMS: z.VCPUs, MemoryMiBMS: z.MemoryMiB, DiskMiBMS: z.DiskMiB}}
 	case vee.Suspended:
-		return Rate{Usage{SuspendedMS: 1, DiskMiBMS: disk + memory}}
+		return Rate{Usage{SuspendedMS: 1, DiskMiBMS: z.DiskMiB + z.MemoryMiB}}
 	}
 	return Rate{}
 }

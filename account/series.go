@@ -74,7 +74,7 @@ func (i Interval) with(next Interval) Interval {
 
 // sameRate compares usages per time without dividing, in 128 bits.
 func (i Interval) sameRate(o Interval) bool {
-	a, b := i.Used.fields(), o.Used.fields()
+	a, b := i.Used.Fields(), o.Used.Fields()
 	for k := range a {
 		hi, lo := bits.Mul64(uint64(a[k]), uint64(o.ToMS-o.FromMS))
 		hi2, lo2 := bits.Mul64(uint64(b[k]), uint64(i.ToMS-i.FromMS))
@@ -85,12 +85,13 @@ func (i Interval) sameRate(o Interval) bool {
 	return true
 }
 
-func (u Usage) fields() [8]int64 {
+// Fields of u in their order.
+func (u Usage) Fields() [8]int64 {
 	return [8]int64{u.InitialMS, u.DefinedMS, u.ActiveMS, u.PausedMS, u.SuspendedMS, u.VCPUMS, u.MemoryMiBMS, u.DiskMiBMS}
 }
 
 func (u Usage) negative() bool {
-	for _, v := range u.fields() {
+	for _, v := range u.Fields() {
 		if v < 0 {
 			return true
 		}

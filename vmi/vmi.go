@@ -13,6 +13,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/reservoir-cloud/reservoir/account"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vhi/guest"
@@ -107,6 +108,8 @@ type VEE struct {
 	Site       string          `json:"custodySite"`
 	// Custody under which it is here, of a VEE of another site: the newest that was obeyed.
 	Custody *Custody `json:"custody,omitempty"`
+	// Evicted: it is a VEE of another site whose agreement is over, and it does not run any more.
+	Evicted *Eviction `json:"evicted,omitempty"`
 	// Move is how its newest migration over the border goes, as this site's host says; for the
 	// site that the VEE is of.
 	Move       *vhi.MoveReport `json:"move,omitempty"`
@@ -134,6 +137,13 @@ type VEE struct {
 	History []Step `json:"history,omitempty"`
 }
 
+// Eviction of a VEE that another site had here longer than was agreed.
+type Eviction struct {
+	At    time.Time `json:"at"`
+	Until time.Time `json:"until"` // its disks stay, for its own site to fetch
+	Why   string    `json:"why"`
+}
+
 // Step of a VEE's life: from At until the next step.
 type Step struct {
 	At    time.Time `json:"at"`
@@ -143,6 +153,16 @@ type Step struct {
 	// Progress that the step had made when it ended, such as the bytes that were fetched.
 	Progress *vee.Progress `json:"progress,omitempty"`
 	Note     string        `json:"note,omitempty"` // what went wrong
+	// Counted is what the step counts as in the books about a VEE of another site; nil: it is
+	// none.
+	Counted *Counted `json:"counted,omitempty"`
+}
+
+// Counted is what a step of a VEE of another site is counted as, beside its state.
+type Counted struct {
+	Agreement string `json:"agreement"` // under which it is here
+	Wanted    bool   `json:"wanted"`    // its own site wants it to run
+	account.Size
 }
 
 // Outcome of a collection method for one VEE.

@@ -5,7 +5,6 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -82,20 +81,6 @@ func TestInvoice(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "next.txt", v.String())
-}
-
-func TestSettlement(t *testing.T) {
-	theirs := accounts()[:2]
-	theirs[0].Intervals = account.Series{ran(date(3, 0), date(10, 0), 2, 1536), ran(date(10, 0), date(18, 5), 2, 1536), ran(date(18, 6), date(20, 7), 2, 1536)}
-	s, err := tariff.Settle(accounts(), theirs, january.From, january.Until)
-	if err != nil {
-		t.Fatal(err)
-	}
-	golden(t, "settlement.txt", s.String())
-	s, err = tariff.Settle(accounts(), accounts(), january.From, january.Until)
-	if err != nil || !strings.Contains(s.String(), "the books agree") {
-		t.Errorf("%s, %v", s, err)
-	}
 }
 
 func TestWhatIsRefused(t *testing.T) {
@@ -231,48 +216,6 @@ func TestCreditsNeverExceedCharges(t *testing.T) {
 		for _, c := range v.Credits {
 			if c.Amount.Sign() < 0 || c.Amount.Compare(c.Due.Round(2)) > 0 && c.Amount.Sign() > 0 || c.Service == "none" && c.Amount.Sign() != 0 {
 				t.Fatalf("%+v", c)
-			}
-		}
-	})
-}
-
-// Two books with the same usage agree, however each cuts it; a change of one is found, with
-// its place and its size.
-func TestSettlementFindsTheDifference(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		ours := accounts()
-		theirs := accounts()
-		for n, a := range theirs {
-			var cut account.Series
-			for _, i := range a.Intervals {
-				before, after := i.Cut(rapid.Int64Range(i.FromMS, i.ToMS).Draw(t, "cut"))
-				for _, part := range []account.Interval{before, after} {
-					if part.ToMS > part.FromMS {
-						cut = append(cut, part)
-					}
-				}
-			}
-			theirs[n].Intervals = cut
-		}
-		s, err := tariff.Settle(ours, theirs, january.From, january.Until)
-		if err != nil || len(s.Differences) != 0 || s.Ours.Compare(s.Theirs) != 0 {
-			t.Fatalf("%s, %v", s, err)
-		}
-		n := rapid.IntRange(0, 1).Draw(t, "VEE")
-		k := rapid.IntRange(0, len(theirs[n].Intervals)-1).Draw(t, "interval")
-		more := rapid.Int64Range(1, 1000).Draw(t, "more")
-		theirs[n].Intervals[k].Used.VCPUMS += more
-		s, err = tariff.Settle(ours, theirs, january.From, january.Until)
-		if err != nil || len(s.Differences) != 1 {
-			t.Fatalf("%s, %v", s, err)
-		}
-		d, i := s.Differences[0], theirs[n].Intervals[k]
-		if d.VEE != theirs[n].VEE || d.Usage != (account.Usage{VCPUMS: -more}) || d.Cost.Sign() >= 0 || s.Ours.Minus(s.Theirs).Compare(d.Cost) != 0 {
-			t.Fatalf("%+v for %d vCPU·ms more", d, more)
-		}
-		for _, g := range d.Where {
-			if g.FromMS < i.FromMS || g.ToMS > i.ToMS {
-				t.Fatalf("found at %+v, it is at %d until %d", g, i.FromMS, i.ToMS)
 			}
 		}
 	})

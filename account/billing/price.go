@@ -1,7 +1,6 @@
 // Package billing makes money of usage: price lists, charges for what VEEs have used,
-// invoices with the credits of service level agreements, and the settlement between two
-// sites that keep books about the same VEEs. It is pure, and exact: charges are rational
-// amounts, which are rounded once, on the invoice.
+// and invoices with the credits of service level agreements. It is pure, and exact: charges are
+// rational amounts, which are rounded once, on the invoice.
 package billing
 
 import (
