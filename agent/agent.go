@@ -196,7 +196,7 @@ func (a *agent) run(ctx context.Context) error {
 			a.cfg.Log.Warn("close the networks of this host", "err", err)
 		}
 	}()
-	a.tracker, err = vet.Open(ctx, vet.Config{Dir: a.cfg.Dir, Driver: driver, Images: images, Plugs: a.networks, NameServers: nameServers(a.cfg), Changed: a.changed, Said: a.said, Peer: a.peer, Leases: a.rights(), Checkpoints: newest{a}, Log: a.cfg.Log})
+	a.tracker, err = vet.Open(ctx, vet.Config{Dir: a.cfg.Dir, Driver: driver, Images: images, Plugs: a.networks, NameServers: nameServers(a.cfg), Changed: a.changed, Said: a.said, Peer: a.peer, Leases: a.rights(), Checkpoints: newest{a}, Seeds: seeds{images}, Log: a.cfg.Log})
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,11 @@ func (a *agent) ExportDisk(ctx context.Context, id vee.ID, disk, snapshot string
 	return a.tracker.ExportDisk(ctx, id, disk, snapshot)
 }
 
+// Checkpoint implements vhi.Storage.
+func (a *agent) Checkpoint(ctx context.Context, id vee.ID, n int, from int64) (io.ReadWriteCloser, error) {
+	return a.ves.ReadFrom(ctx, id, n, from)
+}
+
 // Snapshots implements vhi.Storage.
 func (a *agent) Snapshots(ctx context.Context, id vee.ID) ([]vee.Snapshot, error) {
 	return a.tracker.Snapshots(ctx, id)

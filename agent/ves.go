@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/agent/ve"
+	"github.com/reservoir-cloud/reservoir/image"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vhi/peer"
@@ -66,10 +67,17 @@ func (a *agent) veMembers() (list []ve.Here) {
 func (a *agent) lastCheckpoints(reports []vhi.Report) []vhi.Report {
 	for i := range reports {
 		if k, found := a.ves.Last(reports[i].VEE); found {
-			reports[i].Checkpoint = &vee.Checkpoint{N: k.N, At: k.At, Size: k.Size}
+			reports[i].Checkpoint = &vee.Checkpoint{N: k.N, At: k.At, Size: k.Size, Digest: k.Digest}
 		}
 	}
 	return reports
+}
+
+// seeds come the way that images do. It implements vet.Seeds.
+type seeds struct{ images *image.Cache }
+
+func (s seeds) Open(ctx context.Context, of vee.Seed, progress func(vee.Progress)) (io.ReadCloser, error) {
+	return s.images.Blob(ctx, of.Digest, of.Size, progress)
 }
 
 // newest checkpoint that a VEE goes on from. It implements vet.Checkpoints.

@@ -88,4 +88,8 @@ type Packer interface {
 	// snapshot's, since memory fits nothing else. A failed one leaves nothing. The stream is
 	// read to its end only when it is whole.
 	Unpack(ctx context.Context, g Guest, r io.Reader) error
+	// Seed makes a guest (absent → stopped) that begins with the disks of a snapshot, which may
+	// be another guest's. The description is g's, and the snapshot's memory is passed over.
+	// A failed one leaves nothing.
+	Seed(ctx context.Context, g Guest, r io.Reader) error
 }

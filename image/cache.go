@@ -189,6 +189,47 @@ func (c *Cache) Fetch(ctx context.Context, manifest string, progress func(vee.Pr
 	}, nil
 }
 
+// Blob makes one blob of that size, which belongs to no image, a file on this host, as Fetch
+// does, and opens it. Its name is gone with the next eviction. Errors: those of Fetch.
+func (c *Cache) Blob(ctx context.Context, blob string, size vee.Bytes, progress func(vee.Progress)) (*os.File, error) {
+	d, err := parseDigest(blob)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	c.pins[d]++
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.pins[d]--; c.pins[d] == 0 {
+			delete(c.pins, d)
+		}
+	}()
+	listen := func(n int64) {
+		if progress != nil {
+			progress(vee.Progress{Done: n, Total: int64(size), Unit: "bytes", What: "fetch " + blob})
+		}
+	}
+	fetch := func() error {
+		return c.once(ctx, d, listen, func(report func(int64)) error {
+			return c.fetchBlob(ctx, ocispec.Descriptor{Digest: d, Size: int64(size)}, report)
+		})
+	}
+	err = fetch()
+	if fault.Has(err, fault.DiskFull) && c.evictAll() > 0 {
+		err = fetch()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("fetch blob %s: %w", d, err)
+	}
+	f, err := os.Open(c.blobs.path(d))
+	if err != nil { // evicted in between
+		return nil, fault.New(fault.Unavailable, "blob %s: %w", d, err)
+	}
+	return f, nil
+}
+
 func (c *Cache) fetch(ctx context.Context, d digest.Digest, progress func(vee.Progress)) (Image, error) {
 	img, err := c.fetchManifest(ctx, d)
 	if err != nil {

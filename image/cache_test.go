@@ -494,3 +494,42 @@ func TestCacheLimit(t *testing.T) {
 		}
 	}
 }
+
+// TestBlob: what belongs to no image comes in the same way, resumed after a cut, and what is not
+// what its digest says is never handed out.
+func TestBlob(t *testing.T) {
+	content := bytes.Repeat([]byte("a packed checkpoint "), 1<<15)
+	d := digest.FromBytes(content)
+	served, cut := content, len(content)/2
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasSuffix(r.URL.Path, "/blobs/"+d.String()) {
+			http.NotFound(w, r)
+			return
+		}
+		if cut > 0 {
+			w = &cutting{w, cut}
+			cut = 0
+		}
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(served))
+	}))
+	defer srv.Close()
+	c := newCache(t, t.TempDir(), Remote{Base: srv.URL, HTTP: srv.Client()}, CacheOptions{})
+	f, err := c.Blob(t.Context(), d.String(), vee.Bytes(len(content)), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if got, err := io.ReadAll(f); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("read %d bytes, %v", len(got), err)
+	}
+	if _, err := c.Collect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	served = bytes.Repeat([]byte("something else alike"), 1<<15)
+	if _, err := c.Blob(t.Context(), d.String(), vee.Bytes(len(content)), nil); !fault.Has(err, fault.DigestMismatch) {
+		t.Errorf("another content: %v", err)
+	}
+	if _, err := c.Blob(t.Context(), digest.FromString("gone").String(), 4, nil); !fault.Has(err, fault.NotFound) {
+		t.Errorf("one that is not there: %v", err)
+	}
+}

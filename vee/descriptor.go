@@ -41,6 +41,8 @@ type Descriptor struct {
 	Metrics Metrics `json:"metrics,omitzero"`
 	// Naming is how the VEEs of its group find it.
 	Naming Naming `json:"naming,omitzero"`
+	// Seed is what its disks begin with in the place of its images; nil: those.
+	Seed *Seed `json:"seed,omitempty"`
 	// Where it may run; zero: at its own site, and at partners as its site has it.
 	Where Where `json:"where,omitzero"`
 	// Firewall of every NIC, tried in order. What no rule of a direction that has rules

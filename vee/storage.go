@@ -17,9 +17,19 @@ type DiskInfo struct {
 
 // Checkpoint of a VEE: its part of a moment of its whole VE.
 type Checkpoint struct {
-	N    int       `json:"n"` // of the VE, from 1
-	At   time.Time `json:"at"`
-	Size Bytes     `json:"sizeBytes"`
+	N      int       `json:"n"` // of the VE, from 1
+	At     time.Time `json:"at"`
+	Size   Bytes     `json:"sizeBytes"`
+	Digest string    `json:"digest,omitempty"` // "sha256:…" of it, packed
+}
+
+// Seed is a packed checkpoint of a VEE with whose disks another begins its life: a blob in the
+// site's registry.
+type Seed struct {
+	Digest string    `json:"digest"` // "sha256:…"
+	Size   Bytes     `json:"sizeBytes"`
+	Of     ID        `json:"of"`
+	At     time.Time `json:"at"`
 }
 
 // Snapshot of a VEE: its disks as they were, and its memory where it ran and that was

@@ -67,6 +67,9 @@ func (m *Manager) describe(ctx context.Context, caller identity.Caller, in vmi.I
 		if err := m.checkDescriptor(ctx, where, &d); err != nil {
 			return nil, err
 		}
+		if err := checkSeed(caller, where, d.Seed); err != nil {
+			return nil, err
+		}
 		if v.Count < 0 || len(all)+max(1, v.Count) > maxVEEs {
 			return nil, malformed(fmt.Sprintf("vees[%d].count", i), "%d: one call makes at most %d VEEs", v.Count, maxVEEs)
 		}

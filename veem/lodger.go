@@ -46,6 +46,8 @@ func (m *Manager) describeLodger(ctx context.Context, caller identity.Caller, in
 		return nil, malformed(where+"custody", "say under which epoch it is handed over")
 	case !vee.ValidName(d.Customer):
 		return nil, malformed(where+"descriptor.customer", "%q: want a DNS label such as \"acme\"", d.Customer)
+	case d.Seed != nil:
+		return nil, fault.New(fault.Unsupported, "VEE %s begins with a checkpoint, which its own site alone has", id)
 	case !dnsLabel.MatchString(d.Name):
 		return nil, malformed(where+"descriptor.name", "%q: want a DNS label such as \"web-1\"", d.Name)
 	}
@@ -238,6 +240,17 @@ func (m *Manager) obey(caller identity.Caller, t *tx, id vee.ID, u vmi.UpdateSta
 		return 0, fault.New(fault.WrongState, "VEE %s: it is destroyed here", id)
 	}
 	if r.Target != to {
+		if to != vee.Destroyed {
+			if err := m.mayStay(caller.Site, t.now); err != nil {
+				// Its own site learns by the eviction that this wish, and every older one, is refused.
+				m.overstayed(&r, t.now)
+				r.Custody = &c
+				t.putVEE(r)
+				return r.Seq, nil
+			}
+			r.Evicted = nil
+			t.putVEE(r)
+		}
 		if to == vee.Active {
 			if err := networksShared(t, r); err != nil {
 				return 0, err

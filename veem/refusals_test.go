@@ -24,6 +24,9 @@ func (fakeShelf) Disks(context.Context, vee.ID) ([]vee.DiskInfo, error) {
 func (fakeShelf) ExportDisk(context.Context, vee.ID, string, string) (io.ReadWriteCloser, error) {
 	return nopCloser{&bytes.Buffer{}}, nil
 }
+func (fakeShelf) Checkpoint(context.Context, vee.ID, int, int64) (io.ReadWriteCloser, error) {
+	return nopCloser{&bytes.Buffer{}}, nil
+}
 func (fakeShelf) Snapshots(context.Context, vee.ID) ([]vee.Snapshot, error) { return nil, nil }
 func (fakeShelf) CreateSnapshot(context.Context, vee.ID, vee.Epoch, string, bool) (vee.Snapshot, error) {
 	return vee.Snapshot{}, nil

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
@@ -26,6 +27,9 @@ type Storage interface {
 	CreateSnapshot(ctx context.Context, id vee.ID, e vee.Epoch, name string, memory bool) (vee.Snapshot, error)
 	RestoreSnapshot(ctx context.Context, id vee.ID, e vee.Epoch, name string) error
 	DeleteSnapshot(ctx context.Context, id vee.ID, e vee.Epoch, name string) error
+	// Checkpoint gives the packed checkpoint n of a VEE out that this host keeps, from a byte
+	// on. The stream ends with it.
+	Checkpoint(ctx context.Context, id vee.ID, n int, from int64) (io.ReadWriteCloser, error)
 }
 
 // ExportHeader is the first line of an exported disk's stream, in JSON; the bytes of a
@@ -131,6 +135,18 @@ func registerStorage(s *httpapi.Server, h Storage) {
 			}
 			return h.Snapshots(ctx, id)
 		})
+	s.HandleUpgrade("GET /vhi/v1/vees/{id}/checkpoints/{n}", siteOnly, func(r *http.Request) (io.ReadWriteCloser, error) {
+		id, err := veePath{r.PathValue("id")}.id()
+		if err != nil {
+			return nil, err
+		}
+		n, err := strconv.Atoi(r.PathValue("n"))
+		from, wrong := strconv.ParseInt(r.URL.Query().Get("from"), 10, 64)
+		if err != nil || wrong != nil || n < 0 || from < 0 {
+			return nil, fault.New(fault.Malformed, "checkpoint %q from byte %q: want two numbers", r.PathValue("n"), r.URL.Query().Get("from"))
+		}
+		return h.Checkpoint(r.Context(), id, n, from)
+	})
 	const path = "/vhi/v1/vees/{id}/snapshots/{name}"
 	type body struct {
 		ID   string `path:"id"`
@@ -171,6 +187,10 @@ func snapshotQuery(name string) string {
 		return ""
 	}
 	return "?" + url.Values{"snapshot": {name}}.Encode()
+}
+
+func (h hostClient) Checkpoint(ctx context.Context, id vee.ID, n int, from int64) (io.ReadWriteCloser, error) {
+	return h.c.Upgrade(ctx, veeURL(id, "/checkpoints/"+strconv.Itoa(n)+"?from="+strconv.FormatInt(from, 10)))
 }
 
 func (h hostClient) Snapshots(ctx context.Context, id vee.ID) (out []vee.Snapshot, err error) {

@@ -463,10 +463,19 @@ func (t *Tracker) Kept(_ context.Context, id vee.ID) ([]peer.Kept, error) {
 func (t *Tracker) Last(id vee.ID) (peer.Kept, bool) { return Best(t.cfg.Store.List(id)) }
 
 // Read implements peer.Trackers.
-func (t *Tracker) Read(_ context.Context, id vee.ID, n int) (io.ReadWriteCloser, error) {
+func (t *Tracker) Read(ctx context.Context, id vee.ID, n int) (io.ReadWriteCloser, error) {
+	return t.ReadFrom(ctx, id, n, 0)
+}
+
+// ReadFrom a byte of a checkpoint on. Errors: NotFound.
+func (t *Tracker) ReadFrom(_ context.Context, id vee.ID, n int, from int64) (io.ReadWriteCloser, error) {
 	f, err := t.cfg.Store.Open(id, n)
 	if err != nil {
 		return nil, err
+	}
+	if _, err := f.Seek(from, io.SeekStart); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("read checkpoint %d of VEE %s from byte %d: %w", n, id, from, err)
 	}
 	return reading{f}, nil
 }

@@ -25,6 +25,19 @@ type Checkpoints interface {
 	Newest(ctx context.Context, id vee.ID) (content io.ReadCloser, n int, found bool, err error)
 }
 
+// Seeds that VEEs begin with.
+type Seeds interface {
+	// Open the checkpoint of which that is the digest, verified. The reader closes it.
+	Open(ctx context.Context, s vee.Seed, progress func(vee.Progress)) (io.ReadCloser, error)
+}
+
+// noSeeds is a host that can fetch none.
+type noSeeds struct{}
+
+func (noSeeds) Open(context.Context, vee.Seed, func(vee.Progress)) (io.ReadCloser, error) {
+	return nil, fault.New(fault.Unsupported, "this host fetches no checkpoints of other VEEs")
+}
+
 // noCheckpoints is a host that has none.
 type noCheckpoints struct{}
 
@@ -264,6 +277,32 @@ func (v *tracked) unpack(ctx context.Context, a vhi.Assignment) (bool, error) {
 		return false, fmt.Errorf("checkpoint %d: %w", n, err)
 	}
 	v.t.cfg.Log.Info("a VEE goes on from a checkpoint", "vee", a.VEE, "checkpoint", n)
+	return true, nil
+}
+
+// sow makes an absent guest whose disks begin with another VEE's, and reports whether they do.
+func (v *tracked) sow(ctx context.Context, a vhi.Assignment) (bool, error) {
+	s := a.Descriptor.Seed
+	if s == nil {
+		return false, nil
+	}
+	p, can := v.t.cfg.Driver.(hypervisor.Packer)
+	if !can {
+		return false, fault.New(fault.Unsupported, "its disks begin with a checkpoint of VEE %s, which this host's driver cannot read", s.Of)
+	}
+	g, err := v.guest(ctx, a)
+	if err != nil {
+		return false, err
+	}
+	content, err := v.t.cfg.Seeds.Open(ctx, *s, v.setProgress)
+	if err != nil {
+		return false, fmt.Errorf("fetch the checkpoint of VEE %s: %w", s.Of, err)
+	}
+	defer content.Close()
+	if err := p.Seed(ctx, g, content); err != nil {
+		return false, fmt.Errorf("the checkpoint of VEE %s: %w", s.Of, err)
+	}
+	v.t.cfg.Log.Info("a VEE begins with the disks of another", "vee", a.VEE, "of", s.Of, "at", s.At)
 	return true, nil
 }
 

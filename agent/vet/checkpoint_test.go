@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"testing"
@@ -80,6 +81,73 @@ func (x *reliable) checkpoint(n int) {
 		x.t.Fatal(err)
 	}
 	x.kept.content = b.Bytes()
+}
+
+// bag has one seed, which can be had when there is no err.
+type bag struct {
+	content []byte
+	err     error
+	asked   vee.Seed
+}
+
+func (b *bag) Open(_ context.Context, s vee.Seed, _ func(vee.Progress)) (io.ReadCloser, error) {
+	if b.asked = s; b.err != nil {
+		return nil, b.err
+	}
+	return io.NopCloser(bytes.NewReader(b.content)), nil
+}
+
+// TestAVEEThatBeginsWithAnothersDisks: it is not started without them, however long they take,
+// boots from them, and has nothing of the other's memory.
+func TestAVEEThatBeginsWithAnothersDisks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old := newReliable(t, "", last)
+		old.checkpoint(1)
+		old.stop()
+
+		d, err := sim.New(sim.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		seeds := &bag{err: fault.New(fault.Unavailable, "the site does not answer")}
+		h := newHost()
+		tr, err := Open(t.Context(), Config{Dir: t.TempDir(), Driver: d, Images: h, Plugs: h, Changed: func() {}, Seeds: seeds, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() { defer close(done); _ = tr.Run(ctx) }()
+		defer func() { cancel(); <-done }()
+		a := assignment(1, vhi.Running)
+		a.Descriptor.Memory = vee.GiB
+		a.Descriptor.Seed = &vee.Seed{Digest: "sha256:1", Size: 1, Of: "alpha.other"}
+		assign(t, tr, a)
+		time.Sleep(10 * time.Minute)
+		if r := report(t, tr); r.Power != vhi.Unprepared || r.Error == "" || seeds.asked.Of != "alpha.other" {
+			t.Fatalf("without its seed: %+v", r)
+		}
+		seeds.err, seeds.content = nil, old.kept.content
+		time.Sleep(time.Minute)
+		x := &reliable{t: t, d: d, tr: tr, a: a}
+		x.is(vhi.Running)
+		if n := x.bootsAre(2); !n {
+			t.Error("it does not go on from the other's disks")
+		}
+	})
+}
+
+// bootsAre of the guest's disk.
+func (x *reliable) bootsAre(n int) bool {
+	var b bytes.Buffer
+	if _, err := x.d.Snapshot(x.t.Context(), hypervisor.Guest{ID: web, Epoch: x.a.Epoch}, "look", true); err != nil {
+		x.t.Fatal(err)
+	}
+	if err := x.d.Pack(x.t.Context(), web, "look", &b); err != nil {
+		x.t.Fatal(err)
+	}
+	return bytes.Contains(b.Bytes(), fmt.Appendf(nil, `"boots":%d`, n))
 }
 
 func (x *reliable) boots() int {

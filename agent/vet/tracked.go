@@ -369,6 +369,9 @@ func (v *tracked) perform(ctx context.Context, s step, a vhi.Assignment) error {
 		if done, err := v.unpack(ctx, a); done || err != nil {
 			return err
 		}
+		if done, err := v.sow(ctx, a); done || err != nil {
+			return err
+		}
 		g, err := v.guest(ctx, a)
 		if err != nil {
 			return err

@@ -80,7 +80,9 @@ type Config struct {
 	Leases Leases
 	// Checkpoints that VEEs go on from; nil: there are none.
 	Checkpoints Checkpoints
-	Log         *slog.Logger
+	// Seeds that VEEs begin with; nil: none can be had.
+	Seeds Seeds
+	Log   *slog.Logger
 }
 
 // keepTombstone is how long the assignment of a VEE that is gone goes on refusing late
@@ -106,6 +108,9 @@ type Tracker struct {
 func Open(ctx context.Context, cfg Config) (*Tracker, error) {
 	if cfg.Leases == nil {
 		cfg.Leases = noLeases{}
+	}
+	if cfg.Seeds == nil {
+		cfg.Seeds = noSeeds{}
 	}
 	if cfg.Checkpoints == nil {
 		cfg.Checkpoints = noCheckpoints{}

@@ -50,4 +50,15 @@ func snapshotsTravel(b *bench) {
 	b.must("stop", there.d.Stop(b.Context(), one, g.Epoch, 0))
 	b.must("start from its disks", there.d.Start(b.Context(), g))
 	there.terminal(one).await("B")
+
+	other := g // another VEE begins with these disks
+	other.ID = "alpha.conformand"
+	if err := p.Seed(b.Context(), other, bytes.NewReader(packed.Bytes()[:packed.Len()/2])); err == nil {
+		b.Error("a VEE was made of half a snapshot")
+	}
+	b.must("seed", p.Seed(b.Context(), other, bytes.NewReader(packed.Bytes())))
+	there.is(other.ID, hypervisor.Stopped)
+	there.refused("seed over it", p.Seed(b.Context(), other, bytes.NewReader(packed.Bytes())), hypervisor.ErrWrongState)
+	b.must("start from another's disks", there.d.Start(b.Context(), other))
+	there.terminal(other.ID).await("B")
 }

@@ -138,21 +138,31 @@ func writePack(w io.Writer, head snapshot, files []packedFile) error {
 
 // Unpack implements hypervisor.Packer. Its commit point is the record.
 func (d *Driver) Unpack(ctx context.Context, gs hypervisor.Guest, r io.Reader) error {
+	return d.fromPack(ctx, "unpack", gs, r, false)
+}
+
+// Seed implements hypervisor.Packer. Its commit point is the record.
+func (d *Driver) Seed(ctx context.Context, gs hypervisor.Guest, r io.Reader) error {
+	return d.fromPack(ctx, "seed", gs, r, true)
+}
+
+// fromPack makes a guest; disksAlone: as gs describes it, of the disks alone.
+func (d *Driver) fromPack(ctx context.Context, what string, gs hypervisor.Guest, r io.Reader, disksAlone bool) error {
 	g, ctx, done, err := d.command(ctx, gs.ID, gs.Epoch)
 	if err != nil {
-		return fmt.Errorf("unpack %s: %w", gs.ID, err)
+		return fmt.Errorf("%s %s: %w", what, gs.ID, err)
 	}
 	defer done()
 	if c := g.condition(); c != hypervisor.Absent {
-		return g.wrongState("unpack")
+		return g.wrongState(what)
 	}
-	if err := g.unpack(ctx, gs, r); err != nil {
-		return disk.NoSpace(fmt.Errorf("unpack %s: %w", gs.ID, err))
+	if err := g.unpack(ctx, gs, r, disksAlone); err != nil {
+		return disk.NoSpace(fmt.Errorf("%s %s: %w", what, gs.ID, err))
 	}
 	return nil
 }
 
-func (g *guest) unpack(ctx context.Context, gs hypervisor.Guest, r io.Reader) (err error) {
+func (g *guest) unpack(ctx context.Context, gs hypervisor.Guest, r io.Reader, disksAlone bool) (err error) {
 	if err := os.RemoveAll(g.dir); err != nil { // a rest of an earlier failure
 		return err
 	}
@@ -169,12 +179,15 @@ func (g *guest) unpack(ctx context.Context, gs hypervisor.Guest, r io.Reader) (e
 	if err != nil {
 		return err
 	}
-	is := head.Guest
+	is, remembers := head.Guest, head.MemoryFile != "" && !disksAlone
 	is.ID, is.Epoch, is.Images, is.NICs = gs.ID, gs.Epoch, gs.Images, gs.NICs
+	if disksAlone {
+		is = gs
+	}
 	if err := g.d.check(is); err != nil {
 		return err
 	}
-	l, err := g.unpackFiles(ctx, in, is, head.MemoryFile != "")
+	l, err := g.unpackFiles(ctx, in, is, head.MemoryFile != "", remembers)
 	if err != nil {
 		return err
 	}
@@ -187,12 +200,15 @@ func (g *guest) unpack(ctx context.Context, gs hypervisor.Guest, r io.Reader) (e
 		return err
 	}
 	want := hypervisor.Stopped
-	if head.MemoryFile != "" {
+	if remembers {
 		want = hypervisor.Suspended
 	}
 	uid := g.d.users.take(g.id, g.d.token(g.id))
 	if err := g.save(func(r *record) {
-		*r = record{Guest: is, UID: uid, Want: want, Machine: head.Machine, CPU: head.CPU, Accelerator: head.Accelerator, layers: l}
+		*r = record{Guest: is, UID: uid, Want: want, layers: l}
+		if !disksAlone {
+			r.Machine, r.CPU, r.Accelerator = head.Machine, head.CPU, head.Accelerator
+		}
 	}); err != nil {
 		return err
 	}
@@ -217,8 +233,8 @@ func readPackHead(in *tar.Reader) (head snapshot, err error) {
 
 var errPack = errors.New("it is damaged, or of another driver")
 
-// unpackFiles writes memory and disks, each of which has to be there.
-func (g *guest) unpackFiles(ctx context.Context, in *tar.Reader, gs hypervisor.Guest, memory bool) (l layers, err error) {
+// unpackFiles writes memory, if it is wanted, and disks, each of which has to be there.
+func (g *guest) unpackFiles(ctx context.Context, in *tar.Reader, gs hypervisor.Guest, memory, wantMemory bool) (l layers, err error) {
 	l = layers{Frozen: 1}.clone()
 	missing := map[string]disk.Disk{}
 	for _, k := range disk.Plan(gs) {
@@ -243,7 +259,9 @@ func (g *guest) unpackFiles(ctx context.Context, in *tar.Reader, gs hypervisor.G
 		case h.Name != packMemory || !memory:
 			return l, fmt.Errorf("a packed snapshot has %q: %w", h.Name, errPack)
 		default:
-			memory = false
+			if memory = false; !wantMemory {
+				continue
+			}
 		}
 		if err := writeFrom(filepath.Join(g.dir, file), in); err != nil {
 			return l, err

@@ -29,6 +29,16 @@ func (d *Driver) Pack(_ context.Context, id vee.ID, snapshot string, w io.Writer
 
 // Unpack implements hypervisor.Packer.
 func (d *Driver) Unpack(ctx context.Context, gs hypervisor.Guest, r io.Reader) error {
+	return d.fromPack(ctx, gs, r, false)
+}
+
+// Seed implements hypervisor.Packer: what a simulated guest's disk remembers is how often it
+// was started.
+func (d *Driver) Seed(ctx context.Context, gs hypervisor.Guest, r io.Reader) error {
+	return d.fromPack(ctx, gs, r, true)
+}
+
+func (d *Driver) fromPack(ctx context.Context, gs hypervisor.Guest, r io.Reader, disksAlone bool) error {
 	return d.command(ctx, Unpack, gs.ID, gs.Epoch, func(g *guest) error {
 		if g != nil {
 			return fmt.Errorf("it is %s: %w", g.observe().Condition, hypervisor.ErrWrongState)
@@ -38,10 +48,13 @@ func (d *Driver) Unpack(ctx context.Context, gs hypervisor.Guest, r io.Reader) e
 			return fmt.Errorf("this is no packed snapshot of a simulated guest: %w", err)
 		}
 		to := hypervisor.Stopped
-		if f.Memory {
+		if f.Memory && !disksAlone {
 			to = hypervisor.Suspended
 		}
 		g = &guest{d: d, s: f.Of}
+		if disksAlone {
+			g.s = state{Guest: gs, Boots: f.Of.Boots}
+		}
 		g.s.Guest.ID, g.s.Guest.Epoch, g.s.Guest.Images, g.s.Guest.NICs = gs.ID, gs.Epoch, gs.Images, gs.NICs
 		g.s.Condition, g.s.Snapshots = hypervisor.Absent, nil
 		if err := g.become(to, "", nil); err != nil {

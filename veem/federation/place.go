@@ -28,6 +28,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/van/border"
 	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/veem/federation/agreement"
 	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vhi/guest"
 	"github.com/reservoir-cloud/reservoir/vmi"
@@ -174,8 +175,18 @@ func (p *Place) reserve(ctx context.Context, x peer.Partner, a vhi.Assignment, p
 }
 
 func (p *Place) agreement(x peer.Partner) string {
-	a, _ := x.Lends(p.cfg.Now()) // one that has ended needs no name to be obeyed to its end
+	a, _ := p.stays(x) // one that has ended needs no name to be obeyed to its end
 	return a.ID
+}
+
+// stays is the agreement under which ours are there, also while its notice runs.
+func (p *Place) stays(x peer.Partner) (peer.Agreement, bool) {
+	for _, a := range x.Agreements {
+		if a.Lender == x.Name {
+			return agreement.Stays(x.Agreements, x.Name, a.Borrower, p.cfg.Now())
+		}
+	}
+	return peer.Agreement{}, false
 }
 
 // failure of a call about one VEE.
@@ -235,7 +246,7 @@ func (p *Place) drivers(x peer.Partner) (list []vhi.DriverInfo) {
 	if len(list) == 0 {
 		list = append(list, vhi.DriverInfo{Name: "partner", Why: "site " + x.Name + " does not say what it has"})
 	}
-	if a, err := x.Lends(p.cfg.Now()); err == nil && a.Movable.Live && x.Hello.Can(peer.CanMove) {
+	if a, ok := p.stays(x); ok && a.Movable.Live && x.Hello.Can(peer.CanMove) {
 		for i := range list {
 			list[i].Operations = append(list[i].Operations, opMigrate)
 		}
@@ -246,8 +257,8 @@ func (p *Place) drivers(x peer.Partner) (list []vhi.DriverInfo) {
 // capacity that is ours there: what the agreement has, and no more than the partner says that
 // it has free.
 func (p *Place) capacity(x peer.Partner, used vee.Resources) vee.Resources {
-	a, err := x.Lends(p.cfg.Now())
-	if err != nil {
+	a, ok := p.stays(x)
+	if !ok {
 		return vee.Resources{}
 	}
 	c := vee.Resources{MilliCPU: int64(a.Ceiling.VCPUs) * 1000, Memory: a.Ceiling.Memory, Disk: a.Ceiling.Disk}
@@ -410,6 +421,11 @@ func (p *Place) Disks(ctx context.Context, id vee.ID) ([]vee.DiskInfo, error) {
 		return nil, err
 	}
 	return x.VMI.ListDisks(ctx, id)
+}
+
+// Checkpoint of a VEE at a partner: it is the partner's affair, and is not given out.
+func (p *Place) Checkpoint(_ context.Context, id vee.ID, _ int, _ int64) (io.ReadWriteCloser, error) {
+	return nil, fault.New(fault.Unsupported, "checkpoints of VEE %s are at site %s, which takes them for itself", id, p.cfg.Partner)
 }
 
 // ExportDisk gives a disk out.
