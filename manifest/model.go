@@ -24,6 +24,9 @@ type Service struct {
 	RestartTime  *RestartTime  `yaml:"restartTime" ovf:"RestartTimeSection"`
 	Offer        *Offer        `yaml:"offer" ovf:"OfferSection"`
 	Contract     *Contract     `yaml:"contract" ovf:"ContractSection"`
+	// Standby are partner sites that keep what it takes to go on with the service when its own
+	// site is lost, in the order of precedence.
+	Standby []string `yaml:"standby" ovf:"StandbySection>Site"`
 
 	Extra []Extra `yaml:"extra"`
 }

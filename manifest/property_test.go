@@ -215,6 +215,10 @@ func anyService(t *rapid.T) *Service {
 			s.Offer.Sites[i] = numbered("site", i)
 		}
 	}
+	s.Standby = s.Standby[:min(len(s.Standby), maxStandbys)]
+	for i := range s.Standby {
+		s.Standby[i] = numbered("site", i)
+	}
 	if s.Contract != nil {
 		s.Contract.Offer = "o" + s.Contract.Offer
 	}

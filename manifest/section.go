@@ -297,6 +297,7 @@ var infos = map[string]string{
 	"DiskMappingSection":          "Storage that disks are put on",
 	"AspectsSection":              "What the site takes care of",
 	"AffinitySection":             "What runs together and what apart",
+	"StandbySection":              "Sites that can go on with it when its own is lost",
 }
 
 func info(e *etree.Element, text string) {

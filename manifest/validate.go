@@ -184,6 +184,15 @@ func (s *Service) validate(r *report) {
 			v.name(atIndex("offer.sites", i), name)
 		}
 	}
+	if len(s.Standby) > maxStandbys {
+		v.bad("standby", fmt.Sprintf("%d sites", len(s.Standby)), fmt.Sprintf("want at most %d", maxStandbys))
+	}
+	for i, name := range s.Standby {
+		v.name(atIndex("standby", i), name)
+		if slices.Contains(s.Standby[:i], name) {
+			v.bad(atIndex("standby", i), name, "want each site once")
+		}
+	}
 	if c := s.Contract; c != nil && c.Offer == "" {
 		v.bad("contract.offer", "nothing", "want the offer that was accepted")
 	}
@@ -536,6 +545,9 @@ func (v *validator) component(p string, c *Component) {
 	v.firewall(p, c)
 	v.extras(p, c.Extra, "component", "hardware")
 }
+
+// maxStandbys of a service: everything is shipped to each of them.
+const maxStandbys = 4
 
 // Bounds of what reliability asks for: a checkpoint stops the guests while it is taken, and a
 // guest under load is late now and then.
