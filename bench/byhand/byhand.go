@@ -1,7 +1,13 @@
-// Package byhand is the live migration of a busy guest driven by hand over QMP, which the
-// product's is measured beside: two QEMUs with the command line of the product's guest
+// Package byhand is the live migration of a busy guest driven by hand over QMP, and the
+// product's measured beside it: two QEMUs with the command line of the product's guest
 // (disk, NIC and all), the same work and the same limits, joined by TCP, without a site,
 // agents, TLS or a record of what happens.
+//
+// Downtime is how long no vCPU runs: from QEMU's STOP at the source to its RESUME at the
+// destination, by QEMU's own timestamps. The product's leaves out the way of one message
+// from host to host, since hosts (and sites) do not compare clocks. Total goes from the start
+// of the destination's QEMU (by hand) or the call (product) to the guest's going on there (by
+// hand) or the record's saying so (product).
 package byhand
 
 import (
@@ -48,8 +54,9 @@ const (
 	downtimeLimit = 10
 )
 
-// Result of one migration: how long no vCPU ran, by QEMU's timestamps, and how long it took.
-type Result struct{ Down, Total time.Duration }
+// Result of one migration: how long it took until the destination waited, until the disks were
+// the same, until the vCPUs were stopped, how long none ran, and the whole.
+type Result struct{ Prepare, Disks, Memory, Down, Total time.Duration }
 
 func (r Result) String() string {
 	return fmt.Sprintf("%d ms / %d ms", r.Down.Milliseconds(), r.Total.Milliseconds())
@@ -275,6 +282,7 @@ func Migrate(ctx context.Context, dir string, m Machine, w Way) (r Result, err e
 	if err != nil {
 		return r, err
 	}
+	prepared := time.Now()
 	err = from.script(ctx,
 		line{"blockdev-add", object{"driver": "nbd", "node-name": "to", "export": diskNode, "discard": "unmap", "server": object{"type": "inet", "host": "127.0.0.1", "port": fmt.Sprint(w.Dial[0])}}},
 		line{"blockdev-mirror", object{"job-id": "mirror", "device": diskNode, "target": "to", "sync": "full", "copy-mode": "write-blocking"}})
@@ -284,6 +292,7 @@ func Migrate(ctx context.Context, dir string, m Machine, w Way) (r Result, err e
 	if err != nil {
 		return r, err
 	}
+	mirrored := time.Now()
 	err = from.script(ctx,
 		line{"migrate-set-capabilities", object{"capabilities": []object{{"capability": "events", "state": true}, {"capability": "pause-before-switchover", "state": true}}}},
 		line{"migrate-set-parameters", object{"max-bandwidth": int64(1) << 40, "downtime-limit": downtimeLimit}},
@@ -311,7 +320,7 @@ func Migrate(ctx context.Context, dir string, m Machine, w Way) (r Result, err e
 		return r, err
 	}
 	resumed, err := to.await(ctx, "RESUME", "", nil)
-	return Result{resumed.Sub(stopped), resumed.Sub(begun)}, err
+	return Result{prepared.Sub(begun), mirrored.Sub(prepared), stopped.Sub(mirrored), resumed.Sub(stopped), resumed.Sub(begun)}, err
 }
 
 // work is told to the guest as soon as its agent answers, and given the time to begin.

@@ -4,12 +4,7 @@
 // same limits, joined by TCP on the loopback, without a site, agents, TLS or a record of
 // what happens. The work rewrites a quarter of the memory every second and keeps the vCPU
 // busy.
-//
-// Downtime is how long no vCPU runs: from QEMU's STOP at the source to its RESUME at the
-// destination, by QEMU's own timestamps. The product's leaves out the way of one message
-// from agent to agent, since hosts do not compare clocks. Total goes from the start of the
-// destination's QEMU (by hand) or the call (product) to the guest's going on there (by
-// hand) or the record's saying so (product).
+// What downtime and total are says package byhand.
 package main
 
 import (
@@ -18,14 +13,10 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/bench/byhand"
-	"github.com/reservoir-cloud/reservoir/bench/figure"
 	"github.com/reservoir-cloud/reservoir/bench/stage"
-	"github.com/reservoir-cloud/reservoir/vmi"
 )
 
 var (
@@ -60,57 +51,10 @@ func run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	var ours, hand []byhand.Result
-	fmt.Printf("%-6s %22s %22s\n", "round", "product down / total", "by hand down / total")
-	for i := range *rounds {
-		p, err := product(ctx, on)
-		if err != nil {
-			return fmt.Errorf("round %d: %w", i+1, err)
-		}
-		h, err := byhand.Migrate(ctx, filepath.Join(on.Scratch, fmt.Sprint("hand", i)), m, byhand.Way{Prefix: *prefix, Port: *port, Dial: [2]int{*port, *port + 1}})
-		if err != nil {
-			return fmt.Errorf("round %d by hand: %w", i+1, err)
-		}
-		ours, hand = append(ours, p), append(hand, h)
-		fmt.Printf("%-6d %22s %22s\n", i+1, p, h)
-	}
-	down := func(r byhand.Result) time.Duration { return r.Down }
-	total := func(r byhand.Result) time.Duration { return r.Total }
-	fmt.Printf("%-6s %22s %22s\n", "median", byhand.Result{Down: median(ours, down), Total: median(ours, total)}, byhand.Result{Down: median(hand, down), Total: median(hand, total)})
-	ratio := func(of func(byhand.Result) time.Duration) float64 {
-		return float64(median(ours, of)) / float64(max(median(hand, of), time.Millisecond))
-	}
-	figure.Line("migrate_downtime_ratio", ratio(down), "x", "<=", 1.2)
-	figure.Line("migrate_total_ratio", ratio(total), "x", "<=", 1.2)
-	return nil
-}
-
-func median(rs []byhand.Result, of func(byhand.Result) time.Duration) time.Duration {
-	var d []time.Duration
-	for _, r := range rs {
-		d = append(d, of(r))
-	}
-	return figure.Median(d)
-}
-
-// product migrates the VEE to the other host.
-func product(ctx context.Context, on *stage.Stage) (byhand.Result, error) {
-	for _, work := range []string{"burn-cpu amount=1", fmt.Sprintf("burn-memory amount=%d", byhand.BurnMemory)} {
-		if _, err := on.Run(ctx, append([]string{"vee", "tell", "web-1"}, append(strings.Fields(work), fmt.Sprintf("seconds=%d", byhand.BurnSeconds))...)...); err != nil {
-			return byhand.Result{}, err
-		}
-	}
-	if _, err := on.Run(ctx, "vee", "migrate", "web-1", "--wait"); err != nil {
-		return byhand.Result{}, err
-	}
-	list, err := stage.List[vmi.Migration](ctx, on, "vee", "migrations")
+	b := byhand.Beside{On: on, Machine: m, Way: byhand.Way{Prefix: *prefix, Port: *port, Dial: [2]int{*port, *port + 1}}, To: func(int) string { return "" }}
+	ours, hand, err := b.Rounds(ctx, *rounds)
 	if err != nil {
-		return byhand.Result{}, err
+		return err
 	}
-	if len(list) == 0 || list[0].Ended == nil {
-		return byhand.Result{}, fmt.Errorf("vee migrations lists no migration that has ended: %+v", list)
-	}
-	// The guest's channel is open again, and its work is over, before the next round.
-	time.Sleep(byhand.BurnSeconds*time.Second - time.Since(list[0].Started))
-	return byhand.Result{Down: time.Duration(list[0].DowntimeMS) * time.Millisecond, Total: list[0].Ended.Sub(list[0].Started)}, nil
+	return byhand.Report("migrate", ours, hand, 1.2)
 }

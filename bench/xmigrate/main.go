@@ -3,12 +3,7 @@
 // byhand) through two relays of the same code that the sites' proxies are: what the product
 // adds is TLS from host to host, two sites that agree and keep books, and a network that
 // follows.
-//
-// Downtime is how long no vCPU runs: from QEMU's STOP at the source to its RESUME at the
-// destination, by QEMU's own timestamps. The product's leaves out the way of one message
-// from host to host, since sites do not compare clocks. Total goes from the start of the
-// destination's QEMU (by hand) or the call (product) to the guest's going on there (by
-// hand) or the primary's record saying so (product).
+// What downtime and total are says package byhand.
 package main
 
 import (
@@ -26,11 +21,9 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/bench/byhand"
-	"github.com/reservoir-cloud/reservoir/bench/figure"
 	"github.com/reservoir-cloud/reservoir/bench/stage"
 	"github.com/reservoir-cloud/reservoir/van/border"
 	"github.com/reservoir-cloud/reservoir/van/border/relay"
-	"github.com/reservoir-cloud/reservoir/vmi"
 )
 
 var (
@@ -96,42 +89,18 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	defer end()
-	for _, to := range []string{"@beta", "h1"} { // the first one brings the image there
-		if _, err := product(ctx, on, to); err != nil {
+	places := []string{"@beta", "h1"}
+	b := byhand.Beside{On: on, Machine: m, Way: way, To: func(round int) string { return places[round%2] }}
+	for _, to := range places { // the first one brings the image there
+		if _, err := b.Product(ctx, to); err != nil {
 			return fmt.Errorf("before the first round: %w", err)
 		}
 	}
-	var ours, hand []byhand.Result
-	fmt.Printf("%-6s %22s %22s\n", "round", "product down / total", "by hand down / total")
-	for i := range *rounds {
-		p, err := product(ctx, on, []string{"@beta", "h1"}[i%2])
-		if err != nil {
-			return fmt.Errorf("round %d: %w", i+1, err)
-		}
-		h, err := byhand.Migrate(ctx, filepath.Join(on.Scratch, fmt.Sprint("hand", i)), m, way)
-		if err != nil {
-			return fmt.Errorf("round %d by hand: %w", i+1, err)
-		}
-		ours, hand = append(ours, p), append(hand, h)
-		fmt.Printf("%-6d %22s %22s\n", i+1, p, h)
+	ours, hand, err := b.Rounds(ctx, *rounds)
+	if err != nil {
+		return err
 	}
-	down := func(r byhand.Result) time.Duration { return r.Down }
-	total := func(r byhand.Result) time.Duration { return r.Total }
-	fmt.Printf("%-6s %22s %22s\n", "median", byhand.Result{Down: median(ours, down), Total: median(ours, total)}, byhand.Result{Down: median(hand, down), Total: median(hand, total)})
-	ratio := func(of func(byhand.Result) time.Duration) float64 {
-		return float64(median(ours, of)) / float64(max(median(hand, of), time.Millisecond))
-	}
-	figure.Line("xmigrate_downtime_ratio", ratio(down), "x", "<=", 1.3)
-	figure.Line("xmigrate_total_ratio", ratio(total), "x", "<=", 1.3)
-	return nil
-}
-
-func median(rs []byhand.Result, of func(byhand.Result) time.Duration) time.Duration {
-	var d []time.Duration
-	for _, r := range rs {
-		d = append(d, of(r))
-	}
-	return figure.Median(d)
+	return byhand.Report("xmigrate", ours, hand, 1.3)
 }
 
 // federate the two sites: alpha may have VEEs at beta.
@@ -182,28 +151,6 @@ func soon(ctx context.Context, f func() error) error {
 		}
 		time.Sleep(200 * time.Millisecond)
 	}
-}
-
-// product migrates the VEE to a place.
-func product(ctx context.Context, on *stage.Stage, to string) (byhand.Result, error) {
-	for _, work := range []string{"burn-cpu amount=1", fmt.Sprintf("burn-memory amount=%d", byhand.BurnMemory)} {
-		if _, err := on.Run(ctx, append([]string{"vee", "tell", "web-1"}, append(strings.Fields(work), fmt.Sprintf("seconds=%d", byhand.BurnSeconds))...)...); err != nil {
-			return byhand.Result{}, err
-		}
-	}
-	if _, err := on.Run(ctx, "vee", "migrate", "web-1", "--to", to, "--wait"); err != nil {
-		return byhand.Result{}, err
-	}
-	list, err := stage.List[vmi.Migration](ctx, on, "vee", "migrations")
-	if err != nil {
-		return byhand.Result{}, err
-	}
-	if len(list) == 0 || list[0].Ended == nil {
-		return byhand.Result{}, fmt.Errorf("vee migrations lists no migration that has ended: %+v", list)
-	}
-	// The guest's channel is open again, and its work is over, before the next round.
-	time.Sleep(byhand.BurnSeconds*time.Second - time.Since(list[0].Started))
-	return byhand.Result{Down: time.Duration(list[0].DowntimeMS) * time.Millisecond, Total: list[0].Ended.Sub(list[0].Started)}, nil
 }
 
 // relays are two as the sites' proxies have them, one after the other, and before them for
