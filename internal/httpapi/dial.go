@@ -34,10 +34,11 @@ func dialTransport(ctx context.Context, t *http.Transport, u *url.URL) (net.Conn
 	if cfg.ServerName == "" {
 		cfg.ServerName = u.Hostname()
 	}
-	tc := tls.Client(conn, cfg)
+	under := &gather{Conn: conn}
+	tc := tls.Client(under, cfg)
 	if err := tc.HandshakeContext(ctx); err != nil {
 		conn.Close()
 		return nil, err
 	}
-	return tc, nil
+	return gathered{tc, under}, nil
 }

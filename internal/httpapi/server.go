@@ -319,6 +319,8 @@ func SetWindow(conn any, bytes int) {
 	switch c := conn.(type) {
 	case bufferedConn:
 		SetWindow(c.Conn, bytes)
+	case gathered:
+		SetWindow(c.under.Conn, bytes)
 	case *tls.Conn:
 		SetWindow(c.NetConn(), bytes)
 	case *net.TCPConn: // best effort: it works with any
