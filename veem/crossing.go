@@ -62,21 +62,23 @@ func (r *record) route(address func(host string) string) (border.Route, bool) {
 	return out, true
 }
 
+// address of a host's VHI; empty: it is not known.
+func (s *state) address(host string) string {
+	if h := s.hosts.rows[host]; h != nil {
+		return h.Address
+	}
+	return ""
+}
+
 // routes of all migrations that cross the border, or have lately.
 func (m *Manager) routes() (all []border.Route) {
 	now := m.cfg.Now()
 	m.ledger.read(func(s *state) {
-		address := func(host string) string {
-			if h := s.hosts.rows[host]; h != nil {
-				return h.Address
-			}
-			return ""
-		}
 		for _, r := range s.vees.rows {
 			if !r.Move.crosses() || !r.moving() && (r.Move.Ended == nil || now.Sub(*r.Move.Ended) > routeStays) {
 				continue
 			}
-			if route, ok := r.route(address); ok {
+			if route, ok := r.route(s.address); ok {
 				all = append(all, route)
 			}
 		}
@@ -97,7 +99,7 @@ func (m *Manager) usher(ctx context.Context, place string, r *record, a *vhi.Ass
 	if m.cfg.Crossing == nil {
 		return fault.New(fault.Unsupported, "VEE %s: this site has no VAN proxy, through which it could cross the border", a.VEE)
 	}
-	proxy, err := m.cfg.Crossing.Pass(ctx, m.routes())
+	proxy, err := m.pass(ctx, r)
 	if err != nil {
 		return err
 	}
@@ -136,6 +138,16 @@ func (m *Manager) usher(ctx context.Context, place string, r *record, a *vhi.Ass
 	}
 	a.Move = &v
 	return nil
+}
+
+// pass r through this site's proxy, if it has a way there already.
+func (m *Manager) pass(ctx context.Context, r *record) (proxy string, err error) {
+	has := false
+	m.ledger.read(func(s *state) { _, has = r.route(s.address) })
+	if !has {
+		return "", nil
+	}
+	return m.cfg.Crossing.Pass(ctx, m.routes())
 }
 
 // tellOf is tell of a VEE that may be crossing the border.
@@ -232,7 +244,43 @@ func (p Peering) PutMove(ctx context.Context, o peer.MoveOrder) (vmi.VEE, error)
 	if err != nil {
 		return vmi.VEE{}, err
 	}
+	if o.Power == vhi.Incoming {
+		out = m.awaitDoor(ctx, out)
+	}
 	return m.told(caller, m.show(out)), nil
+}
+
+// doorPatience is for how long the answer to an order waits for the door that it is about, so
+// that the primary need not hear of it by another message.
+const doorPatience = time.Second
+
+// awaitDoor of a VEE that is to come, for a while: it is open, or there will be none. Where it
+// takes longer the primary learns of it as of any other change.
+func (m *Manager) awaitDoor(ctx context.Context, r record) record {
+	w := m.hub.watch(r.ID)
+	defer m.hub.leave(w)
+	patience := time.NewTimer(doorPatience)
+	defer patience.Stop()
+	for {
+		now, ok := m.ledger.vee(r.ID)
+		if !ok || !now.arriving() || now.Move.ID != r.Move.ID || now.Move.Cancelling || m.cfg.Stepped {
+			return r
+		}
+		r = now
+		if said := m.show(r).Move; said != nil && said.Door != nil {
+			return r
+		}
+		select {
+		case <-w.signal:
+			w.take()
+		case <-m.hub.closed:
+			return r
+		case <-patience.C:
+			return r
+		case <-ctx.Done():
+			return r
+		}
+	}
 }
 
 // importAll images of a VEE that comes while it runs: only what differs from them travels.

@@ -267,7 +267,7 @@ func (r *record) depart(t *tx, id string, pass tickets, to string, in vmi.Migrat
 		end := t.now.Add(time.Duration(in.DeadlineMS) * time.Millisecond)
 		v.Deadline = &end
 	}
-	r.Move = &v
+	r.Move, r.Phase = &v, vee.PhaseMigrate
 	r.Seq += 2 // one beyond what a left-over of an earlier attempt was removed under
 	t.putVEE(*r)
 	return v.Migration

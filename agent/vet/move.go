@@ -560,6 +560,7 @@ func (v *tracked) take(ctx context.Context, d hypervisor.Migrator, e vee.Epoch) 
 	v.move.taking = true
 	v.mu.Unlock()
 	ran, err := d.Take(ctx, v.assigned().VEE, e)
+	defer v.t.cfg.Changed()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.move.taking = false

@@ -257,7 +257,7 @@ func (v *tracked) observe(ctx context.Context) (hypervisor.Observation, error) {
 		return o, coded(fmt.Errorf("observe VEE %s: %w", id, err))
 	}
 	v.mu.Lock()
-	changed := v.seen.Condition != o.Condition
+	changed := v.seen.Condition != o.Condition && !v.move.taking // whoever takes it tells, and more than that
 	v.seen = o
 	if o.Condition != hypervisor.Incoming && !v.move.taking {
 		v.arrived(o.Since)

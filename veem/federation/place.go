@@ -63,13 +63,13 @@ type Place struct {
 	mu         sync.Mutex
 	seq        uint64
 	generation uint64
-	mirror     map[vee.ID]vmi.VEE // as watched
-	told       peer.Attributes    // last
+	told       peer.Attributes   // last
+	held       map[string]uint64 // networks that the partner had when it was asked last, and since
 }
 
 // New makes the place that a partner is. Run keeps it current.
 func New(cfg Config) *Place {
-	return &Place{cfg: cfg, name: border.SiteHost(cfg.Partner), mirror: map[vee.ID]vmi.VEE{}}
+	return &Place{cfg: cfg, name: border.SiteHost(cfg.Partner), held: map[string]uint64{}}
 }
 
 // partner as it is now; Unavailable while it is not reached.
@@ -106,6 +106,9 @@ func (p *Place) lead(ctx context.Context, a vhi.Assignment, hold time.Duration) 
 	x, err := p.partner()
 	if err != nil {
 		return vhi.Report{}, err
+	}
+	if crossing(a, nil) {
+		return p.move(ctx, x, a)
 	}
 	for range maxSteps {
 		var v *vmi.VEE
@@ -211,16 +214,25 @@ func (p *Place) Report(ctx context.Context) (vhi.HostReport, error) {
 	if err != nil {
 		return vhi.HostReport{}, fmt.Errorf("ask site %s for our networks: %w", x.Name, err)
 	}
-	return p.compose(x, list, held), nil
+	p.mu.Lock()
+	p.hold(held)
+	p.mu.Unlock()
+	return p.compose(x, list), nil
+}
+
+// hold what the partner has of our networks. p.mu is held.
+func (p *Place) hold(held map[string]uint64) {
+	p.held = map[string]uint64{}
+	maps.Copy(p.held, held)
 }
 
 // compose the host's report.
-func (p *Place) compose(x peer.Partner, list []vmi.VEE, held map[string]uint64) vhi.HostReport {
+func (p *Place) compose(x peer.Partner, list []vmi.VEE) vhi.HostReport {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.seq++
 	r := vhi.HostReport{Host: p.name, Incarnation: p.cfg.Incarnation, Seq: p.seq, Address: p.name, Version: x.Hello.Version,
-		Segments: held, Underlay: x.Underlay, Generation: p.generation, Drivers: p.drivers(x)}
+		Segments: maps.Clone(p.held), Underlay: x.Underlay, Generation: p.generation, Drivers: p.drivers(x)}
 	var used vee.Resources
 	for _, v := range list {
 		if v.Custody == nil {
@@ -296,8 +308,9 @@ func (p *Place) follow(ctx context.Context) error {
 	}
 	beat := time.NewTicker(p.cfg.Every)
 	defer beat.Stop()
-	mirror, synced := map[vee.ID]vmi.VEE{}, false
+	mirror, synced, asked := map[vee.ID]vmi.VEE{}, false, false
 	for {
+		beats := false
 		select {
 		case <-ctx.Done():
 			return nil
@@ -317,6 +330,14 @@ func (p *Place) follow(ctx context.Context) error {
 			if !synced {
 				continue
 			}
+			beats = true
+		}
+		// What a change of a VEE waits for is not asked about anything else first.
+		if beats || !asked {
+			if err := p.ask(ctx); err != nil {
+				return err
+			}
+			asked = true
 		}
 		if err := p.renew(ctx, slices.Collect(maps.Values(mirror))); err != nil {
 			return err
@@ -324,8 +345,9 @@ func (p *Place) follow(ctx context.Context) error {
 	}
 }
 
-// renew the host: an answer of the partner's, and then our manager's.
-func (p *Place) renew(ctx context.Context, list []vmi.VEE) error {
+// ask the partner what it does not tell by itself: the networks that it has of ours, and what
+// it is like.
+func (p *Place) ask(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.Call)
 	defer cancel()
 	x, err := p.partner()
@@ -336,16 +358,29 @@ func (p *Place) renew(ctx context.Context, list []vmi.VEE) error {
 	if err != nil {
 		return err
 	}
-	if told, err := x.Site.Attributes(ctx); err == nil {
-		p.mu.Lock()
+	told, err := x.Site.Attributes(ctx)
+	if err != nil && !fault.Has(err, fault.Unsupported) {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.hold(held); err == nil {
 		p.told = told
-		p.mu.Unlock()
-	} else if !fault.Has(err, fault.Unsupported) {
+	}
+	return nil
+}
+
+// renew the host with what the partner says of our VEEs.
+func (p *Place) renew(ctx context.Context, list []vmi.VEE) error {
+	ctx, cancel := context.WithTimeout(ctx, p.cfg.Call)
+	defer cancel()
+	x, err := p.partner()
+	if err != nil {
 		return err
 	}
 	slices.SortFunc(list, func(a, b vmi.VEE) int { return a.Created.Compare(b.Created) })
 	own := identity.With(ctx, identity.Caller{ID: p.name, Role: identity.HostRole, Host: p.name})
-	out, err := p.cfg.Manager.Renew(own, vhi.Renewal{Report: p.compose(x, list, held)})
+	out, err := p.cfg.Manager.Renew(own, vhi.Renewal{Report: p.compose(x, list)})
 	if err != nil {
 		return fmt.Errorf("renew %s: %w", p.name, err)
 	}
@@ -364,7 +399,13 @@ func (p *Place) PutNetwork(ctx context.Context, n peer.Network) error {
 	if err != nil {
 		return err
 	}
-	return x.Site.PutNetwork(ctx, n)
+	if err := x.Site.PutNetwork(ctx, n); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.held[n.ID] = n.Version
+	return nil
 }
 
 // RemoveNetwork shares a network no longer.
@@ -373,7 +414,13 @@ func (p *Place) RemoveNetwork(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	return x.Site.RemoveNetwork(ctx, id)
+	if err := x.Site.RemoveNetwork(ctx, id); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.held, id)
+	return nil
 }
 
 // What people do with a VEE is passed on.
