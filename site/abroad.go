@@ -1,6 +1,7 @@
 package site
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"log/slog"
@@ -29,9 +30,11 @@ import (
 // agreements as the VEE Manager asks for them (veem.Partnership), and a place for each
 // partner that lends.
 type abroad struct {
+	site     string
 	partners peer.Partners
 	places   *federation.Places
 	location peer.Location
+	changed  func() // tells the VEE Manager
 	prices   func(ctx context.Context) (billing.Tariff, error)
 	every    time.Duration
 	now      func() time.Time
@@ -45,12 +48,13 @@ type abroad struct {
 }
 
 func (s *site) openAbroad(partners *partners.Registry) *abroad {
-	a := &abroad{partners: partners, location: s.cfg.Federation.Location, every: 10 * time.Second, now: time.Now, log: s.cfg.Log}
+	a := &abroad{site: s.cfg.Name, partners: partners, location: s.cfg.Federation.Location, every: 10 * time.Second, now: time.Now, log: s.cfg.Log}
 	a.places = federation.NewPlaces(behindProxy{partners, s.gate}, s.cfg.HAScale, s.cfg.Log)
 	a.prices = func(ctx context.Context) (billing.Tariff, error) {
 		p, err := s.desk.Prices(identity.With(ctx, identity.Caller{ID: s.cfg.Name, Role: identity.SiteRole}))
 		return p.Tariff, err
 	}
+	a.changed = func() { s.veem.PartnersChanged() }
 	a.images = newImporter(filepath.Join(s.cfg.Dir, "borrowed"), s.images, partners.Client)
 	a.ways = newForwarder(s.cfg.AccessAddress, s.cfg.Log)
 	a.ways.reach = func(ctx context.Context, id vee.ID, port uint16) (io.ReadWriteCloser, error) {
@@ -82,6 +86,7 @@ func (a *abroad) Run(ctx context.Context) {
 	defer wg.Wait()
 	wg.Go(func() { a.places.Run(ctx) })
 	wg.Go(func() { a.ways.Run(ctx) })
+	wg.Go(func() { a.follow(ctx) })
 	tick := time.NewTicker(a.every)
 	defer tick.Stop()
 	for {
@@ -96,6 +101,18 @@ func (a *abroad) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+	}
+}
+
+// follow what becomes of partners and agreements, and have the VEE Manager look at it at once.
+func (a *abroad) follow(ctx context.Context) {
+	for ctx.Err() == nil {
+		changed := a.partners.Changed()
+		a.changed()
+		select {
+		case <-ctx.Done():
+		case <-changed:
 		}
 	}
 }
@@ -138,6 +155,33 @@ func (a *abroad) Offer(partner string, has []vee.Descriptor, more vee.Descriptor
 		o.OwnPerHour = perHour(a.own, more)
 	}
 	return o, nil
+}
+
+// Notice implements veem.Partnership.
+func (a *abroad) Notice(lender, borrower string) *veem.Notice {
+	x, err := a.partners.Partner(cmp.Or(other(lender, a.site), borrower))
+	if err != nil {
+		return nil // what becomes of the VEEs of a partner that was revoked is for people to decide
+	}
+	n, ending := agreement.Ending(x.Agreements, lender, borrower, a.now())
+	if !ending {
+		return nil
+	}
+	if borrower == a.site {
+		// The lender stops what is there by its own clock: whichever says earlier.
+		if theirs := x.OurTime(n.By).Add(-x.OffsetError); theirs.Before(n.By) {
+			n.By = theirs
+		}
+	}
+	return &veem.Notice{From: n.From, By: n.By, Why: n.Why}
+}
+
+// other is site, unless it is us.
+func other(site, us string) string {
+	if site == us {
+		return ""
+	}
+	return site
 }
 
 func held(has []vee.Descriptor) (h agreement.Held) {

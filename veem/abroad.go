@@ -27,6 +27,9 @@ type Partnership interface {
 	// Offer of a partner for one more VEE of ours beside those that it has. Errors: why the
 	// agreement does not cover it.
 	Offer(partner string, has []vee.Descriptor, more vee.Descriptor) (Offer, error)
+	// Notice that VEEs of the borrower have at the lender; this site is one of the two. nil: an
+	// agreement covers them, or there never was one.
+	Notice(lender, borrower string) *Notice
 }
 
 // Offer of a partner.
@@ -81,13 +84,10 @@ func decideAway(r record, p vhi.Report, now time.Time) decision {
 	case ran && r.Descriptor.Restart == vee.RestartNever && r.Target != vee.Defined:
 		return failed(r, orElse(p.Error, "it is gone from the partner, and its restart policy is never"), p.Code, vee.Defined)
 	}
-	r.refuse(r.Host, orElse(p.Error, r.Host+" has given it up"), now)
-	r.Withdraw, r.Settled = true, false
-	r.GuestReady, r.GuestSeen = false, false
+	r.withdraw(orElse(p.Error, r.Host+" has given it up"), now)
 	if ran {
 		r.State, r.Phase = vee.Defined, vee.PhaseProlog
 	}
-	r.Seq++
 	return decision{rec: r}
 }
 

@@ -187,6 +187,7 @@ type agreed struct {
 	own     float64
 	country string
 	ended   bool
+	notice  *Notice
 }
 
 func (a *agreed) Admit(partner string, has []vee.Descriptor, _ vee.Descriptor) error {
@@ -199,6 +200,12 @@ func (a *agreed) Admit(partner string, has []vee.Descriptor, _ vee.Descriptor) e
 		return fault.New(fault.QuotaExceeded, "site %s has %d VEEs here already, of %d", partner, len(has), a.vees)
 	}
 	return nil
+}
+
+func (a *agreed) Notice(string, string) *Notice {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.notice
 }
 
 func (a *agreed) Offer(partner string, has []vee.Descriptor, more vee.Descriptor) (Offer, error) {

@@ -20,6 +20,11 @@ import (
 
 func (r *runRecord) evacuates() bool { return r != nil && r.Cause == causeEvacuate }
 
+// crosses reports whether steps of the plan may lead over the border.
+func (r *runRecord) crosses() bool {
+	return r != nil && (r.Cause == causeEvacuate || r.Cause == causeNotice)
+}
+
 // late reports whether the plan's deadline has passed.
 func (r *runRecord) late(now time.Time) bool { return r.Deadline != nil && !now.Before(*r.Deadline) }
 
@@ -117,7 +122,7 @@ func (m *Manager) shelters(t *tx, to string) (sites []string, err error) {
 		if site == "" || to != "" && to != site && to != name {
 			continue
 		}
-		if h.State == vmi.HostOn && m.hosts.alive(name) {
+		if h.State == vmi.HostOn && m.hosts.alive(name) && (h.Notice == nil || to != "") {
 			sites = append(sites, site)
 		} else if to != "" {
 			return nil, fault.New(fault.Unavailable, "site %s, to which the VEEs are to go, does not answer", site).Try("reservoir federation show %s", site)
@@ -138,9 +143,10 @@ type exodus struct {
 	m     *Manager
 	t     *tx
 	sites []string
-	left  time.Duration // until the deadline; 0: there is time
-	sent  map[string][]vee.Descriptor
-	lanes [atOnce]struct { // migrations at a time
+	home  bool                        // to hosts of this site first: VEEs leave a partner
+	left  time.Duration               // until the deadline; 0: there is time
+	sent  map[string][]vee.Descriptor // by host
+	lanes [atOnce]struct {            // migrations at a time
 		end  time.Duration
 		last int // step, from 1
 	}
@@ -151,7 +157,7 @@ type exodus struct {
 func (x *exodus) urgent(host string) (rs []record) {
 	serving := map[vee.ID]bool{}
 	for _, r := range x.t.vees.all() {
-		if r.lodges() || r.Host == "" || r.State == vee.Destroyed || vhi.SiteOf(r.Host) != "" || host != "" && r.Host != host || !r.Holds && r.State == vee.Defined {
+		if r.lodges() || r.Host == "" || r.State == vee.Destroyed || r.away() && !x.home || host != "" && r.Host != host || !r.Holds && r.State == vee.Defined {
 			continue
 		}
 		rs = append(rs, *r)
@@ -204,45 +210,66 @@ func (x *exodus) send(p *vmi.Reconfiguration, r record) (why string) {
 		return fmt.Sprintf("it does not fit: it would come through in %s, and the deadline is in %s", (lane.end + took).Round(time.Second), x.left.Round(time.Second))
 	}
 	reasons := make([]string, 0, len(x.sites))
-	for _, site := range x.sites {
-		if err := x.fits(r, site); err != nil {
-			reasons = append(reasons, "site "+site+": "+fault.From(err).Message)
+	sites := x.sites
+	if x.home {
+		sites = append([]string{""}, sites...)
+	}
+	for _, site := range sites {
+		to, err := x.fits(r, site)
+		if err != nil {
+			reasons = append(reasons, "site "+cmp.Or(site, x.m.cfg.Site)+": "+fault.From(err).Message)
 			continue
 		}
-		s := vmi.ReconfigureStep{VEE: r.ID, Name: r.Descriptor.Name, From: r.Host, To: vhi.AtSite(site), StartMS: lane.end.Milliseconds(), EndMS: (lane.end + took).Milliseconds()}
+		s := vmi.ReconfigureStep{VEE: r.ID, Name: r.Descriptor.Name, From: r.Host, To: to, StartMS: lane.end.Milliseconds(), EndMS: (lane.end + took).Milliseconds()}
 		if lane.last > 0 {
 			s.After = []int{lane.last - 1}
 		}
 		p.Steps = append(p.Steps, s)
 		lane.end, lane.last = lane.end+took, len(p.Steps)
-		x.sent[site] = append(x.sent[site], r.Descriptor)
+		x.sent[to] = append(x.sent[to], r.Descriptor)
 		return ""
 	}
 	return strings.Join(reasons, "; ")
 }
 
-// fits a site: what was agreed covers it, and there is room beside those that go before.
-func (x *exodus) fits(r record, site string) error {
-	if err := x.m.mayGo(x.t, r, site, x.sent[site]); err != nil {
-		return err
+// fits a site: what was agreed covers it, and there is room beside those that go before. The
+// answer is the host that it goes to. "" is this site.
+func (x *exodus) fits(r record, site string) (host string, err error) {
+	if site != "" {
+		if err := x.m.mayGo(x.t, r, site, x.sent[vhi.AtSite(site)]); err != nil {
+			return "", err
+		}
+	} else if why := r.Descriptor.Where.Allows(x.m.cfg.Site, x.m.cfg.Country); why != "" {
+		return "", fault.New(fault.Denied, "%s", why)
 	}
 	board := x.m.board(x.t)
 	for i := range board {
 		h := &board[i]
 		switch {
-		case h.Name != vhi.AtSite(site):
+		case h.Closed != "":
+		case siteOfHost(h.Name) != site:
 			h.Closed = "it is not asked for"
-		case !x.t.hosts.get(h.Name).can(opMigrate):
+		case !x.t.hosts.get(h.Name).can(opMigrate) && site != "":
 			h.Closed = "no agreement lets VEEs cross there while they run"
+		case !x.t.hosts.get(h.Name).can(opMigrate):
+			h.Closed = "its hypervisor cannot receive a live migration"
+		case failedTo(&r, h.Name, x.t.now.Add(-x.m.cfg.Timing.Rest)):
+			h.Closed = "its migration there has failed: " + r.Move.Error
 		}
-		if h.Name == vhi.AtSite(site) {
-			for _, d := range x.sent[site] {
-				h.Used = h.Used.Plus(d.Resources())
-			}
+		for _, d := range x.sent[h.Name] {
+			h.Used = h.Used.Plus(d.Resources())
 		}
 	}
-	if c := x.m.chooseOn(x.t, []record{r}, board)[0]; c.Host == "" {
-		return fault.New(fault.NoResources, "%s", c.Why)
+	c := x.m.chooseOn(x.t, []record{r}, board)[0]
+	if c.Host == "" {
+		return "", fault.New(fault.NoResources, "%s", c.Why)
 	}
-	return nil
+	return c.Host, nil
+}
+
+// failedTo reports whether r's last migration was to host and has failed since then. Only one
+// from another site is not tried again at once: there may be other ways to leave that one.
+func failedTo(r *record, host string, since time.Time) bool {
+	v := r.Move
+	return r.away() && v != nil && v.To == host && v.Ended != nil && v.Ended.After(since) && v.State != vmi.MigrationDone
 }

@@ -34,6 +34,9 @@ func notes(before, after *record) (es []Event) {
 	if a.Host == "" && b.Host != "" && a.State != vee.Destroyed && !b.Withdraw {
 		add(true, "ReservationExpired", "it was not submitted in time and gave up its place on host %s", b.Host)
 	}
+	if a.Evicted != nil && b.Evicted == nil {
+		add(true, "Evicted", "%s", a.Evicted.Why)
+	}
 	migrationNotes(&a, &b, add)
 	if a.Submitted && !b.Submitted {
 		add(false, "Submitted", "it will be active")

@@ -28,6 +28,7 @@ const (
 	leaseJob
 	switchJob
 	fenceJob
+	noticeJob
 )
 
 // queue runs jobs: one job never in parallel with itself, each lane at most laneWidth at a

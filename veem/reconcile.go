@@ -21,6 +21,7 @@ const (
 	sweepLane  = "sweep"
 	planLane   = "plan"
 	leaseLane  = "lease"
+	noticeLane = "notice"
 )
 
 // reconcile does one job of the queue.
@@ -49,6 +50,8 @@ func (m *Manager) reconcile(ctx context.Context, j job) result {
 		return m.fence(ctx, j.name)
 	case switchJob:
 		return m.lookAtSwitch(ctx, j.name)
+	case noticeJob:
+		return m.lookAtNotices(ctx)
 	default:
 		return m.sweep(ctx)
 	}
@@ -312,6 +315,8 @@ func (m *Manager) board(t *tx) []placement.Host {
 			p.Closed = "it is draining"
 		case !m.hosts.alive(h.Name):
 			p.Closed = "it does not answer"
+		case h.Notice != nil:
+			p.Closed = h.Notice.Why
 		}
 		hosts = append(hosts, p)
 	}

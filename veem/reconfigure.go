@@ -155,7 +155,7 @@ func (m *Manager) look() *situation {
 // closed says why a host takes no VEE that comes to it live, or "".
 func (m *Manager) closed(h *hostRecord, run *runRecord) string {
 	switch {
-	case vhi.SiteOf(h.Name) != "" && !run.evacuates():
+	case vhi.SiteOf(h.Name) != "" && !run.crosses():
 		return "it is another site, which nobody asked for"
 	case h.State == vmi.HostOff:
 		return "it is off"
@@ -163,6 +163,8 @@ func (m *Manager) closed(h *hostRecord, run *runRecord) string {
 		return "it is draining"
 	case !m.hosts.alive(h.Name):
 		return "it does not answer"
+	case h.Notice != nil:
+		return h.Notice.Why
 	case !h.can(opMigrate):
 		return "its hypervisor cannot receive a live migration"
 	}
@@ -198,7 +200,7 @@ func (m *Manager) movable(s *state, r *record, run *runRecord) rebalance.VEE {
 	}
 	switch {
 	case r.moving():
-	case vhi.SiteOf(r.Host) != "":
+	case vhi.SiteOf(r.Host) != "" && !run.crosses():
 		v.Stuck = "it is at another site"
 	case r.State != vee.Active || r.Target != vee.Active || !r.Assigned:
 		v.Stuck = fmt.Sprintf("it is %s: only an ACTIVE one is migrated live", r.State)
@@ -249,7 +251,7 @@ func proposal(cause string, policy rebalance.Policy, p rebalance.Plan) vmi.Recon
 func (m *Manager) reconfigure(ctx context.Context) result {
 	w := m.look()
 	leaving := w.leaving()
-	m.reconfiguring.busy.Store(w.run.running() || len(leaving) > 0)
+	m.reconfiguring.busy.Store(w.run.running() || len(leaving) > 0 || len(w.noticed()) > 0)
 	if w.run.running() {
 		return m.advance(ctx, w)
 	}
@@ -267,6 +269,8 @@ func (m *Manager) reconfigure(ctx context.Context) result {
 		return m.again(ctx, w)
 	case w.run != nil && w.run.Again && w.run.evacuates():
 		return m.evacuateAgain(ctx, w)
+	case len(w.noticed()) > 0:
+		return m.leave(ctx, w)
 	}
 	return m.byPolicy(ctx, w)
 }
@@ -506,7 +510,7 @@ func (m *Manager) GetReconfiguration(ctx context.Context) (vmi.Reconfiguration, 
 		return vmi.Reconfiguration{Cause: causeDrain, State: vmi.ReconfigurationStopped, Steps: []vmi.ReconfigureStep{}, Stays: stays, Note: "nothing can be moved now"}, nil
 	}
 	r := w.run.Reconfiguration
-	if len(w.leaving()) > 0 {
+	if len(w.leaving())+len(w.noticed()) > 0 {
 		r.Stays = stays
 	}
 	if w.run.running() {

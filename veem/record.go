@@ -119,7 +119,7 @@ func (r *record) same(o *record) bool {
 		r.Error == o.Error && r.Host == o.Host && r.Epoch == o.Epoch && r.GuestReady == o.GuestReady &&
 		r.GuestSeen == o.GuestSeen && r.GuestFailure == o.GuestFailure && r.Restarts == o.Restarts && r.Seq == o.Seq && r.Assigned == o.Assigned && r.Settled == o.Settled && r.Holds == o.Holds &&
 		r.Failure == o.Failure && r.FailureCode == o.FailureCode && r.HostRestarts == o.HostRestarts &&
-		r.sameCustody(o) && r.Withdraw == o.Withdraw && maps.Equal(r.Refused, o.Refused) && r.Move.same(o.Move) && r.Lease.same(o.Lease) && r.Switch == o.Switch && r.Offered == o.Offered && (r.ReservedUntil == nil) == (o.ReservedUntil == nil)
+		r.sameCustody(o) && (r.Evicted == nil) == (o.Evicted == nil) && r.Withdraw == o.Withdraw && maps.Equal(r.Refused, o.Refused) && r.Move.same(o.Move) && r.Lease.same(o.Lease) && r.Switch == o.Switch && r.Offered == o.Offered && (r.ReservedUntil == nil) == (o.ReservedUntil == nil)
 }
 
 func (r *record) sameCustody(o *record) bool {
@@ -141,6 +141,8 @@ type hostRecord struct {
 	Price    float64          `json:"price,omitempty"`
 	// Drain is set while its VEEs are to leave it.
 	Drain *drain `json:"drain,omitempty"`
+	// Notice that VEEs there have, of a partner; nil: none.
+	Notice *Notice `json:"notice,omitempty"`
 	// Member of the site's log of ownership.
 	Witnesses uint64 `json:"witnesses,omitempty"` // configuration that it has acknowledged
 	Awaited   bool   `json:"awaited,omitempty"`   // has not reported since a restore

@@ -38,6 +38,11 @@ func (m *Manager) UpdateVEEs(ctx context.Context, us []vmi.VEEUpdate) ([]vmi.Out
 			if r, exists := t.vee(u.ID); exists {
 				before = r
 			}
+			if caller.Is(identity.Partner) {
+				if err := m.mayStay(caller.Site, t.now); err != nil {
+					return err
+				}
+			}
 			if now, err = m.update(caller, t, u); err == nil && now.Host != "" {
 				host = *t.hosts.get(now.Host)
 			}

@@ -311,4 +311,5 @@ func (m *Manager) wakeAll() {
 	m.queue.add(job{sweepJob, ""}, sweepLane)
 	m.queue.add(job{planJob, ""}, planLane)
 	m.queue.add(job{leaseJob, ""}, leaseLane)
+	m.queue.add(job{noticeJob, ""}, noticeLane)
 }

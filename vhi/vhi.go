@@ -81,6 +81,8 @@ type Report struct {
 	// Freed on the host's disk, by the removal of a VEE that is gone.
 	Freed vee.Bytes   `json:"freedBytes,omitempty"`
 	Move  *MoveReport `json:"move,omitempty"` // of the newest Move
+	// Evicted: the other site that it was at has stopped it, since nothing agreed covers it.
+	Evicted bool `json:"evicted,omitempty"`
 	// Guarded: it is assigned under lease, and if it has a process, that is under guard.
 	Guarded bool `json:"guarded,omitempty"`
 	// Checkpoint is the newest whole one that the host keeps of it.

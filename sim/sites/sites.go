@@ -31,6 +31,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/veem"
 	"github.com/reservoir-cloud/reservoir/veem/federation"
+	agreements "github.com/reservoir-cloud/reservoir/veem/federation/agreement"
 	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vhi/peer"
 	"github.com/reservoir-cloud/reservoir/vmi"
@@ -44,6 +45,30 @@ type Union struct {
 	// it took effect: an error from it is what the caller gets. Who and whom are sites, or
 	// hosts ("alpha/h1"). nil: everything gets through.
 	Hook func(Crossing) error
+
+	terms sync.Mutex
+	ended map[[2]string]sitepeer.End // agreements by lender and borrower
+}
+
+// End an agreement, as both of its sites learn at once. The notice is a minute.
+func (u *Union) End(lender, borrower, by string) {
+	u.terms.Lock()
+	defer u.terms.Unlock()
+	if u.ended == nil {
+		u.ended = map[[2]string]sitepeer.End{}
+	}
+	u.ended[[2]string{lender, borrower}] = sitepeer.End{By: by, At: time.Now(), Reason: "we part"}
+}
+
+// agreement of two sites as it is now.
+func (u *Union) agreement(lender, borrower string) sitepeer.Agreement {
+	a := agreement(lender, borrower)
+	u.terms.Lock()
+	defer u.terms.Unlock()
+	if e, ended := u.ended[[2]string{lender, borrower}]; ended {
+		a.End = &e
+	}
+	return a
 }
 
 // Crossing of a call.
@@ -65,6 +90,7 @@ type Site struct {
 	u     *Union
 	Name  string
 	Hosts []*Host
+	Clock time.Duration // how far it is ahead, for what was agreed
 	store *store.Store
 	log   *slog.Logger
 
@@ -520,7 +546,7 @@ func (p partners) Partner(name string) (sitepeer.Partner, error) {
 	there := p.s.u.Sites[name]
 	x := sitepeer.Partner{Name: name, VMI: remote{from: p.s, to: there}, Site: remoteSite{remote: remote{from: p.s, to: there}}, Seen: time.Now(),
 		Hello:      sitepeer.Hello{Site: name, Capabilities: []sitepeer.Capability{sitepeer.CanPlace, sitepeer.CanMove, sitepeer.CanNetwork}},
-		Agreements: []sitepeer.Agreement{agreement(name, p.s.Name), agreement(p.s.Name, name)}}
+		Agreements: []sitepeer.Agreement{p.s.u.agreement(name, p.s.Name), p.s.u.agreement(p.s.Name, name)}}
 	if err := p.s.trusts(name); err != nil {
 		return x, err
 	}
@@ -545,15 +571,36 @@ func agreement(lender, borrower string) sitepeer.Agreement {
 		Currency: "EUR", Places: 2, Movable: sitepeer.Movable{Live: true, Cold: true}}}
 }
 
-// terms of all agreements: everything is allowed.
+// terms of all agreements: everything is allowed while they are in force.
 type terms struct{ s *Site }
 
 func (t terms) Admit(partner string, _ []vee.Descriptor, _ vee.Descriptor) error {
-	return t.s.trusts(partner)
+	return t.inForce(t.s.Name, partner)
+}
+
+func (t terms) inForce(lender, borrower string) error {
+	for _, partner := range []string{lender, borrower} {
+		if partner != t.s.Name {
+			if err := t.s.trusts(partner); err != nil {
+				return err
+			}
+		}
+	}
+	return agreements.InForce(t.s.u.agreement(lender, borrower), time.Now())
+}
+
+// Notice goes by each site's own clock.
+func (t terms) Notice(lender, borrower string) *veem.Notice {
+	now := time.Now().Add(t.s.Clock)
+	n, ending := agreements.Ending([]sitepeer.Agreement{t.s.u.agreement(lender, borrower)}, lender, borrower, now)
+	if !ending {
+		return nil
+	}
+	return &veem.Notice{From: n.From, By: n.By.Add(-t.s.Clock), Why: n.Why}
 }
 
 func (t terms) Offer(partner string, _ []vee.Descriptor, _ vee.Descriptor) (veem.Offer, error) {
-	return veem.Offer{Agreement: partner + ".aaaaaaaaaa", PerHour: 1, OwnPerHour: 1, Currency: "EUR"}, t.s.trusts(partner)
+	return veem.Offer{Agreement: partner + ".aaaaaaaaaa", PerHour: 1, OwnPerHour: 1, Currency: "EUR"}, t.inForce(partner, t.s.Name)
 }
 
 // remote is a site's manager as another site reaches it, over both proxies.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vmi"
@@ -136,6 +137,10 @@ func report(v vmi.VEE) vhi.Report {
 	}
 	if v.Custody.Part && p.Seq > 0 {
 		p.Seq-- // of an older wish, until the whole is obeyed
+	}
+	if v.Evicted != nil && v.State == vee.Defined {
+		p.Power, p.Error, p.Code, p.Evicted = vhi.Failed, v.Evicted.Why, string(fault.Denied), true
+		return p
 	}
 	switch v.State {
 	case vee.Active:

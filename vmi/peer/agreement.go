@@ -89,7 +89,8 @@ type End struct {
 	Reason    string    `json:"reason,omitempty"`
 	// Signature of By over the End without it and Known.
 	Signature string `json:"signature,omitempty"`
-	// Known is when the other site learned of it, by its own clock: the notice runs from then.
+	// Known is when the other site learned of it, by the clock of whose record this is: the
+	// notice runs from then.
 	Known time.Time `json:"known,omitzero"`
 }
 
@@ -103,8 +104,9 @@ func (a Agreement) Covers(at time.Time) bool {
 	return a.Signed() && a.End == nil && !at.Before(a.From) && at.Before(a.Until)
 }
 
-// Leave is when the last VEE must have left: notice after it was ended, or after Until.
-func (a Agreement) Leave() time.Time {
+// Ends is when the agreement ceases to cover new VEEs: when the other site learned of its end,
+// or at Until.
+func (a Agreement) Ends() time.Time {
 	end := a.Until
 	if a.End != nil {
 		told := a.End.At
@@ -115,7 +117,12 @@ func (a Agreement) Leave() time.Time {
 			end = told
 		}
 	}
-	return end.Add(time.Duration(a.NoticeMS) * time.Millisecond)
+	return end
+}
+
+// Leave is when the last VEE must have left: notice after it was ended, or after Until.
+func (a Agreement) Leave() time.Time {
+	return a.Ends().Add(time.Duration(a.NoticeMS) * time.Millisecond)
 }
 
 // Other site of the two.

@@ -299,6 +299,11 @@ func (r *Registry) bring(ctx context.Context, l *link) error {
 		err = r.change(ctx, a.ID, func(now agreed, _ bool) (agreed, error) {
 			if now.Changed.Equal(a.Changed) {
 				now.Bring = false
+				if e := now.End; e != nil && e.By == r.cfg.Site && e.Known.IsZero() {
+					told := *e
+					told.Known = r.cfg.Now()
+					now.End = &told
+				}
 			}
 			if signed && now.Signatures[l.name] == "" {
 				now.Signatures = maps.Clone(now.Signatures)
@@ -379,7 +384,19 @@ func (r *Registry) Agreements() []Agreed {
 	return list
 }
 
+// current is the agreement as this site goes by it: of one that we lend under and have ended,
+// the notice begins when the partner knows.
+func (r *Registry) current(a agreed) peer.Agreement {
+	if e := a.End; a.Bring && e != nil && e.By == r.cfg.Site && a.Lender == r.cfg.Site {
+		untold := *e
+		untold.Known = r.cfg.Now()
+		a.End = &untold
+	}
+	return a.Agreement
+}
+
 func (r *Registry) shown(a agreed) Agreed {
+	a.Agreement = r.current(a)
 	now, out := r.cfg.Now(), Agreed{Agreement: a.Agreement, Partner: a.Other(r.cfg.Site), Told: !a.Bring}
 	switch {
 	case agreement.Over(a.Agreement, now):

@@ -294,7 +294,7 @@ func (r *Registry) view(p record) peer.Partner {
 	out := peer.Partner{Name: p.Name, VMI: vmi.NewClient(l.client), Site: peer.NewClient(l.client), Hello: p.Hello, Bundle: p.Bundle}
 	for _, id := range slices.Sorted(maps.Keys(r.agreements)) {
 		if a := r.agreements[id]; a.Other(r.cfg.Site) == p.Name {
-			out.Agreements = append(out.Agreements, a.Agreement)
+			out.Agreements = append(out.Agreements, r.current(a))
 		}
 	}
 	l.show(&out)
