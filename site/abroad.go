@@ -22,7 +22,6 @@ import (
 	"github.com/reservoir-cloud/reservoir/veem/federation"
 	"github.com/reservoir-cloud/reservoir/veem/federation/agreement"
 	"github.com/reservoir-cloud/reservoir/veem/federation/partners"
-	"github.com/reservoir-cloud/reservoir/vmi"
 	"github.com/reservoir-cloud/reservoir/vmi/peer"
 )
 
@@ -60,9 +59,8 @@ func (s *site) openAbroad(partners *partners.Registry) *abroad {
 	a.ways.reach = func(ctx context.Context, id vee.ID, port uint16) (io.ReadWriteCloser, error) {
 		return s.veem.Connect(identity.With(ctx, s.self()), id, port)
 	}
-	a.ways.get = func(ctx context.Context, id vee.ID) (vmi.VEE, error) {
-		return s.veem.GetVEE(identity.With(ctx, s.self()), id)
-	}
+	a.ways.doorTo, a.ways.proxied = s.gate.Door, func() bool { return s.gate.announced().Inside != "" }
+	a.ways.wanted = func() []veem.Door { return s.veem.Doors() }
 	return a
 }
 

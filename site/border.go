@@ -19,6 +19,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/store"
 	"github.com/reservoir-cloud/reservoir/van/border"
 	"github.com/reservoir-cloud/reservoir/van/border/relay"
+	"github.com/reservoir-cloud/reservoir/veem"
 	"github.com/reservoir-cloud/reservoir/vmi/peer"
 )
 
@@ -36,6 +37,8 @@ type gate struct {
 	// What the site's parts know. They are set before Run, and called without locks.
 	borders  func() map[string]peer.Border // of partners, and of sites that become ones
 	segments func() []border.Segment
+	doors    func() []veem.Door // that may be led through
+	opened   func()             // Forward may answer otherwise than before
 
 	wake chan struct{} // of size one
 
@@ -43,6 +46,7 @@ type gate struct {
 	mu      sync.Mutex      // guards what follows; never held in a call
 	proxy   border.Presence // zero: there is none
 	routes  []border.Route
+	ways    map[veem.Door]*doorway
 	want    border.Config
 	err     error // of the last Put, while it stands
 }
@@ -53,7 +57,8 @@ const proxyKey = "proxy"
 func (s *site) openGate(ctx context.Context) (*gate, error) {
 	g := &gate{site: s.cfg.Name, control: s.cfg.Advertise, records: store.NewCollection[border.Presence](s.store, "border"), dial: s.toProxy,
 		every: time.Duration(s.cfg.HAScale * float64(2*time.Second)), log: s.cfg.Log, now: time.Now,
-		borders: func() map[string]peer.Border { return nil }, segments: func() []border.Segment { return nil }, wake: make(chan struct{}, 1)}
+		borders: func() map[string]peer.Border { return nil }, segments: func() []border.Segment { return nil },
+		doors: func() []veem.Door { return nil }, opened: func() {}, ways: map[veem.Door]*doorway{}, wake: make(chan struct{}, 1)}
 	var err error
 	if g.proxy, _, err = g.records.Get(ctx, proxyKey); fault.Has(err, fault.NotFound) {
 		err = nil
@@ -74,7 +79,7 @@ func (s *site) toProxy(address string) border.Proxy {
 
 // compose what the proxy is to do, but for the version. What one partner says that makes no
 // sense costs that partner its tunnel, or that network, and nobody else.
-func compose(control string, borders map[string]peer.Border, segments []border.Segment, routes []border.Route) (c border.Config, odd []error) {
+func compose(control string, borders map[string]peer.Border, segments []border.Segment, routes []border.Route, doors []border.Door) (c border.Config, odd []error) {
 	c.Routes = append(c.Routes, border.Route{Ticket: border.SiteTicket, For: "this site", To: control})
 	for name, b := range borders {
 		c.Peers = append(c.Peers, border.Peer{Site: name, Key: b.Key, Tunnel: b.Tunnel, Relay: b.Relay})
@@ -84,7 +89,7 @@ func compose(control string, borders map[string]peer.Border, segments []border.S
 	}
 	slices.SortFunc(c.Peers, func(a, b border.Peer) int { return strings.Compare(a.Site, b.Site) })
 	slices.SortFunc(c.Routes, func(a, b border.Route) int { return strings.Compare(a.For, b.For) })
-	c.Segments, c.Routes = segments, append(c.Routes, routes...)
+	c.Segments, c.Routes, c.Doors = segments, append(c.Routes, routes...), doors
 	if c.Check() == nil {
 		return c, nil
 	}
@@ -110,6 +115,11 @@ func compose(control string, borders map[string]peer.Border, segments []border.S
 	for _, r := range c.Routes {
 		if try(border.Config{Routes: append(slices.Clip(good.Routes), r)}) {
 			good.Routes = append(good.Routes, r)
+		}
+	}
+	for _, d := range c.Doors {
+		if try(border.Config{Segments: good.Segments, Doors: append(slices.Clip(good.Doors), d)}) {
+			good.Doors = append(good.Doors, d)
 		}
 	}
 	return good, odd
@@ -158,9 +168,11 @@ func (g *gate) failure() error {
 func (g *gate) sync(ctx context.Context) error {
 	g.putting.Lock()
 	defer g.putting.Unlock()
-	borders, segments := g.borders(), g.segments()
+	borders, doors := g.borders(), g.doors()
+	segments := g.segments() // after the doors, so that each has its network
 	g.mu.Lock()
-	next, odd := compose(g.control, borders, segments, g.routes)
+	g.keepWays(doors)
+	next, odd := compose(g.control, borders, segments, g.routes, g.listWays())
 	next.Version = g.want.Version
 	changed := next.Version == 0 || !reflect.DeepEqual(next, g.want)
 	if changed {
@@ -168,7 +180,11 @@ func (g *gate) sync(ctx context.Context) error {
 		g.want = next
 	}
 	proxy := g.proxy
+	news := proxy.Holds == next.Version && g.openWays(next.Doors)
 	g.mu.Unlock()
+	if news {
+		g.opened()
+	}
 	if changed {
 		for _, err := range odd {
 			g.log.Warn("left out of what the proxy is to do", "err", err)
@@ -179,9 +195,14 @@ func (g *gate) sync(ctx context.Context) error {
 	}
 	err := g.dial(proxy.Address).Put(ctx, next)
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.err = err; err == nil && g.proxy.Address == proxy.Address {
+	g.err = err
+	if err == nil && g.proxy.Address == proxy.Address {
 		g.proxy.Holds = next.Version
+		news = g.openWays(next.Doors)
+	}
+	g.mu.Unlock()
+	if news {
+		g.opened()
 	}
 	return err
 }
@@ -210,10 +231,14 @@ func (g *gate) Announce(ctx context.Context, a border.Presence) error {
 		g.log.Info("the site's proxy", "address", a.Address, "outside", a.Outside, "key", a.Key)
 	}
 	g.mu.Lock()
+	first := g.proxy.Inside == ""
 	g.proxy = a
 	g.mu.Unlock()
 	if behind {
 		g.Poke()
+	}
+	if first {
+		g.opened()
 	}
 	return nil
 }

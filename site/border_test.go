@@ -13,6 +13,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/van/border"
 	"github.com/reservoir-cloud/reservoir/van/plan"
+	"github.com/reservoir-cloud/reservoir/veem"
 	"github.com/reservoir-cloud/reservoir/vmi/peer"
 )
 
@@ -30,12 +31,13 @@ func spanning(id string, vni, tunnel uint32) border.Segment {
 func TestOnePartnersNonsenseCostsNobodyElse(t *testing.T) {
 	borders := map[string]peer.Border{"beta": {Relay: "192.0.2.2:1", Tunnel: "192.0.2.2:1", Key: aKey}, "gamma": {Relay: "192.0.2.3:1", Key: aKey}, "delta": {Key: "what"}, "epsilon": {Key: anotherKey}}
 	segments := []border.Segment{spanning("s/a", 1, 1), spanning("s/b", 2, 1), spanning("s/c", 3, 3)}
-	c, odd := compose("10.0.0.1:8440", borders, segments, []border.Route{{Ticket: "a b", To: "10.0.0.2:1"}, {Ticket: "ok", To: "10.0.0.3:1"}})
+	c, odd := compose("10.0.0.1:8440", borders, segments, []border.Route{{Ticket: "a b", To: "10.0.0.2:1"}, {Ticket: "ok", To: "10.0.0.3:1"}},
+		[]border.Door{{Port: border.FirstDoor, Segment: "s/b", To: netip.MustParseAddrPort("10.1.0.9:80")}})
 	if err := c.Check(); err != nil {
 		t.Fatal(err)
 	}
-	if len(odd) != 4 {
-		t.Errorf("left out: %v: want 4", odd)
+	if len(odd) != 5 || len(c.Doors) != 0 {
+		t.Errorf("left out: %v: want 5", odd)
 	}
 	keys := map[string]string{}
 	for _, p := range c.Peers {
@@ -80,7 +82,7 @@ func TestTheProxyIsToldWhatItDoesNotHold(t *testing.T) {
 	p := &someProxy{}
 	borders := map[string]peer.Border{}
 	g := &gate{site: "alpha", control: "10.0.0.1:8440", dial: func(string) border.Proxy { return p }, log: slog.New(slog.DiscardHandler), now: time.Now,
-		borders: func() map[string]peer.Border { return borders }, segments: func() []border.Segment { return nil }, wake: make(chan struct{}, 1)}
+		borders: func() map[string]peer.Border { return borders }, segments: func() []border.Segment { return nil }, doors: func() []veem.Door { return nil }, opened: func() {}, wake: make(chan struct{}, 1)}
 	sync := func() {
 		t.Helper()
 		if err := g.sync(t.Context()); err != nil {
@@ -114,5 +116,53 @@ func TestTheProxyIsToldWhatItDoesNotHold(t *testing.T) {
 	sync()
 	if len(p.puts) != 4 || p.puts[3].Version != p.puts[2].Version || g.failure() != nil {
 		t.Errorf("what the new one was put: %+v, %v", p.puts[3:], g.failure())
+	}
+}
+
+// A door is open when it is told, keeps its port as long as somebody leads through it, and is
+// another's after that; while the proxy does not answer those that are open are told.
+func TestDoorsOfTheProxy(t *testing.T) {
+	p := &someProxy{}
+	to := func(last byte) veem.Door {
+		return veem.Door{VEE: "alpha.aaaaaaaaaa", Port: 80, Segment: "g/back", To: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, 0, last}), 80)}
+	}
+	wanted, news := []veem.Door{}, 0
+	segment := border.Segment{Tunnel: 7, Segment: plan.Segment{ID: "g/back", Version: 1, VNI: 3, MTU: 1370, Subnets: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24")}, Ports: []plan.Port{
+		{VEE: "alpha.aaaaaaaaaa", MAC: "06:00:00:03:00:0a", Addresses: []netip.Addr{to(10).To.Addr()}, Host: "@beta"},
+		{VEE: "alpha.bbbbbbbbbb", MAC: "06:00:00:03:00:0b", Addresses: []netip.Addr{to(11).To.Addr()}, Host: "h1"},
+		{VEE: "alpha.proxyproxy", MAC: "06:00:00:03:00:fe", Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.254")}, Host: plan.AtBorder}}}}
+	g := &gate{site: "alpha", control: "10.0.0.1:8440", dial: func(string) border.Proxy { return p }, log: slog.New(slog.DiscardHandler), now: time.Now,
+		borders: func() map[string]peer.Border { return nil }, segments: func() []border.Segment { return []border.Segment{segment} },
+		doors: func() []veem.Door { return wanted }, opened: func() { news++ }, ways: map[veem.Door]*doorway{}, wake: make(chan struct{}, 1)}
+	if _, err := g.Door(t.Context(), to(10)); !fault.Has(err, fault.Unavailable) {
+		t.Errorf("a door at a site without a proxy: %v", err)
+	}
+	g.proxy = border.Presence{Address: "10.0.0.2:8442", Inside: "10.0.0.2:8444"}
+	wanted = []veem.Door{to(10), to(11)}
+	one, err := g.Door(t.Context(), to(10))
+	if err != nil || one.Addr() != netip.MustParseAddr("10.0.0.2") || len(p.puts) != 1 || len(p.puts[0].Doors) != 1 || p.puts[0].Doors[0].Port != one.Port() || news != 1 {
+		t.Fatalf("%v, %v; puts %+v", one, err, p.puts)
+	}
+	if again, err := g.Door(t.Context(), to(10)); err != nil || again != one || len(p.puts) != 1 {
+		t.Errorf("asked again: %v, %v, %d puts", again, err, len(p.puts))
+	}
+	p.err = fault.New(fault.Unavailable, "it does not answer")
+	if _, err := g.Door(t.Context(), to(11)); !fault.Has(err, fault.Unavailable) {
+		t.Errorf("a new door while the proxy does not answer: %v", err)
+	}
+	if again, err := g.Door(t.Context(), to(10)); err != nil || again != one {
+		t.Errorf("an open one while the proxy does not answer: %v, %v", again, err)
+	}
+	p.err = nil
+	if err := g.sync(t.Context()); err != nil || news != 2 {
+		t.Errorf("the proxy answers again: %v, told %d times", err, news)
+	}
+	two, err := g.Door(t.Context(), to(11))
+	if err != nil || two == one {
+		t.Errorf("the second door: %v, %v", two, err)
+	}
+	wanted = []veem.Door{to(11)}
+	if err := g.sync(t.Context()); err != nil || len(p.puts[len(p.puts)-1].Doors) != 1 {
+		t.Errorf("a door that nobody leads through: %v, %+v", err, p.puts[len(p.puts)-1].Doors)
 	}
 }

@@ -6,22 +6,25 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/veem"
-	"github.com/reservoir-cloud/reservoir/vhi"
-	"github.com/reservoir-cloud/reservoir/vmi"
 )
 
-// forwarder leads access points to VEEs at partners: each has a port of this site's, where
-// connections are passed on to the guest from inside its network, over the VMI.
+// forwarder leads access points to VEEs that the site's clients do not reach by themselves: by
+// a door of the site's proxy, where the kernel does the rest. Where there is none, since the
+// site has no proxy or the VEE is on none of the site's private networks, each has a port of this
+// site's, from which connections are passed on to the guest over the VMI; datagrams are not.
 type forwarder struct {
 	address netip.Addr // where it listens
+	doorTo  func(ctx context.Context, d veem.Door) (netip.AddrPort, error)
+	proxied func() bool // there is a proxy
+	wanted  func() []veem.Door
 	reach   func(ctx context.Context, id vee.ID, port uint16) (io.ReadWriteCloser, error)
-	get     func(ctx context.Context, id vee.ID) (vmi.VEE, error)
 	log     *slog.Logger
 
 	ctx  context.Context // ends with Close
@@ -40,6 +43,12 @@ func newForwarder(address netip.Addr, log *slog.Logger) *forwarder {
 
 // Forward is veem.Config.Forward.
 func (f *forwarder) Forward(d veem.Door) (netip.AddrPort, error) {
+	if d.Segment != "" && f.proxied() {
+		return f.doorTo(f.ctx, d)
+	}
+	if d.UDP {
+		return netip.AddrPort{}, fault.New(fault.Unsupported, "datagrams reach VEE %s by a private network and the site's VAN proxy alone", d.VEE)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	l := f.doors[d]
@@ -88,7 +97,7 @@ func (f *forwarder) pass(c net.Conn, d veem.Door) {
 	back.Wait()
 }
 
-// Run closes the doors of VEEs that are no longer at a partner, until ctx is done.
+// Run closes the doors that no access point leads through any more, until ctx is done.
 func (f *forwarder) Run(ctx context.Context) {
 	tick := time.NewTicker(10 * time.Second)
 	defer tick.Stop()
@@ -98,9 +107,10 @@ func (f *forwarder) Run(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+		wanted := f.wanted()
 		f.mu.Lock()
 		for d, l := range f.doors {
-			if v, err := f.get(ctx, d.VEE); fault.Has(err, fault.NotFound) || err == nil && vhi.SiteOf(v.Host) == "" {
+			if !slices.Contains(wanted, d) {
 				_ = l.Close()
 				delete(f.doors, d)
 			}

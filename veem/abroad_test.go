@@ -469,13 +469,19 @@ func TestNetworkOfTwoSites(t *testing.T) {
 		}
 		g := s.beta.hosts[0].segments["alpha/shop/back"]
 		own, err := s.beta.m.GetNetwork(s.beta.operator(), "shop", "back")
-		if err != nil || g.VNI == 0 || g.VNI == own.VNI || len(g.Ports) != 5 || g.MTU != vanMTU || !slices.Equal(g.Subnets, own.Subnets) {
+		if err != nil || g.VNI == 0 || g.VNI == own.VNI || len(g.Ports) != 6 || g.MTU != vanMTU || !slices.Equal(g.Subnets, own.Subnets) {
 			t.Fatalf("at the partner's host: %+v beside %+v, %v", g, own.Network, err)
 		}
 		for _, p := range g.Ports {
 			want, at := "@alpha", netip.MustParseAddr("192.0.2.201")
 			if p.VEE == away[0] {
 				want, at = "h1", netip.MustParseAddr("192.0.2.1")
+			}
+			if p.VEE == entryID("alpha") { // the proxy's own
+				if p.Host != want || p.Underlay != at || p.Addresses[0] != netip.MustParseAddr("10.1.0.254") {
+					t.Errorf("the port by which access points enter: %+v", p)
+				}
+				continue
 			}
 			if p.Host != want || p.Underlay != at || len(p.Names) != len(s.alpha.get(p.VEE).Descriptor.Naming.Own) {
 				t.Errorf("port of %s: %+v", p.VEE, p)

@@ -35,58 +35,148 @@ func serves(r *record) string {
 	return fmt.Sprintf("%s %v %v", r.Host, r.GuestReady, r.GuestSeen)
 }
 
-// backends of an access point: the VEEs that run, are meant to, and are ready, where the
-// guest says anything about that. Whether they are well is the balancer's to say.
-func (m *Manager) backends(s *state, p *pointRecord) (to []plan.Backend) {
-	for _, r := range s.vees.rows {
-		d := &r.Descriptor
-		if d.GroupID != p.GroupID || d.Customer != p.Customer || p.Tag != "" && !slices.Contains(d.Tags, p.Tag) || len(d.NICs) == 0 {
-			continue
-		}
-		if serves(r) == "" || r.GuestSeen && !r.GuestReady || m.hosts.lost(r.Host) {
-			continue
-		}
-		if a, err := netip.ParsePrefix(reachable(d.NICs).Address); err == nil {
-			to = append(to, plan.Backend{VEE: r.ID, Address: netip.AddrPortFrom(a.Addr(), uint16(p.Port)), Ready: r.GuestReady, Draining: slices.Contains(p.Draining, r.ID)})
-		}
-	}
-	slices.SortFunc(to, func(a, b plan.Backend) int { return a.Address.Compare(b.Address) })
-	return to
+// backend of an access point, and the door to it if clients of this site need one.
+type backend struct {
+	plan.Backend
+	door *Door
 }
 
-// Door is a port of a VEE that is at a partner.
+// Door is the way of this site's access points to a VEE that its clients do not reach by
+// themselves: it is at a partner, or on private networks alone.
 type Door struct {
 	VEE  vee.ID
 	Port uint16
+	UDP  bool
+	// Segment is the network that it is reached by, at To. Empty: it is at a partner and on no
+	// private network of this site's; the VMI alone leads there.
+	Segment string
+	To      netip.AddrPort
 }
 
-// forwarded are the backends as clients of this site are led to them: those at partners by a
-// way that the site opens (Config.Forward), or not at all.
-func (m *Manager) forwarded(to []plan.Backend, key string) (led []plan.Backend) {
+// selects reports whether r is one of the VEEs that an access point is for.
+func (p *pointRecord) selects(r *record) bool {
+	d := &r.Descriptor
+	return d.GroupID == p.GroupID && d.Customer == p.Customer && (p.Tag == "" || slices.Contains(d.Tags, p.Tag)) && r.State != vee.Destroyed
+}
+
+// way to a VEE for an access point: by its public network at this site, else by a network of
+// its group's, wherever it is. false: there is none.
+func (m *Manager) way(s *state, r *record, p *pointRecord) (b backend, ok bool) {
+	b.VEE = r.ID
+	to := func(n vee.NIC) bool {
+		a, err := netip.ParsePrefix(n.Address)
+		b.Address = netip.AddrPortFrom(a.Addr(), uint16(p.Port))
+		return err == nil
+	}
+	nics := r.Descriptor.NICs
+	if i := slices.IndexFunc(nics, func(n vee.NIC) bool { return n.Public }); i >= 0 && !r.away() {
+		return b, to(nics[i])
+	}
+	b.door = &Door{VEE: r.ID, Port: uint16(p.Port), UDP: p.Scheme == "udp"}
+	for _, n := range nics {
+		if id := r.segment(n); !n.Public && s.networks.rows[id].own() && to(n) {
+			b.door.Segment, b.door.To = id, b.Address
+			return b, true
+		}
+	}
+	return b, r.away() && len(nics) > 0 && to(nics[0])
+}
+
+// own: it is a network of this site's, and not deleted. n may be nil.
+func (n *networkRecord) own() bool { return n != nil && n.Shared == nil && n.Deleted == nil }
+
+// backends of an access point: the VEEs that run, are meant to, and are ready, where the
+// guest says anything about that. Whether they are well is the balancer's to say.
+func (m *Manager) backends(s *state, p *pointRecord) (to []backend) {
+	for _, r := range s.vees.rows {
+		if !p.selects(r) || serves(r) == "" || r.GuestSeen && !r.GuestReady || m.hosts.lost(r.Host) {
+			continue
+		}
+		if b, ok := m.way(s, r, p); ok {
+			b.Ready, b.Draining = r.GuestReady, slices.Contains(p.Draining, r.ID)
+			to = append(to, b)
+		}
+	}
+	slices.SortFunc(to, func(a, b backend) int { return a.Address.Compare(b.Address) })
+	return to
+}
+
+// Doors are all that the site's access points may lead through now.
+func (m *Manager) Doors() (all []Door) {
+	m.ledger.read(func(s *state) { all = m.doors(s) })
+	return all
+}
+
+func (m *Manager) doors(s *state) (all []Door) {
+	for _, p := range s.points.rows {
+		for _, r := range s.vees.rows {
+			if !p.selects(r) {
+				continue
+			}
+			if b, ok := m.way(s, r, p); ok && b.door != nil {
+				all = append(all, *b.door)
+			}
+		}
+	}
+	return all
+}
+
+// DoorsOpened says that Config.Forward may answer otherwise than before.
+func (m *Manager) DoorsOpened() {
+	m.wakePoints(func(r *record) bool {
+		return r.away() || !slices.ContainsFunc(r.Descriptor.NICs, func(n vee.NIC) bool { return n.Public })
+	})
+}
+
+// enter gives the networks that an access point leads into their port at the proxy.
+func (m *Manager) enter(ctx context.Context, p *pointRecord) error {
+	var into []string
+	m.ledger.read(func(s *state) {
+		for _, r := range s.vees.rows {
+			if !p.selects(r) {
+				continue
+			}
+			if b, ok := m.way(s, r, p); ok && b.door != nil && b.door.Segment != "" && !s.networks.rows[b.door.Segment].Entry.IsValid() {
+				into = append(into, b.door.Segment)
+			}
+		}
+	})
+	if len(into) == 0 {
+		return nil
+	}
+	return m.ledger.do(ctx, func(t *tx) error {
+		for _, id := range into {
+			if n := t.networks.get(id); n.own() && !n.Entry.IsValid() {
+				r := *n
+				r.giveEntry(t)
+				if r.Tunnel == 0 {
+					r.Tunnel = tunnelVNI(t, m.cfg.Site, &r)
+				}
+				put(t, &t.networks, id, &r)
+			}
+		}
+		return nil
+	})
+}
+
+// forwarded are the backends as clients of this site are led to them: those that have a door by
+// the way that the site opens (Config.Forward), or not at all.
+func (m *Manager) forwarded(to []backend, key string) (led []plan.Backend) {
 	for _, b := range to {
-		if r, ok := m.ledger.vee(b.VEE); ok && r.away() {
+		if b.door != nil {
 			if m.cfg.Forward == nil {
 				continue
 			}
-			a, err := m.cfg.Forward(Door{VEE: b.VEE, Port: b.Address.Port()})
+			a, err := m.cfg.Forward(*b.door)
 			if err != nil {
-				m.cfg.Log.Warn("lead an access point to a VEE at a partner", "point", key, "err", err)
+				m.cfg.Log.Warn("lead an access point to a VEE", "point", key, "vee", b.VEE, "err", err)
 				continue
 			}
 			b.Address = a
 		}
-		led = append(led, b)
+		led = append(led, b.Backend)
 	}
 	return led
-}
-
-// reachable is the NIC that clients of the site are led to: the first on a public network,
-// else the first.
-func reachable(nics []vee.NIC) vee.NIC {
-	if i := slices.IndexFunc(nics, func(n vee.NIC) bool { return n.Public }); i >= 0 {
-		return nics[i]
-	}
-	return nics[0]
 }
 
 // wakePoints looks again at the access points of the groups of the VEEs that match.
@@ -135,17 +225,17 @@ func (m *Manager) balance(ctx context.Context, key string) error {
 	m.access.mu.Lock()
 	defer m.access.mu.Unlock()
 	var point *pointRecord
-	var to []plan.Backend
-	m.ledger.read(func(s *state) {
-		if point = s.points.rows[key]; point != nil {
-			to = m.backends(s, point)
-		}
-	})
-	to = m.forwarded(to, key)
+	m.ledger.read(func(s *state) { point = s.points.rows[key] })
 	if point == nil {
 		delete(m.access.set, key)
 		return m.cfg.Balancer.Remove(key)
 	}
+	if err := m.enter(ctx, point); err != nil {
+		return fmt.Errorf("access point %s: %w", key, err)
+	}
+	var ready []backend
+	m.ledger.read(func(s *state) { ready = m.backends(s, point) })
+	to := m.forwarded(ready, key)
 	p := plan.Point{
 		Key: key, Group: point.GroupID, UDP: point.Scheme == "udp", Address: point.Address, Port: uint16(point.Port),
 		Algorithm: plan.Algorithm(point.Algorithm), Health: point.Health, Backends: to,
@@ -297,6 +387,7 @@ func (m *Manager) PutAccessPoint(ctx context.Context, a vmi.AccessPoint) (vmi.Ac
 			}
 		}
 		put(t, &t.points, key, &pointRecord{a})
+		rewall(t, a.GroupID)
 		return nil
 	})
 	if err != nil {
@@ -311,6 +402,17 @@ func (m *Manager) PutAccessPoint(ctx context.Context, a vmi.AccessPoint) (vmi.Ac
 		}
 	})
 	return serving(a, m.cfg.Balancer.Show(key)[key]), nil
+}
+
+// rewall has the walls of a group's VEEs made anew where access points come in by the proxy.
+func rewall(t *tx, group string) {
+	for id, n := range t.networks.all() {
+		if n.GroupID == group && n.Entry.IsValid() {
+			r := *n
+			r.Version++
+			put(t, &t.networks, id, &r)
+		}
+	}
 }
 
 // DeleteAccessPoint: vmi.Service. fault.NotFound when there is none.
@@ -329,6 +431,7 @@ func (m *Manager) DeleteAccessPoint(ctx context.Context, groupID, name string) e
 			return fault.New(fault.Denied, "access point %s belongs to another customer", key)
 		}
 		put(t, &t.points, key, nil)
+		rewall(t, groupID)
 		return nil
 	})
 	if err != nil {

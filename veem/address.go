@@ -161,6 +161,9 @@ func (m *Manager) pools(t *tx, rs []record) pools {
 	}
 	for _, p := range ps {
 		p.taken = map[netip.Addr]string{}
+		if p.of != nil && p.of.Entry.IsValid() {
+			p.taken[p.of.Entry] = "the site's proxy"
+		}
 	}
 	newest := map[*pool]*record{}
 	for _, r := range t.vees.all() {

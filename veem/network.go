@@ -28,6 +28,8 @@ type networkRecord struct {
 	// Tunnel is its VNI between sites, once it has spanned some; it was drawn so many times.
 	Tunnel uint32 `json:"tunnel,omitempty"`
 	Drawn  uint32 `json:"drawn,omitempty"`
+	// Entry is the address that the site's proxy has in it, by which access points come in.
+	Entry netip.Addr `json:"entry,omitzero"`
 	// Shared is what its own site tells of a network that is another site's.
 	Shared *peer.Network `json:"shared,omitempty"`
 }
@@ -153,7 +155,7 @@ func (m *Manager) shape(t *tx, r *networkRecord, w vmi.NetworkWish) error {
 		if err != nil {
 			return err
 		}
-		r.Subnets, r.Gateways = []netip.Prefix{s}, []netip.Addr{nth(s, 1)}
+		r.Subnets, r.Gateways, r.Entry = []netip.Prefix{s}, []netip.Addr{nth(s, 1)}, netip.Addr{}
 	}
 	r.Subnets, r.Gateways = r.Subnets[:1:1], r.Gateways[:1:1]
 	if w.IPv6 {

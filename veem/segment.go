@@ -152,6 +152,9 @@ func (m *Manager) segment(s *state, id string) (plan.Segment, bool) {
 		return cmp.Or(cmp.Compare(a.VEE, b.VEE), cmp.Compare(a.NIC, b.NIC))
 	})
 	wall(s, &g)
+	if n != nil && n.Entry.IsValid() {
+		m.admitEntry(s, n, &g)
+	}
 	return g, known
 }
 
@@ -213,6 +216,33 @@ func wall(s *state, g *plan.Segment) {
 			g.Ports[i].Firewall = append(g.Ports[i].Firewall, rule)
 		}
 	}
+}
+
+// admitEntry adds the proxy's own port to a segment, and lets it through the walls to where
+// access points lead.
+func (m *Manager) admitEntry(s *state, n *networkRecord, g *plan.Segment) {
+	own := []netip.Prefix{netip.PrefixFrom(n.Entry, n.Entry.BitLen())}
+	for i := range g.Ports {
+		port := &g.Ports[i]
+		if !slices.ContainsFunc(port.Firewall, func(r plan.Rule) bool { return !r.Out }) {
+			continue // no wall
+		}
+		var in []plan.Rule
+		for _, p := range s.points.rows {
+			if p.selects(s.vees.rows[string(port.VEE)]) {
+				rule := plan.Rule{Allow: true, Protocol: "tcp", First: uint16(p.Port), Peers: own}
+				if p.Scheme == "udp" {
+					rule.Protocol = "udp"
+				}
+				in = append(in, rule)
+			}
+		}
+		slices.SortFunc(in, func(a, b plan.Rule) int {
+			return cmp.Or(cmp.Compare(a.First, b.First), cmp.Compare(a.Protocol, b.Protocol))
+		})
+		port.Firewall = append(in, port.Firewall...)
+	}
+	g.Ports = append(g.Ports, m.entry(n))
 }
 
 func orNobody(peers []netip.Prefix) []netip.Prefix {

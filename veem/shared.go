@@ -267,14 +267,19 @@ func (m *Manager) shareable(s *state, id string) (peer.Network, bool) {
 	return out, true
 }
 
-// Border is what the site's proxy carries between sites: every network that spans some.
+// Border is what the site's proxy carries: every network that spans sites, or that access
+// points enter by it.
 func (m *Manager) Border() (segments []border.Segment) {
 	m.ledger.read(func(s *state) {
+		entered := map[string]bool{}
+		for _, d := range m.doors(s) {
+			entered[d.Segment] = true
+		}
 		for id, n := range s.networks.rows {
 			if n.tunnel() == 0 || n.Deleted != nil {
 				continue
 			}
-			if g, _ := m.segment(s, id); len(plan.SitesOf(g)) > 0 {
+			if g, _ := m.segment(s, id); len(plan.SitesOf(g)) > 0 || entered[id] {
 				segments = append(segments, border.Segment{Segment: g, Tunnel: n.tunnel()})
 			}
 		}
@@ -319,9 +324,42 @@ func (m *Manager) drawTunnel(ctx context.Context, id string, again bool) error {
 		}
 		r := *n
 		r.Tunnel = tunnelVNI(t, m.cfg.Site, &r)
+		r.giveEntry(t) // before access points have anybody to lead to
 		put(t, &t.networks, id, &r)
 		return nil
 	})
+}
+
+// entryID stands for the proxy where a port has to have a VEE's identifier.
+func entryID(site string) vee.ID { return vee.ID(site + ".proxyproxy") }
+
+// giveEntry gives the proxy an address in the network, if it has none: the last that is free.
+// Without a free one access points do not come in by the proxy.
+func (n *networkRecord) giveEntry(t *tx) {
+	if n.Entry.IsValid() {
+		return
+	}
+	taken := map[netip.Addr]bool{n.Gateways[0]: true}
+	for _, r := range t.vees.all() {
+		for _, nic := range r.Descriptor.NICs {
+			if a, err := netip.ParsePrefix(nic.Address); err == nil && r.State != vee.Destroyed && r.segment(nic) == n.ID {
+				taken[a.Addr()] = true
+			}
+		}
+	}
+	first, a := usable(n.Subnets[0])
+	for ; taken[a]; a = a.Prev() {
+		if a == first {
+			return
+		}
+	}
+	n.Entry = a
+}
+
+// entry is the proxy's own port in a network of this site's.
+func (m *Manager) entry(n *networkRecord) plan.Port {
+	p := pool{net: n.range4(), of: n}
+	return plan.Port{VEE: entryID(m.cfg.Site), MAC: p.mac(n.Entry), Addresses: []netip.Addr{n.Entry}, Host: plan.AtBorder, Underlay: m.border()}
 }
 
 // fnv32 of a name and a number (FNV-1a).

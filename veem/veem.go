@@ -145,8 +145,8 @@ type Config struct {
 	// for long. nil: what is not here is refused.
 	Import  func(ctx context.Context, site, digest string) error
 	Country string // of the site, ISO 3166; empty: not said
-	// Forward opens a way to a VEE at a partner, for access points; it does not wait. nil: they
-	// serve from here alone.
+	// Forward opens a door for access points, and says where it is; it does not wait for long.
+	// nil: they serve from the site's public networks alone.
 	Forward func(d Door) (netip.AddrPort, error)
 	// Border is the underlay address of the site's VAN proxy; nil, or the zero address: it has
 	// none now.
