@@ -55,7 +55,7 @@ func (f Federation) check() error {
 }
 
 // capabilities of this version.
-var capabilities = []peer.Capability{peer.CanPlace, peer.CanReserve, peer.CanNetwork, peer.CanMove, peer.CanPublish, peer.CanMeasure, peer.CanRotate}
+var capabilities = []peer.Capability{peer.CanPlace, peer.CanReserve, peer.CanNetwork, peer.CanMove, peer.CanPublish, peer.CanAccount, peer.CanMeasure, peer.CanRotate}
 
 // openFederation listens for partners and knows who they are.
 func (s *site) openFederation(ctx context.Context) (err error) {
@@ -115,6 +115,7 @@ type asPartner struct {
 	*connector.Connector
 	veem.Peering
 	peer.Books
+	peer.Gauges
 }
 
 // serveFederation is the listener for partners. Nobody else gets past its handshake but, while
@@ -124,7 +125,7 @@ func (s *site) serveFederation(ctx context.Context, receipts *receipt.Book) erro
 	api.Audit(s.audit)
 	api.Receipts(receipts)
 	peer.RegisterHost(api, s.partners)
-	peer.Register(api, asPartner{Registry: s.partners, Connector: s.offers, Peering: s.veem.Peering(), Books: measured{veem: s.veem}})
+	peer.Register(api, asPartner{Registry: s.partners, Connector: s.offers, Peering: s.veem.Peering(), Books: s.books, Gauges: measured{veem: s.veem}})
 	vmi.Register(api, s.veem)
 	api.HandleStock("/v2/", s.registryForPartners())
 	// The other end learns nothing of why, so that people see it here.
@@ -341,18 +342,4 @@ func (s *site) FindSites(ctx context.Context, r admin.Find) (broker.Answer, erro
 		return broker.Answer{}, err
 	}
 	return b.Answer(s.partners.Candidates(ctx, s.offers)), nil
-}
-
-// noBooks keeps none about partners' VEEs: what is asked of it is refused by the name of the
-// capability that capabilities leaves out.
-type noBooks struct{}
-
-// Usage implements peer.Books.
-func (noBooks) Usage(context.Context, string) (peer.Page, error) {
-	return peer.Page{}, peer.Hello{Site: "this one"}.Needs(peer.CanAccount)
-}
-
-// Measurements implements peer.Books.
-func (noBooks) Measurements(context.Context, []vee.ID) (<-chan vmi.MonitoringEvent, error) {
-	return nil, peer.Hello{Site: "this one"}.Needs(peer.CanMeasure)
 }

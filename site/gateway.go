@@ -17,13 +17,10 @@ import (
 	"github.com/reservoir-cloud/reservoir/vmi/peer"
 )
 
-// measured are the measurements of partners' VEEs here, for their own sites (peer.Books).
-type measured struct {
-	noBooks
-	veem *veem.Manager
-}
+// measured are the measurements of partners' VEEs here, for their own sites (peer.Gauges).
+type measured struct{ veem *veem.Manager }
 
-// Measurements implements peer.Books: what is measured in the caller's VEEs and of them. A
+// Measurements implements peer.Gauges: what is measured in the caller's VEEs and of them. A
 // slow reader loses the oldest.
 func (b measured) Measurements(ctx context.Context, ids []vee.ID) (<-chan vmi.MonitoringEvent, error) {
 	in, err := b.veem.WatchMonitoring(ctx, vmi.EventFilter{})

@@ -136,6 +136,8 @@ var routes = map[string]struct{ may, path, body string }{
 	"GET /site/v1/partners/{name}":         {"OA", "/site/v1/partners/beta", ""},
 	"POST /site/v1/partners/{name}/leave":  {"O", "/site/v1/partners/beta/leave", `{}`},
 	"POST /site/v1/partners/{name}/revoke": {"O", "/site/v1/partners/beta/revoke", `{}`},
+	"GET /site/v1/settlements":             {"OA", "", ""},
+	"POST /site/v1/settlements":            {"O", "", `{"agreement":"beta.xaaaaaaaaa","period":"2026-10"}`},
 	"POST /site/v1/authority/rotate":       {"O", "", `{}`},
 	"POST /site/v1/preflight":              {"OA", "", `{"partner":"beta"}`},
 	"GET /site/v1/agreements":              {"OA", "", ""},

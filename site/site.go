@@ -36,6 +36,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/veem"
+	"github.com/reservoir-cloud/reservoir/veem/federation/books"
 	"github.com/reservoir-cloud/reservoir/veem/federation/connector"
 	"github.com/reservoir-cloud/reservoir/veem/federation/partners"
 	"github.com/reservoir-cloud/reservoir/veem/rebalance"
@@ -197,6 +198,7 @@ type site struct {
 	offers      *connector.Connector
 	forPartners net.Listener
 	abroad      *abroad
+	books       *books.Keeper
 
 	rowsMu sync.Mutex
 	at     []string // addresses of the members
@@ -237,7 +239,7 @@ func (s *site) open(ctx context.Context) (err error) {
 		return err
 	}
 	s.abroad.places.Serve(s.veem)
-	s.gate.segments, s.gate.doors, s.gate.opened = s.veem.Border, s.veem.Doors, s.veem.DoorsOpened
+	s.gate.segments = s.veem.Border
 	s.books = s.openBooks()
 	s.sm = s.openSM()
 	return s.openHub(ctx)
@@ -285,6 +287,7 @@ func (s *site) faces(auditor httpapi.Auditor, receipts httpapi.Receipts) *httpap
 	smi.RegisterElasticity(api, s.sm)
 	admin.Register(api, s)
 	admin.RegisterFederation(api, s)
+	admin.RegisterSettlements(api, s)
 	admin.RegisterJoining(api, s)
 	peer.Register(api, s.member)
 	vhi.RegisterManager(api, hosts{s.veem, s})
@@ -310,6 +313,7 @@ func (s *site) serve(ctx context.Context, ln net.Listener) error {
 		func(ctx context.Context) error { return s.serveFederation(ctx, receipts) },
 		func(ctx context.Context) error { s.abroad.Run(ctx); return nil },
 		func(ctx context.Context) error { s.openGateway().Run(ctx); return nil },
+		func(ctx context.Context) error { s.books.Run(ctx); return nil },
 		func(ctx context.Context) error { return listener.Serve(ctx, ln) },
 		func(ctx context.Context) error { s.followMembers(ctx); return nil },
 		func(ctx context.Context) error { s.collectImages(ctx); return nil },

@@ -57,6 +57,7 @@ type offered struct {
 	peer.Networks
 	peer.Moves
 	peer.Books
+	peer.Gauges
 }
 
 func (w *world) site(name string) (s *aSite, err error) {

@@ -77,12 +77,12 @@ func (c client) HeldNetworks(ctx context.Context) (out map[string]uint64, err er
 	return out, err
 }
 
-func (c client) Usage(ctx context.Context, after string) (out Page, err error) {
-	q := url.Values{}
-	if after != "" {
-		q.Set("after", after)
+func (c client) Lines(ctx context.Context, q LinesAsked) (out Page, err error) {
+	v := url.Values{"period": {q.Period}}
+	if q.After != "" {
+		v.Set("after", q.After)
 	}
-	err = c.c.Call(ctx, http.MethodGet, base+"/usage", q, nil, &out)
+	err = c.c.Call(ctx, http.MethodGet, one("books", q.Agreement), v, nil, &out)
 	return out, err
 }
 

@@ -27,6 +27,7 @@ type Site interface {
 	Networks
 	Moves
 	Books
+	Gauges
 }
 
 // Capability is something that a site can do with its partners. Sites of different versions

@@ -10,8 +10,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/reservoir-cloud/reservoir/account"
 	"github.com/reservoir-cloud/reservoir/account/billing"
 	"github.com/reservoir-cloud/reservoir/account/money"
+	"github.com/reservoir-cloud/reservoir/account/settlement"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
@@ -32,7 +34,7 @@ var (
 	agreement = peer.Agreement{Terms: peer.Terms{ID: "alpha.aaaaaaaaaa", Lender: "beta", Borrower: "alpha", From: at, Until: at.AddDate(1, 0, 0), Types: []peer.InstanceType{{Name: "s", VCPUs: 1, Memory: 1}}, Currency: "EUR", Prices: map[billing.Meter]money.Amount{billing.VCPUs: money.Of(1, 3)}}, Signatures: map[string]string{"alpha": "a..b"}}
 	end       = peer.End{Agreement: "alpha.aaaaaaaaaa", By: "alpha", At: at, Reason: "done", Signature: "a..b"}
 	offer     = peer.Attributes{Site: "beta", At: at, GoodMS: 5, Seq: 6, Characteristics: peer.Characteristics{Hypervisors: []string{"qemu"}, Location: peer.Location{Country: "SE"}}, State: peer.State{Hosts: 2, HeatWanted: 0.5, FreeByType: map[string]int{"s": 1}}}
-	page      = peer.Page{Messages: []vmi.AccountingMessage{{VEE: "alpha.aaaaaaaaaa", Seq: 1, ToMS: 2}}, Next: "7"}
+	page      = peer.Page{Lines: []settlement.Line{{VEE: "alpha.aaaaaaaaaa", Interval: account.Interval{FromMS: 1, ToMS: 2}, OutMS: 1}}, Next: "7", ThroughMS: 5}
 )
 
 func (e *echo) got(args ...any) { e.calls = append(e.calls, args...) }
@@ -66,8 +68,8 @@ func (e *echo) PutMove(_ context.Context, o peer.MoveOrder) (vmi.VEE, error) {
 	e.got(o)
 	return vmi.VEE{ID: o.VEE}, nil
 }
-func (e *echo) Usage(_ context.Context, after string) (peer.Page, error) {
-	e.got(after)
+func (e *echo) Lines(_ context.Context, q peer.LinesAsked) (peer.Page, error) {
+	e.got(q)
 	return page, nil
 }
 func (e *echo) Measurements(_ context.Context, ids []vee.ID) (<-chan vmi.MonitoringEvent, error) {
@@ -110,7 +112,7 @@ func call(ctx context.Context, s peer.Site) (out []any, errs []error) {
 	}
 	add(told, err)
 	add(nil, s.RemoveNetwork(ctx, "alpha.shop.back"))
-	p, err := s.Usage(ctx, "3")
+	p, err := s.Lines(ctx, peer.LinesAsked{Agreement: "alpha.aaaaaaaaaa", Period: "2026-11", After: "3"})
 	add(p, err)
 	events, err := s.Measurements(ctx, []vee.ID{"alpha.aaaaaaaaaa", "alpha.aaaaaaaaab"})
 	var measured []vmi.MonitoringEvent

@@ -33,6 +33,7 @@ func Register(s *httpapi.Server, svc Site) {
 	registerNetworks(s, svc)
 	registerMoves(s, svc)
 	registerBooks(s, svc)
+	registerGauges(s, svc)
 }
 
 func registerTrust(s *httpapi.Server, svc Trust) {
@@ -121,12 +122,17 @@ func registerMoves(s *httpapi.Server, svc Moves) {
 }
 
 func registerBooks(s *httpapi.Server, svc Books) {
-	httpapi.Register(s, httpapi.Op{Method: "GET", Path: base + "/usage", Summary: "What the caller's VEEs have used here", Roles: partners},
+	httpapi.Register(s, httpapi.Op{Method: "GET", Path: base + "/books/{agreement}", Summary: "This site's book about VEEs under an agreement with the caller", Roles: partners},
 		func(ctx context.Context, in *struct {
-			After string `query:"after" doc:"a position; none: the beginning"`
+			Agreement string `path:"agreement"`
+			Period    string `query:"period" doc:"a month: 2026-11"`
+			After     string `query:"after" maxLength:"200" doc:"next of the page before"`
 		}) (Page, error) {
-			return svc.Usage(ctx, in.After)
+			return svc.Lines(ctx, LinesAsked{in.Agreement, in.Period, in.After})
 		})
+}
+
+func registerGauges(s *httpapi.Server, svc Gauges) {
 	httpapi.RegisterStream(s, httpapi.Op{Method: "GET", Path: base + "/measurements", Summary: "Measurements of the caller's VEEs, as they are produced", Roles: partners},
 		func(ctx context.Context, in *struct {
 			VEEs []string `query:"vees" doc:"none: all of the caller's"`

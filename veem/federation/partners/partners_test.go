@@ -161,6 +161,7 @@ type served struct {
 	peer.Networks
 	peer.Moves
 	peer.Books
+	peer.Gauges
 }
 
 func (s served) Attributes(context.Context) (peer.Attributes, error) {
