@@ -255,6 +255,7 @@ func (m *Manager) descriptor(rec record, d *design, c *manifest.Component, l dep
 			desc.MemoryMax = max(desc.MemoryMax, desc.Memory)
 		}
 	}
+	desc.Seed = rec.seed(l)
 	if len(desc.NICs) == 0 && len(c.Ports) > 0 {
 		desc.NICs = []vee.NIC{{Public: true}} // it could not be reached without one
 	}

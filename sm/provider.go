@@ -97,6 +97,8 @@ func (m *Manager) Deploy(ctx context.Context, d smi.Deploy) (smi.Service, error)
 // permitted refuses a deployment over a service that is there.
 func (p *proposal) permitted(d smi.Deploy) error {
 	switch {
+	case p.exists && !p.old.Deleting && p.old.Ceded != nil:
+		return p.old.mayGoOn()
 	case p.exists && p.old.Deleting:
 		return fault.New(fault.Exists, "service %s of customer %s is still being deleted", p.rec.Name, p.rec.Customer).
 			Try("wait until it is gone: reservoir service show %s --watch", p.rec.Name)
@@ -186,6 +188,8 @@ func (m *Manager) Scale(ctx context.Context, customer, name, component string, r
 	was, id := 0, rec.ID
 	rec, version, err := m.records.Modify(ctx, rec.key(), func(r *record) error {
 		switch {
+		case r.Ceded != nil:
+			return r.mayGoOn()
 		case r.Deleting || r.ID != id:
 			return fault.New(fault.WrongState, "service %s is being deleted", name).Try("deploy it again when it is gone: reservoir service list")
 		case r.Revision != d.number:
@@ -359,6 +363,9 @@ func (m *Manager) setAsleep(ctx context.Context, customer, name string, asleep b
 	rec, version, err := m.records.Modify(ctx, rec.key(), func(r *record) error {
 		if r.Deleting || r.ID != id {
 			return fault.New(fault.WrongState, "service %s is being deleted", name).Try("deploy it again when it is gone: reservoir service list")
+		}
+		if r.Ceded != nil {
+			return r.mayGoOn()
 		}
 		if was = r.Asleep; was != asleep {
 			r.Asleep, r.State.Asked = asleep, time.Time{}

@@ -30,6 +30,10 @@ type record struct {
 	Update *updating `json:"update,omitempty"`
 	Undone string    `json:"undone,omitempty"`
 
+	// Ceded: it is another site's now. Adopted: it was another site's.
+	Ceded   *ceded   `json:"ceded,omitempty"`
+	Adopted *adopted `json:"adopted,omitempty"`
+
 	// Of components that change their size by rules.
 	Sizes  map[string]size   `json:"sizes,omitempty"`  // of each replica, where it is not the manifest's
 	Scaled map[string]scaled `json:"scaled,omitempty"` // when their size changed last

@@ -113,7 +113,7 @@ func (s *scaler) look(ctx context.Context) (wake time.Time, err error) {
 	if err != nil {
 		return time.Time{}, err
 	}
-	if err := s.prepare(ctx, rec); err != nil || rec.Deleting || rec.Asleep {
+	if err := s.prepare(ctx, rec); err != nil || rec.Deleting || rec.Asleep || rec.Ceded != nil {
 		return time.Time{}, err
 	}
 	vees, synced := s.m.group(rec.ID)
@@ -235,7 +235,7 @@ var errOvertaken = errors.New("the service has changed meanwhile")
 // record a decision as what is wanted, unless that was changed since.
 func (s *scaler) record(ctx context.Context, was record, component string, d elastic.Decision, now time.Time) (record, error) {
 	rec, _, err := s.m.records.Modify(ctx, s.key, func(r *record) error {
-		if r.ID != was.ID || r.Deleting || r.Revision != was.Revision || r.Desired[component] != was.Desired[component] ||
+		if r.ID != was.ID || r.Deleting || r.Ceded != nil || r.Revision != was.Revision || r.Desired[component] != was.Desired[component] ||
 			r.Sizes[component] != was.Sizes[component] || r.Paused[component] {
 			return errOvertaken
 		}

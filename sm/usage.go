@@ -80,6 +80,9 @@ const maxRegistered = 1000
 // openAccount of a VEE, or find the one that there is.
 func (m *Manager) openAccount(ctx context.Context, rec record, v vmi.VEE) (trade.Account, error) {
 	u := trade.Account{Customer: rec.Customer, Service: rec.Name, ServiceID: rec.ID, VEE: v.ID, Name: v.Descriptor.Name}
+	if rec.Adopted != nil {
+		u.SinceMS = rec.Adopted.At.UnixMilli()
+	}
 	key := usageKey(rec.Customer, rec.ID, v.ID)
 	_, err := m.usages.Create(ctx, key, u)
 	if fault.Has(err, fault.Exists) {

@@ -138,6 +138,9 @@ func (w *worker) converge(ctx context.Context) (wake time.Time, err error) {
 		if !synced {
 			return time.Time{}, nil // the watch will say when
 		}
+		if rec.Ceded != nil && !rec.Deleting {
+			return w.giveWay(ctx, rec, version, vees)
+		}
 		world := w.worldOf(vees)
 		look := w.judge(ctx, rec, &world)
 		step := deploy.Next(w.design.goal(rec), rec.State, world)

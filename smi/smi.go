@@ -45,6 +45,7 @@ const (
 	Deleting  Phase = "deleting"
 	Sleeping  Phase = "sleeping" // its VEEs are saved to disk and take no processor or memory
 	Failing   Phase = "failing"  // cannot become ready without somebody's help; Message says why
+	Ceded     Phase = "ceded"    // it is another site's now; what is left here stands still
 )
 
 // Service as its provider sees it.

@@ -28,6 +28,13 @@ type Account struct {
 	Ended     bool           `json:"ended,omitempty"`
 	Intervals account.Series `json:"intervals,omitempty"`
 	Billed    *Cut           `json:"billed,omitempty"` // last; nil: nothing yet
+
+	// Of a service that has gone from one site to another (docs/federation.md): what is not
+	// within [SinceMS, UntilMS) is the other site's to account for; 0: open.
+	SinceMS int64 `json:"sinceMs,omitempty"`
+	UntilMS int64 `json:"untilMs,omitempty"`
+	// Site whose account it is a copy of, for people; it is on no invoice here.
+	Site string `json:"site,omitempty"`
 }
 
 // Cut is a part of an account that is on one invoice: [FromMS, ToMS). All before it is on
@@ -45,6 +52,9 @@ func Accounts(s *store.Store) store.Collection[Account] {
 
 // Add an interval that the VEE's meter has told; see account.Series.Add.
 func (a *Account) Add(i account.Interval) (ok bool) {
+	if i = a.ours(i); i.ToMS <= i.FromMS {
+		return true
+	}
 	through := i.FromMS
 	if a.Billed != nil {
 		through = a.Billed.ToMS
@@ -56,13 +66,13 @@ func (a *Account) Add(i account.Interval) (ok bool) {
 // Settled says that all of it is on invoices.
 func (a Account) Settled() bool {
 	n := len(a.Intervals)
-	return n == 0 || a.Billed != nil && a.Billed.ToMS >= a.Intervals[n-1].ToMS
+	return n == 0 || a.Site != "" || a.Billed != nil && a.Billed.ToMS >= a.Intervals[n-1].ToMS
 }
 
 // next cut: what is known before a moment and on no invoice yet.
 func (a Account) next(number string, untilMS int64) (Cut, bool) {
 	n := len(a.Intervals)
-	if n == 0 {
+	if n == 0 || a.Site != "" {
 		return Cut{}, false
 	}
 	c := Cut{Invoice: number, FromMS: a.Intervals[0].FromMS, ToMS: min(untilMS, a.Intervals[n-1].ToMS)}
