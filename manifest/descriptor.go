@@ -130,11 +130,11 @@ func (s *Service) firewall(f FirewallRule) vee.FirewallRule {
 	return r
 }
 
-// Reachable reports whether users of the site can be led to a component: it is on a public
-// network, or on none, and is plugged into the site's then.
+// Reachable reports whether users of the site can be led to a component: it is on a network that
+// is public or that access points lead into, or on none, and is plugged into the site's then.
 func (s *Service) Reachable(c *Component) bool {
 	return len(c.NICs) == 0 || slices.ContainsFunc(c.NICs, func(k NIC) bool {
-		return slices.ContainsFunc(s.Networks, func(n Network) bool { return n.Name == k.Network && n.Public })
+		return slices.ContainsFunc(s.Networks, func(n Network) bool { return n.Name == k.Network && (n.Public || n.Access) })
 	})
 }
 

@@ -103,7 +103,7 @@ func (s *Service) Warnings() []string {
 	for _, c := range s.Components {
 		check("component "+c.Name+": ", c.Properties, c.Products)
 		if len(c.Ports) > 0 && !s.Reachable(&c) {
-			said = append(said, fmt.Sprintf("component %s: its ports have no access point, since it is on no public network", c.Name))
+			said = append(said, fmt.Sprintf("component %s: its ports have no access point, since it is on no network that is public or has access: true", c.Name))
 		}
 		if c.Software != nil && c.UserData != "" && !strings.HasPrefix(c.UserData, "#") {
 			said = append(said, "component "+c.Name+": beside software, userData is used only if it begins with #, as a cloud-config or a script does")

@@ -142,8 +142,11 @@ type Startup struct {
 
 // Network that components are on: the service's own, or, where it is public, the site's.
 type Network struct {
-	Name        string `yaml:"name"`
-	Public      bool   `yaml:"public"`
+	Name   string `yaml:"name"`
+	Public bool   `yaml:"public"`
+	// Access points lead into it, as they lead to public networks: by the site's VAN proxy, to
+	// whichever site a replica is at.
+	Access      bool   `yaml:"access"`
 	Description string `yaml:"description"`
 	// Subnet is IPv4, CIDR. One that is asked for may be one that other services have too;
 	// empty: the site gives out one that nobody else has.

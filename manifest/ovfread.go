@@ -137,6 +137,9 @@ func (x *ovfReader) networkSection(e *etree.Element, s *Service) {
 			if hasAttribute(c, "public") {
 				x.leaf(reflect.ValueOf(&n.Public).Elem(), attribute(c, "public"), "", path+".public", field{})
 			}
+			if hasAttribute(c, "access") {
+				x.leaf(reflect.ValueOf(&n.Access).Elem(), attribute(c, "access"), "", path+".access", field{})
+			}
 			n.Subnet = attribute(c, "subnet")
 			if hasAttribute(c, "ipv6") {
 				x.leaf(reflect.ValueOf(&n.IPv6).Elem(), attribute(c, "ipv6"), "", path+".ipv6", field{})

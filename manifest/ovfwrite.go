@@ -156,6 +156,7 @@ func (w *ovfWriter) networks(env *etree.Element, s *Service) {
 		e := section.CreateElement("Network")
 		e.CreateAttr("ovf:name", n.Name)
 		attr(e, prefix+":public", ifTrue(n.Public))
+		attr(e, prefix+":access", ifTrue(n.Access))
 		attr(e, prefix+":subnet", n.Subnet)
 		attr(e, prefix+":ipv6", ifTrue(n.IPv6))
 		attr(e, prefix+":mtu", positive(n.MTU))

@@ -188,6 +188,9 @@ type LoadBalancer struct {
 	Sticky    bool   `yaml:"sticky" ovf:"Sticky"`
 	// Drain is how long a replica that leaves keeps its connections; 0: 10 s.
 	Drain Duration `yaml:"drain" ovf:"Drain"`
+	// Partners that have replicas have an access point for them too, where the agreement lets
+	// them.
+	Partners bool `yaml:"partners" ovf:"Partners"`
 }
 
 // FirewallRule lets traffic through or not. Rules are tried in order.

@@ -143,7 +143,7 @@ func anyService(t *rapid.T) *Service {
 	for i := range s.Networks {
 		n := &s.Networks[i]
 		if n.Name, n.Subnet, n.MTU = numbered("net", i), "", 0; n.Public {
-			n.IPv6 = false
+			n.IPv6, n.Access = false, false
 			continue
 		}
 		n.Subnet = rapid.SampledFrom([]string{"", "10.1.0.0/24"}).Draw(t, "subnet")

@@ -369,8 +369,8 @@ func (v *validator) network(p string, n Network) {
 	v.match(p+".name", n.Name, word, wantWord)
 	subnet, err := netip.ParsePrefix(n.Subnet)
 	switch {
-	case n.Public && (n.Subnet != "" || n.IPv6 || n.MTU != 0):
-		v.bad(p+".public", "subnet, ipv6 or mtu beside it", "want none of them: a public network is the site's own")
+	case n.Public && (n.Subnet != "" || n.IPv6 || n.MTU != 0 || n.Access):
+		v.bad(p+".public", "access, subnet, ipv6 or mtu beside it", "want none of them: a public network is the site's own")
 	case n.Subnet != "" && (err != nil || !subnet.Addr().Is4() || subnet != subnet.Masked() || subnet.Bits() < 16 || subnet.Bits() > 29):
 		v.bad(p+".subnet", quote(n.Subnet), `want an IPv4 network of /16 to /29 such as "10.1.0.0/24"`)
 	case n.IPv6 && n.MTU != 0:
