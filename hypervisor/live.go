@@ -80,8 +80,10 @@ const OpPack = "snapshot-pack"
 // Packer lets a snapshot survive its host: it is written as one stream on one host, and a
 // guest is made of it on another, where the images are that the guest is made of.
 type Packer interface {
-	// Pack writes a snapshot, in any condition of its guest. Only drivers of the same name
-	// read it. ErrNotFound, ErrNoSpace (it is put together on the host first).
+	// Pack writes a snapshot, in any condition of its guest; without a name, the guest itself,
+	// stopped or suspended, which must have no snapshots (ErrUnsupported: they do not travel).
+	// Only drivers of the same name read it. ErrNotFound, ErrWrongState, ErrNoSpace (it is put
+	// together on the host first).
 	Pack(ctx context.Context, id vee.ID, snapshot string, w io.Writer) error
 	// Unpack makes a guest (absent → stopped, or suspended where the snapshot has its
 	// memory). Of g its identity, epoch, images and NICs count; the description is the
@@ -92,4 +94,12 @@ type Packer interface {
 	// be another guest's. The description is g's, and the snapshot's memory is passed over.
 	// A failed one leaves nothing.
 	Seed(ctx context.Context, g Guest, r io.Reader) error
+}
+
+// SnapshotsStay is why a guest that has n of them goes nowhere; nil where it has none.
+func SnapshotsStay(n int) error {
+	if n == 0 {
+		return nil
+	}
+	return fmt.Errorf("it has %d snapshots, which do not travel: %w; delete them first", n, ErrUnsupported)
 }

@@ -12,11 +12,14 @@ import (
 // open door for it, and nothing that runs.
 const Incoming Power = "incoming"
 
-// Move is a live migration, in the assignments of both hosts that take part. The source
-// gets it beside the power Running, the destination with the power Incoming. To cancel it,
+// Move is a migration, in the assignments of both hosts that take part. The source gets it
+// beside the power Running (or Cold), the destination with the power Incoming. To cancel it,
 // the source gets an assignment without it, and obeys unless it has given the VEE away.
 type Move struct {
 	ID string `json:"id"` // one attempt; never used again
+	// Cold is the power that it goes over in and has at its end, Stopped or Suspended; empty: it
+	// goes over while it runs.
+	Cold Power `json:"cold,omitempty"`
 	// From and To are hosts; one of another site is "@" and that site's name (AtSite).
 	From    string `json:"from"`
 	To      string `json:"to"`
@@ -94,7 +97,7 @@ const (
 	MoveMemory     MoveStage = "memory"     // source
 	MoveSwitchover MoveStage = "switchover" // source: the vCPUs stand still
 	MoveGiven      MoveStage = "given"      // source
-	MoveTaken      MoveStage = "taken"      // destination: it runs there
+	MoveTaken      MoveStage = "taken"      // destination: it runs there, or is there in the power Cold
 	MoveVoid       MoveStage = "void"       // source: given, not taken, and ours again
 	MoveFailed     MoveStage = "failed"     // it stays where it was
 )

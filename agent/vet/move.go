@@ -57,7 +57,7 @@ type moving struct {
 
 // keep what is to outlive the agent.
 func (m moving) keep(k *kept) {
-	if !m.stopped.IsZero() {
+	if m.report.Took != (vhi.MoveFigures{}) {
 		k.Moved, k.Stopped = &m.report, m.stopped
 	}
 }
@@ -91,6 +91,12 @@ func nextOf(a vhi.Assignment, part handover.State, m moving, now hypervisor.Cond
 		return rest
 	case a.Power == vhi.Running && a.Move != nil && now == hypervisor.Running && !m.over:
 		return send
+	case cold(a) && !m.over:
+		s := next(a.Power, now, a.Descriptor.Restart) // it comes to rest first
+		if s == rest || s == failed {
+			s = send
+		}
+		return s
 	}
 	return next(a.Power, now, a.Descriptor.Restart)
 }
@@ -139,7 +145,7 @@ func (v *tracked) resume(k kept) error {
 	}
 	if v.part.State == handover.Offered {
 		switch v.seen.Condition {
-		case hypervisor.Sent, hypervisor.Crashed, hypervisor.Absent:
+		case hypervisor.Sent, hypervisor.Crashed, hypervisor.Absent, hypervisor.Stopped, hypervisor.Suspended:
 			v.part = v.part.Recall(false)
 			v.want.Epoch = v.part.Epoch
 			if v.move.id == "" {
@@ -186,6 +192,7 @@ func (v *tracked) failMove(id string, stage vhi.MoveStage, err error) {
 	if v.move.id == id && !v.move.over {
 		f := fault.From(coded(err))
 		v.move.over = true
+		v.move.load.giveUp()
 		v.move.report.Stage, v.move.report.Error, v.move.report.Code = stage, f.Message, string(f.Code)
 	}
 	v.mu.Unlock()
@@ -196,11 +203,15 @@ func (v *tracked) failMove(id string, stage vhi.MoveStage, err error) {
 // send is the source's step: all of a move up to the commit point and the first gift.
 func (v *tracked) send(ctx context.Context, a vhi.Assignment) error {
 	to := v.t.cfg.Peer(*a.Move)
-	if err := v.sendTo(ctx, to, a); err != nil {
+	way := v.sendTo
+	if cold(a) {
+		way = v.carryTo
+	}
+	if err := way(ctx, to, a); err != nil {
 		if ctx.Err() != nil {
 			err = fault.New(fault.Conflict, "the migration was cancelled: %w", err)
 		}
-		v.t.cfg.Log.Warn("a live migration failed; the VEE stays", "vee", a.VEE, "to", a.Move.To, "err", err)
+		v.t.cfg.Log.Warn("a migration failed; the VEE stays", "vee", a.VEE, "to", a.Move.To, "err", err)
 		v.failMove(a.Move.ID, vhi.MoveFailed, err)
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTimeout)
 		defer cancel()
@@ -247,7 +258,11 @@ func (v *tracked) sendTo(ctx context.Context, to peer.Host, a vhi.Assignment) er
 	if err != nil {
 		return err
 	}
-	if err := v.letGo(ctx, a, prepared, took); err != nil {
+	figures := vhi.MoveFigures{
+		DiskBytes: took.Disks, MemoryBytes: took.Memory,
+		PrepareMS: vhi.Milliseconds(prepared), DisksMS: vhi.Milliseconds(took.DisksTook), MemoryMS: vhi.Milliseconds(took.MemoryTook),
+	}
+	if err := v.letGo(ctx, a, figures, took.Stopped); err != nil {
 		return errors.Join(err, v.t.cfg.Driver.Resume(context.WithoutCancel(ctx), a.VEE, a.Epoch))
 	}
 	return nil
@@ -278,8 +293,9 @@ func (v *tracked) offer(a vhi.Assignment) error {
 	return v.keep(v.want, v.part.Offer(a.Move.ID, a.Epoch))
 }
 
-// letGo is the moment from which the site cannot cancel: the gift is sent next.
-func (v *tracked) letGo(ctx context.Context, a vhi.Assignment, prepared time.Duration, took hypervisor.Passage) error {
+// letGo is the moment from which the site cannot cancel: the gift is sent next. stopped is
+// since when the vCPUs stand still for it; zero: they did not run.
+func (v *tracked) letGo(ctx context.Context, a vhi.Assignment, took vhi.MoveFigures, stopped time.Time) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if ctx.Err() != nil || !v.wants(a) || v.part.State != handover.Offered {
@@ -287,12 +303,8 @@ func (v *tracked) letGo(ctx context.Context, a vhi.Assignment, prepared time.Dur
 	}
 	v.part = v.part.Give()
 	v.want.Epoch = v.part.Epoch
-	v.move.stopped = took.Stopped
-	v.move.report.Stage = vhi.MoveGiven
-	v.move.report.Took = vhi.MoveFigures{
-		DiskBytes: took.Disks, MemoryBytes: took.Memory,
-		PrepareMS: vhi.Milliseconds(prepared), DisksMS: vhi.Milliseconds(took.DisksTook), MemoryMS: vhi.Milliseconds(took.MemoryTook),
-	}
+	v.move.stopped = stopped
+	v.move.report.Stage, v.move.report.Took = vhi.MoveGiven, took
 	return nil
 }
 
@@ -397,6 +409,9 @@ func (t *Tracker) Open(ctx context.Context, o peer.Offer) error {
 		return err
 	}
 	d, ok := t.cfg.Driver.(hypervisor.Migrator)
+	if cold(a) {
+		_, ok = t.cfg.Driver.(hypervisor.Packer)
+	}
 	switch {
 	case !ok:
 		return fault.New(fault.Unsupported, "the hypervisor of this host cannot receive VEE %s", o.VEE)
@@ -417,7 +432,7 @@ func (t *Tracker) Open(ctx context.Context, o peer.Offer) error {
 	}
 	v.stage(o.Move, func(r *vhi.MoveReport) { r.Stage = vhi.MoveReceiving })
 	g, err := v.guest(ctx, a)
-	if err == nil {
+	if err == nil && !cold(a) {
 		err = d.Receive(ctx, g, o.Shape)
 	}
 	if err != nil {
@@ -429,7 +444,7 @@ func (t *Tracker) Open(ctx context.Context, o peer.Offer) error {
 
 // Stream implements peer.Host.
 func (t *Tracker) Stream(ctx context.Context, move string, id vee.ID, name string) (io.ReadWriteCloser, error) {
-	v, _, err := t.door(ctx, move, id)
+	v, a, err := t.door(ctx, move, id)
 	if err != nil {
 		return nil, err
 	}
@@ -437,8 +452,11 @@ func (t *Tracker) Stream(ctx context.Context, move string, id vee.ID, name strin
 	open := v.move.id == move && v.move.opened && !v.move.over
 	v.mu.Unlock()
 	d, ok := t.cfg.Driver.(hypervisor.Migrator)
-	if !open || !ok {
+	switch {
+	case !open, !ok && !cold(a), cold(a) != (name == coldStream):
 		return nil, fault.New(fault.WrongState, "VEE %s: move %s is not open", id, move)
+	case cold(a):
+		return t.takeIn(v, a)
 	}
 	c, err := d.Inlet(ctx, id, name)
 	if err != nil {
@@ -469,10 +487,19 @@ func (t *Tracker) awaitLoad(v *tracked, d hypervisor.Migrator, move string) {
 	t.wg.Go(func() { defer close(l.done); l.err = d.Loaded(ctx, id) })
 }
 
-// load of a VEE's memory. err is nil, once done is closed, if all of it is here.
+// load of a VEE's memory, or of all of it. err is nil, once done is closed, if everything is
+// here.
 type load struct {
-	done chan struct{}
-	err  error
+	done   chan struct{}
+	err    error
+	cancel context.CancelFunc // nil: whoever carries it sees to its end
+}
+
+// giveUp what nobody waits for any more. l may be nil.
+func (l *load) giveUp() {
+	if l != nil && l.cancel != nil {
+		l.cancel()
+	}
 }
 
 func (l *load) wait(ctx context.Context) error {
@@ -512,7 +539,8 @@ func (t *Tracker) Give(ctx context.Context, g peer.Gift) (peer.Answer, error) {
 	d, _ := t.cfg.Driver.(hypervisor.Migrator)
 	complete := false
 	v.mu.Lock()
-	waits := d != nil && v.want.Power == vhi.Incoming && v.move.id == g.Move && v.move.opened && !v.move.over
+	still := cold(v.want)
+	waits := (d != nil || still) && v.want.Power == vhi.Incoming && v.move.id == g.Move && v.move.opened && !v.move.over
 	l, leased := v.move.load, v.want.Leased
 	v.mu.Unlock()
 	if waits {
@@ -545,7 +573,10 @@ func (t *Tracker) Give(ctx context.Context, g peer.Gift) (peer.Answer, error) {
 			}
 		})
 		defer announcing.Wait()
-		if err := v.take(context.WithoutCancel(ctx), d, g.Epoch); err != nil {
+		if !still { // else it is there as it came
+			err = v.take(context.WithoutCancel(ctx), d, g.Epoch)
+		}
+		if err != nil {
 			t.cfg.Log.Error("run a VEE that was taken", "vee", g.VEE, "err", err)
 		}
 	}
@@ -616,11 +647,15 @@ func (v *tracked) decide(g peer.Gift, complete bool, came time.Time) (handover.W
 		return word, nil
 	}
 	a := v.want
-	report := vhi.MoveReport{ID: g.Move}
+	report, as := vhi.MoveReport{ID: g.Move}, vhi.Running
 	if a.Move != nil {
 		report = a.Move.Report("")
 	}
-	a.Epoch, a.Power, a.Move = part.Epoch, vhi.Running, nil
+	still := cold(a)
+	if still {
+		as = a.Move.Cold
+	}
+	a.Epoch, a.Power, a.Move = part.Epoch, as, nil
 	if word == handover.No {
 		a.Power = vhi.Absent
 	}
@@ -628,8 +663,12 @@ func (v *tracked) decide(g peer.Gift, complete bool, came time.Time) (handover.W
 	switch {
 	case v.move.id != g.Move:
 	case word == handover.Yes:
-		v.move.over, v.move.stopped = true, came.Add(-time.Duration(g.StillUS)*time.Microsecond)
 		report.Stage, report.Took = vhi.MoveReceiving, g.Took
+		if v.move.over = true; still {
+			report.Stage = vhi.MoveTaken
+		} else {
+			v.move.stopped = came.Add(-time.Duration(g.StillUS) * time.Microsecond)
+		}
 		v.move.report = report
 	default:
 		v.move.over, v.move.report.Stage = true, vhi.MoveFailed

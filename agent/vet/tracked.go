@@ -94,8 +94,11 @@ func (v *tracked) assign(a vhi.Assignment) error {
 		v.move = before
 		return err
 	}
-	if v.cancel != nil && obsolete {
-		v.cancel() // what is being done is not wanted any more
+	if obsolete { // what is being done is not wanted any more
+		if v.cancel != nil {
+			v.cancel()
+		}
+		before.load.giveUp()
 	}
 	v.err = nil
 	v.nudge()

@@ -3,8 +3,10 @@ package conformance
 import (
 	"bytes"
 	"errors"
+	"io"
 
 	"github.com/reservoir-cloud/reservoir/hypervisor"
+	"github.com/reservoir-cloud/reservoir/vee"
 )
 
 // snapshotsTravel: a guest goes on at another host from the memory and the disks that a
@@ -51,6 +53,8 @@ func snapshotsTravel(b *bench) {
 	b.must("start from its disks", there.d.Start(b.Context(), g))
 	there.terminal(one).await("B")
 
+	there.guestTravels(g)
+
 	other := g // another VEE begins with these disks
 	other.ID = "alpha.conformand"
 	if err := p.Seed(b.Context(), other, bytes.NewReader(packed.Bytes()[:packed.Len()/2])); err == nil {
@@ -61,4 +65,34 @@ func snapshotsTravel(b *bench) {
 	there.refused("seed over it", p.Seed(b.Context(), other, bytes.NewReader(packed.Bytes())), hypervisor.ErrWrongState)
 	b.must("start from another's disks", there.d.Start(b.Context(), other))
 	there.terminal(other.ID).await("B")
+}
+
+// guestTravels: a guest that runs here, and stands in the way of others by its name, goes to a
+// third host suspended, and to a fourth one stopped; snapshots of it do not go.
+func (b *bench) guestTravels(g hypervisor.Guest) {
+	p := b.d.(hypervisor.Packer)
+	b.refused("pack what runs", p.Pack(b.Context(), g.ID, "", io.Discard), hypervisor.ErrWrongState)
+	b.terminal(g.ID).count(1)
+	b.must("suspend", b.d.Suspend(b.Context(), g.ID, g.Epoch, func(vee.Progress) {}))
+	for _, c := range []hypervisor.Condition{hypervisor.Suspended, hypervisor.Stopped} {
+		var packed bytes.Buffer
+		b.must("pack", p.Pack(b.Context(), g.ID, "", &packed))
+		next := &bench{T: b.T, f: b.f, dir: b.TempDir()}
+		next.open()
+		q := next.d.(hypervisor.Packer)
+		b.must("unpack", q.Unpack(b.Context(), g, bytes.NewReader(packed.Bytes())))
+		next.is(g.ID, c)
+		if c == hypervisor.Suspended {
+			b.must("wake", next.d.Wake(b.Context(), g))
+			next.terminal(g.ID).count(2)
+		} else {
+			b.must("start", next.d.Start(b.Context(), g))
+			next.terminal(g.ID).await("B")
+		}
+		b.must("stop", b.d.Stop(b.Context(), g.ID, g.Epoch, 0)) // for the second round
+	}
+	_, err := b.d.(hypervisor.Snapshotter).Snapshot(b.Context(), g, "stays", false)
+	b.must("snapshot", err)
+	b.refused("pack with a snapshot", p.Pack(b.Context(), g.ID, "", io.Discard), hypervisor.ErrUnsupported)
+	b.must("start again", b.d.Start(b.Context(), g))
 }

@@ -54,8 +54,8 @@ func (d *Driver) Shape(_ context.Context, id vee.ID) ([]byte, error) {
 		return nil, g.wrongState("describe the machine of")
 	}
 	rec := g.record()
-	if n := len(rec.Snapshots); n > 0 {
-		return nil, fmt.Errorf("%s has %d snapshots, which do not migrate: %w; delete them first", id, n, hypervisor.ErrUnsupported)
+	if err := hypervisor.SnapshotsStay(len(rec.Snapshots)); err != nil {
+		return nil, fmt.Errorf("describe the machine of %s: %w", id, err)
 	}
 	rec.Process = nil
 	return json.Marshal(rec)

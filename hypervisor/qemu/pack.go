@@ -20,7 +20,8 @@ import (
 var _ hypervisor.Packer = (*Driver)(nil)
 
 // A packed snapshot is a tar stream: packHead, the memory if it has one, and a qcow2 file for
-// each disk, which has what differs from the disk's image, or all where it is no clone.
+// each disk, which has what differs from the disk's image, or all where it is no clone. A
+// packed guest is what a snapshot of it would be.
 const (
 	packHead   = "snapshot.json"
 	packMemory = "memory"
@@ -61,7 +62,12 @@ func (g *guest) packed(ctx context.Context, name string) (files []packedFile, he
 	defer done()
 	rec := g.record()
 	head, ok := rec.snapshot(name)
-	if !ok {
+	switch {
+	case name == "":
+		if head, err = g.itself(); err != nil {
+			return nil, head, err
+		}
+	case !ok:
 		return nil, head, hypervisor.ErrNotFound
 	}
 	if head.MemoryFile != "" {
@@ -83,6 +89,24 @@ func (g *guest) packed(ctx context.Context, name string) (files []packedFile, he
 		files = append(files, packedFile{f, packDisk + k.Name + ".qcow2"})
 	}
 	return files, head, nil
+}
+
+// itself as a snapshot of it would be.
+func (g *guest) itself() (s snapshot, err error) {
+	c, rec := g.condition(), g.record()
+	if c != hypervisor.Stopped && c != hypervisor.Suspended {
+		return s, g.wrongState("pack")
+	}
+	s = snapshot{Layers: map[string][]string{}, Guest: rec.Guest, Machine: rec.Machine, CPU: rec.CPU, Accelerator: rec.Accelerator}
+	for _, k := range disk.Plan(rec.Guest) {
+		if k.Kind != disk.Medium {
+			s.Layers[k.Name] = []string{rec.topOf(k)}
+		}
+	}
+	if c == hypervisor.Suspended {
+		s.MemoryFile = rec.memory()
+	}
+	return s, hypervisor.SnapshotsStay(len(rec.Snapshots))
 }
 
 type packedFile struct {

@@ -19,12 +19,29 @@ func (d *Driver) Pack(_ context.Context, id vee.ID, snapshot string, w io.Writer
 	if g == nil {
 		return fmt.Errorf("pack snapshot %q of %s: %w", snapshot, id, hypervisor.ErrNotFound)
 	}
+	if snapshot == "" {
+		f, err := g.itself()
+		if err != nil {
+			return fmt.Errorf("pack %s: %w", id, err)
+		}
+		return json.NewEncoder(w).Encode(f)
+	}
 	list := g.state().Snapshots
 	i := slices.IndexFunc(list, func(f frozen) bool { return f.Name == snapshot })
 	if i < 0 {
 		return fmt.Errorf("pack snapshot %q of %s: %w", snapshot, id, hypervisor.ErrNotFound)
 	}
 	return json.NewEncoder(w).Encode(list[i])
+}
+
+// itself as a snapshot of it would be.
+func (g *guest) itself() (f frozen, err error) {
+	c, err := g.in("pack", hypervisor.Stopped, hypervisor.Suspended)
+	if err != nil {
+		return f, err
+	}
+	f.Name, f.Memory, f.Of = "itself", c == hypervisor.Suspended, g.state()
+	return f, hypervisor.SnapshotsStay(len(f.Of.Snapshots))
 }
 
 // Unpack implements hypervisor.Packer.
