@@ -99,3 +99,14 @@ func part(book []Line, fromMS, toMS int64) Line {
 	}
 	return book[0].within(fromMS, toMS)
 }
+
+// Unit of Ours and Theirs.
+func (d Difference) Unit() string {
+	switch d.Meter {
+	case billing.VCPUs:
+		return "vCPU·ms"
+	case billing.Memory, billing.Disk:
+		return "MiB·ms"
+	}
+	return "ms"
+}

@@ -111,24 +111,44 @@ func (k *Keeper) look(ctx context.Context, b *book) error {
 			}
 		}
 	}
+	err = k.hearAll(ctx, from, source, b, list, sight, write)
+	if len(news) > 0 { // what was heard before something failed, too
+		if err := k.entries.PutAll(ctx, news); err != nil {
+			b.opened, b.tails = false, map[vee.ID]*tail{} // what is on record is read again
+			return fmt.Errorf("write down what was seen for book %s: %w", b.key(), err)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	b.last = now
+	if len(news) > 0 || now.Asked.Sub(b.saved) > saveLooks {
+		if _, err := k.looks.Put(ctx, b.key(), now); err != nil {
+			return err
+		}
+		b.saved = now.Asked
+	}
+	return nil
+}
+
+// hearAll that is new of the VEEs that a lender shows, and end the logs of those that it does
+// not show any more.
+func (k *Keeper) hearAll(ctx, from context.Context, source Source, b *book, list []vmi.VEE, sight settlement.Sight, write func(*tail, settlement.Log)) error {
 	shown := map[vee.ID]bool{}
 	for _, v := range list {
 		if v.Custody == nil || v.ID.Site() != borrower(b, k.cfg.Site) {
 			continue
 		}
-		shown[v.ID] = true
 		t := b.tails[v.ID]
-		if t != nil && t.version == v.Version && t.created.Equal(v.Created) {
-			continue
+		if t == nil || t.version != v.Version || !t.created.Equal(v.Created) {
+			var err error
+			if t, err = k.hear(ctx, from, source, b, v, t, sight, write); err != nil {
+				return err
+			}
 		}
-		if t, err = k.hear(ctx, from, source, b, v, t, sight, write); err != nil {
-			return err
+		if t != nil {
+			b.tails[v.ID], shown[v.ID] = t, true
 		}
-		if t == nil {
-			delete(shown, v.ID)
-			continue
-		}
-		b.tails[v.ID] = t
 	}
 	for id, t := range b.tails {
 		switch {
@@ -138,19 +158,6 @@ func (k *Keeper) look(ctx context.Context, b *book) error {
 		default:
 			write(t, t.Log.Gone(b.last.lender().UnixMilli()))
 		}
-	}
-	if len(news) > 0 {
-		if err := k.entries.PutAll(ctx, news); err != nil {
-			b.opened, b.tails = false, map[vee.ID]*tail{} // what is on record is read again
-			return fmt.Errorf("write down what was seen for book %s: %w", b.key(), err)
-		}
-	}
-	b.last = now
-	if len(news) > 0 || now.Asked.Sub(b.saved) > saveLooks {
-		if _, err := k.looks.Put(ctx, b.key(), now); err != nil {
-			return err
-		}
-		b.saved = now.Asked
 	}
 	return nil
 }
