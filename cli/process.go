@@ -58,6 +58,9 @@ and ca.pem into its directory, for: reservoir context add.`
 	fl.DurationVar(&c.Relief.Lasts, "overload-for", 3*time.Minute, "how long it must last")
 	fl.Float64Var(&c.Relief.Underload, "underload", 0, "part below which a host hands its VEEs to others; 0: never")
 	fl.StringVar(&c.Federation.Listen, "federation-listen", "", "address and port that the site's proxy brings partners to (the host of --listen, a free port)")
+	fl.StringVar((*string)(&c.Federation.Partnering), "partnering", "", "policy by which VEEs are placed over sites: overflow, cost, location, spread, energy, heat; never: not at partners (overflow)")
+	var partnerings []string
+	fl.StringSliceVar(&partnerings, "partnering-allow", nil, "policies that manifests may choose instead (all)")
 	l := &c.Federation.Location
 	fl.StringVar(&l.Country, "country", "", "where the machines are, ISO 3166: SE")
 	fl.StringVar(&l.Region, "region", "", "part of it, as you name it")
@@ -79,6 +82,9 @@ and ca.pem into its directory, for: reservoir context add.`
 	fl.Float64Var(&c.HAScale, "ha-scale", 1, "scale every timing by this")
 	fl.StringVar(&c.FenceDir, "fence", "", "`DIR` of programs that switch hosts off that do not answer (none)")
 	onProcess(cmd, func(cmd *cobra.Command) (err error) {
+		for _, p := range partnerings {
+			c.Federation.Partnerings = append(c.Federation.Partnerings, vee.Partnering(p))
+		}
 		if c.Monitoring.Disk, err = parse(vee.ParseBytes, "--metrics-disk", metricsDisk); err != nil {
 			return err
 		}

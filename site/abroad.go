@@ -21,6 +21,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/veem"
 	"github.com/reservoir-cloud/reservoir/veem/federation"
 	"github.com/reservoir-cloud/reservoir/veem/federation/agreement"
+	"github.com/reservoir-cloud/reservoir/veem/federation/broker"
 	"github.com/reservoir-cloud/reservoir/veem/federation/partners"
 	"github.com/reservoir-cloud/reservoir/vmi/peer"
 )
@@ -34,16 +35,20 @@ type abroad struct {
 	places   *federation.Places
 	location peer.Location
 	changed  func() // tells the VEE Manager
-	prices   func(ctx context.Context) (billing.Tariff, error)
-	every    time.Duration
-	now      func() time.Time
-	log      *slog.Logger
+	// offers is what a partner has told of itself, and how old it is; tell is what this site does.
+	offers func(partner string) (peer.Attributes, time.Duration, bool)
+	tell   func(ctx context.Context) (peer.Attributes, error)
+	prices func(ctx context.Context) (billing.Tariff, error)
+	every  time.Duration
+	now    func() time.Time
+	log    *slog.Logger
 
 	images *importer
 	ways   *forwarder
 
-	mu  sync.Mutex
-	own billing.Tariff // as of the last look; the VEE Manager cannot wait for it
+	mu   sync.Mutex
+	own  billing.Tariff // as of the last look; the VEE Manager cannot wait for it
+	here broker.Candidate
 }
 
 func (s *site) openAbroad(partners *partners.Registry) *abroad {
@@ -54,6 +59,13 @@ func (s *site) openAbroad(partners *partners.Registry) *abroad {
 		return p.Tariff, err
 	}
 	a.changed = func() { s.veem.PartnersChanged() }
+	a.offers = partners.Offer
+	a.tell = func(ctx context.Context) (peer.Attributes, error) {
+		at, err := s.offers.Attributes(ctx)
+		at.Site = s.cfg.Name
+		return at, err
+	}
+	a.here.Silent = fault.New(fault.Unavailable, "this site has only just started")
 	a.images = newImporter(filepath.Join(s.cfg.Dir, "borrowed"), s.images, partners.Client)
 	a.ways = newForwarder(s.cfg.AccessAddress, s.cfg.Log)
 	a.ways.reach = func(ctx context.Context, id vee.ID, port uint16) (io.ReadWriteCloser, error) {
@@ -88,6 +100,7 @@ func (a *abroad) Run(ctx context.Context) {
 	tick := time.NewTicker(a.every)
 	defer tick.Stop()
 	for {
+		a.look(ctx)
 		if t, err := a.prices(ctx); err == nil {
 			a.mu.Lock()
 			a.own = t
@@ -138,14 +151,15 @@ func (a *abroad) Offer(partner string, has []vee.Descriptor, more vee.Descriptor
 	if err != nil {
 		return veem.Offer{}, err
 	}
-	var there peer.Location
+	told, _, _ := a.offers(partner)
+	there := told.Characteristics.Location
 	if len(deal.Locations) > 0 {
-		there = deal.Locations[0]
+		there = deal.Locations[0] // what was agreed holds, whatever it tells
 	}
 	if err := agreement.Allows(deal, held(has), []vee.Descriptor{more}, there, a.now()); err != nil {
 		return veem.Offer{}, err
 	}
-	o := veem.Offer{Agreement: deal.ID, Country: there.Country, Currency: deal.Currency}
+	o := veem.Offer{Agreement: deal.ID, Country: there.Country, Jurisdiction: there.Jurisdiction, Currency: deal.Currency}
 	o.PerHour = perHour(billing.Tariff{Currency: deal.Currency, Places: deal.Places, Lists: []billing.PriceList{{Name: deal.ID, Prices: deal.Prices}}}, more)
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -153,6 +167,39 @@ func (a *abroad) Offer(partner string, has []vee.Descriptor, more vee.Descriptor
 		o.OwnPerHour = perHour(a.own, more)
 	}
 	return o, nil
+}
+
+// Candidates implements veem.Partnership.
+func (a *abroad) Candidates() map[string]broker.Candidate {
+	now := a.now()
+	a.mu.Lock()
+	here := a.here
+	a.mu.Unlock()
+	if here.Silent == nil {
+		here.Age = max(0, now.Sub(here.At))
+	}
+	all := map[string]broker.Candidate{a.site: here}
+	for _, x := range a.partners.Partners() {
+		c := broker.Candidate{Attributes: peer.Attributes{Site: x.Name}, Silent: x.Down}
+		if deal, err := x.Lends(now); err == nil {
+			c.Agreement = &deal
+		}
+		if told, age, ok := a.offers(x.Name); ok {
+			c.Attributes, c.Age = told, age
+		} else if c.Silent == nil {
+			c.Silent = fault.New(fault.Unavailable, "site %s has told nothing of itself yet", x.Name)
+		}
+		all[x.Name] = c
+	}
+	return all
+}
+
+// look at this site as partners see it, to compare it with them.
+func (a *abroad) look(ctx context.Context) {
+	at, err := a.tell(ctx)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.here = broker.Candidate{Attributes: at, Here: true, Silent: err}
 }
 
 // Notice implements veem.Partnership.

@@ -33,6 +33,12 @@ type Federation struct {
 	// Listen for partners' control planes, host:port; empty: the host of Config.Listen and a
 	// free port. The proxy alone connects to it.
 	Listen   string
+	// Partnering is the policy by which VEEs are placed over sites that do not choose one
+	// themselves; empty: overflow. Never bans partners. Partnerings are those that they may
+	// choose; nil: all.
+	Partnering  vee.Partnering
+	Partnerings []vee.Partnering
+
 	Location peer.Location
 	Energy   peer.Energy
 	// HeatWanted is how much of the site's waste heat somebody wants, 0 to 1.
@@ -50,6 +56,11 @@ func (f Federation) check() error {
 		return fault.New(fault.Malformed, "%v of the heat is wanted, %v g CO₂/kWh: want 0 to 1, and no less than 0", f.HeatWanted, f.Energy.GramsKWh)
 	case !slices.Contains([]string{"", "normal", "scarce", "failing"}, f.Energy.Condition):
 		return fault.New(fault.Malformed, "power is %q: want normal, scarce or failing", f.Energy.Condition)
+	}
+	for _, p := range append(slices.Clone(f.Partnerings), cmp.Or(f.Partnering, vee.PartnersOverflow)) {
+		if !slices.Contains(vee.Partnerings, p) {
+			return fault.New(fault.Malformed, "policy over sites %q: want one of %v", p, vee.Partnerings).Try("reservoir site --partnering overflow")
+		}
 	}
 	return nil
 }
@@ -335,7 +346,7 @@ func (s *site) GetAgreement(_ context.Context, id string) (partners.Agreed, erro
 func (s *site) FindSites(ctx context.Context, r admin.Find) (broker.Answer, error) {
 	q := broker.Question{Requirement: r.Requirement, Order: broker.Order(r.Order), VEE: broker.Size{VCPUs: r.VCPUs, Memory: r.Memory, Disk: r.Disk}, Count: r.Count}
 	if r.Users != nil {
-		q.Users = &broker.Point{Latitude: r.Users.Latitude, Longitude: r.Users.Longitude}
+		q.Users = &vee.Point{Latitude: r.Users.Latitude, Longitude: r.Users.Longitude}
 	}
 	b, err := broker.New(q)
 	if err != nil {

@@ -38,7 +38,8 @@ func (s *site) openVEEM(ctx context.Context) (*veem.Manager, error) {
 		Fencer: fence, Relief: c.relief(),
 		Ownership: c.ownership(), Boottime: boottime,
 		Partnership: s.abroad, Import: s.abroad.images.Import, Crossing: crossing{s.gate, s.partners},
-		Country: c.Federation.Location.Country, Border: s.gate.Underlay, Forward: s.abroad.ways.Forward, Rewired: s.gate.Poke,
+		Partnering: c.Federation.Partnering, Partnerings: c.Federation.Partnerings,
+		Country: c.Federation.Location.Country, Jurisdiction: c.Federation.Location.Jurisdiction, Border: s.gate.Underlay, Forward: s.abroad.ways.Forward, Rewired: s.gate.Poke,
 	})
 }
 

@@ -54,10 +54,28 @@ type Descriptor struct {
 type Where struct {
 	// Partners says when it goes to another site; empty: as its own site has it.
 	Partners Partnering `json:"partners,omitempty"`
-	Sites    []string   `json:"sites,omitempty"` // any of these; none: any
+	Sites    []string   `json:"sites,omitempty"`   // any of these; none: any
+	Without  []string   `json:"without,omitempty"` // none of these
 	// Countries by ISO 3166: in one of those, where any is not Outside; in none that is.
-	Countries []Area `json:"countries,omitempty"`
+	// Jurisdictions likewise, as sites name them.
+	Countries     []Area `json:"countries,omitempty"`
+	Jurisdictions []Area `json:"jurisdictions,omitempty"`
+	// Requirement that a site meets, CEL over what it tells of itself.
+	Requirement string `json:"requirement,omitempty"`
+	// Users are where most of those are that it serves; nil: not known.
+	Users *Point `json:"users,omitempty"`
+	// Reservation of capacity that it is placed under; then nowhere else.
+	Reservation string `json:"reservation,omitempty"`
 }
+
+// Point on Earth, degrees.
+type Point struct {
+	Latitude  float64 `json:"latitude"`
+	Longitude float64 `json:"longitude"`
+}
+
+// Place is what a site says of where it is; what is empty, it does not say.
+type Place struct{ Site, Country, Jurisdiction string }
 
 // Area by name.
 type Area struct {
@@ -65,46 +83,61 @@ type Area struct {
 	Outside bool   `json:"outside,omitempty"`
 }
 
-// Allows a site in a country; "" where that is not known. The reason is for people, and
-// empty where it is allowed.
-func (w Where) Allows(site, country string) (why string) {
-	if len(w.Sites) > 0 && !slices.Contains(w.Sites, site) {
+// Allows a place. The reason is for people, and empty where it is allowed.
+func (w Where) Allows(p Place) (why string) {
+	switch {
+	case len(w.Sites) > 0 && !slices.Contains(w.Sites, p.Site):
 		return fmt.Sprintf("it may run at %s alone", strings.Join(w.Sites, ", "))
+	case slices.Contains(w.Without, p.Site):
+		return "it may not run at " + p.Site
 	}
+	if why := allows(w.Countries, p.Country, p.Site, "it may run in %s alone", "it may not run in %s", "where it is"); why != "" {
+		return why
+	}
+	return allows(w.Jurisdictions, p.Jurisdiction, p.Site, "it may run under the law of %s alone", "it may not run under the law of %s", "whose law holds")
+}
+
+// allows is, of site, by a list of areas.
+func allows(list []Area, is, site, alone, not, what string) (why string) {
 	var inside []string
-	for _, a := range w.Countries {
+	for _, a := range list {
 		switch {
 		case !a.Outside:
 			inside = append(inside, a.Name)
-		case country == "":
-			return fmt.Sprintf("it may not run in %s, and site %s does not say where it is", a.Name, site)
-		case a.Name == country:
-			return "it may not run in " + a.Name
+		case is == "":
+			return fmt.Sprintf(not+", and site %s does not say "+what, a.Name, site)
+		case a.Name == is:
+			return fmt.Sprintf(not, a.Name)
 		}
 	}
-	if len(inside) > 0 && !slices.Contains(inside, country) {
-		is := "is in " + country
-		if country == "" {
-			is = "does not say where it is"
+	if len(inside) > 0 && !slices.Contains(inside, is) {
+		said := "says " + is
+		if is == "" {
+			said = "does not say " + what
 		}
-		return fmt.Sprintf("it may run in %s alone, and site %s %s", strings.Join(inside, ", "), site, is)
+		return fmt.Sprintf(alone+", and site %s "+said, strings.Join(inside, ", "), site)
 	}
 	return ""
 }
 
-// Partnering is when a VEE goes to a partner site.
+// Partnering is when a VEE goes to a partner site, and to which.
 type Partnering string
 
-// Policies of going to partners: never; where its own site has no place; where that costs
-// less.
+// Policies over sites: at its own site alone; at partners where its own has no place; where it
+// costs least; near the users; evenly over sites; where power is no trouble and clean; where
+// heat is wanted.
 const (
 	PartnersNever    Partnering = "never"
 	PartnersOverflow Partnering = "overflow"
 	PartnersCost     Partnering = "cost"
+	PartnersLocation Partnering = "location"
+	PartnersSpread   Partnering = "spread"
+	PartnersEnergy   Partnering = "energy"
+	PartnersHeat     Partnering = "heat"
 )
 
 // Partnerings there are.
-var Partnerings = []Partnering{PartnersNever, PartnersOverflow, PartnersCost}
+var Partnerings = []Partnering{PartnersNever, PartnersOverflow, PartnersCost, PartnersLocation, PartnersSpread, PartnersEnergy, PartnersHeat}
 
 // Metrics is an HTTP endpoint in the guest that answers in Prometheus's text format, and how
 // often it is asked.

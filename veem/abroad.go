@@ -1,17 +1,16 @@
 package veem
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/placement"
 	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/veem/federation/broker"
 	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vmi"
 )
@@ -27,6 +26,8 @@ type Partnership interface {
 	// Offer of a partner for one more VEE of ours beside those that it has. Errors: why the
 	// agreement does not cover it.
 	Offer(partner string, has []vee.Descriptor, more vee.Descriptor) (Offer, error)
+	// Candidates are this site and its partners, by name, as far as is known of them now.
+	Candidates() map[string]broker.Candidate
 	// Notice that VEEs of the borrower have at the lender; this site is one of the two. nil: an
 	// agreement covers them, or there never was one.
 	Notice(lender, borrower string) *Notice
@@ -35,10 +36,20 @@ type Partnership interface {
 // Offer of a partner.
 type Offer struct {
 	Agreement string
-	Country   string // where it would run, ISO 3166; empty: not known
+	// Country and Jurisdiction where it would run; empty: not known.
+	Country, Jurisdiction string
 	// PerHour is what the VEE costs while it runs, OwnPerHour the same here; of Currency.
 	PerHour, OwnPerHour float64
 	Currency            string
+}
+
+func (o Offer) place(site string) vee.Place {
+	return vee.Place{Site: site, Country: o.Country, Jurisdiction: o.Jurisdiction}
+}
+
+// own place.
+func (m *Manager) own() vee.Place {
+	return vee.Place{Site: m.cfg.Site, Country: m.cfg.Country, Jurisdiction: m.cfg.Jurisdiction}
 }
 
 // scopeSite of a placement rule: together at one site, or at distinct ones.
@@ -128,7 +139,7 @@ func (m *Manager) reserveAway(ctx context.Context, made []record) ([]record, err
 				if c.Host == "" {
 					return fault.New(fault.NoResources, "VEE %q: %s", now.Descriptor.Name, c.Why)
 				}
-				now.reserve(c.Host)
+				now.reserve(c)
 				now.ReservedUntil, now.Error = until, ""
 				t.putVEE(now)
 				made[i], _ = t.vee(r.ID)
@@ -192,7 +203,7 @@ func (m *Manager) choose(t *tx, rs []record) []placement.Choice {
 	simple := !slices.ContainsFunc(x.board, func(h placement.Host) bool { return isPartner(h.Name) })
 	batch := len(rs)
 	for i := range rs {
-		simple = simple && len(rs[i].Descriptor.Where.Sites)+len(rs[i].Descriptor.Where.Countries) == 0
+		simple = simple && anywhere(rs[i].Descriptor.Where)
 		if slices.ContainsFunc(rs[i].Rules, func(p vmi.PlacementRule) bool { return p.Scope == scopeSite }) {
 			batch, simple = 1, false // each has to see where the one before went
 		}
@@ -212,14 +223,7 @@ type choosing struct {
 	m     *Manager
 	t     *tx
 	board []placement.Host
-}
-
-// prospect of one VEE: the sites that may take it, best first, and why the other hosts may
-// not.
-type prospect struct {
-	sites  []string // "": this one
-	barred map[string]string
-	why    map[string]string // what speaks for a partner, by site
+	known map[string]broker.Candidate // by site, ours too; nil: not asked yet
 }
 
 // place a batch: each at the first of its sites that has room.
@@ -239,8 +243,8 @@ func (x *choosing) place(rs []record) []placement.Choice {
 			return x.only(prospects[i], prospects[i].sites[k])
 		})
 		for i := range rs {
-			if p := prospects[i]; k < len(p.sites) && isPartner(all[i].Host) && partnerOf(all[i].Host) == p.sites[k] {
-				all[i].Why = p.why[p.sites[k]]
+			if p := prospects[i]; k < len(p.sites) && all[i].Host != "" && siteOfHost(all[i].Host) == p.sites[k] {
+				all[i].Why = p.explain(k, all[i].Why)
 			}
 		}
 	}
@@ -292,56 +296,6 @@ func siteOfHost(host string) string {
 	return ""
 }
 
-// prospect of r as the policies are.
-func (x *choosing) prospect(r *record) prospect {
-	p := prospect{barred: map[string]string{}, why: map[string]string{}}
-	where, m := r.Descriptor.Where, x.m
-	policy := cmp.Or(where.Partners, m.cfg.Partnering, vee.PartnersOverflow)
-	prices := map[string]float64{}
-	ownPrice := 0.
-	counts, bySite := x.rules(r)
-	own := cmp.Or(where.Allows(m.cfg.Site, m.cfg.Country), bySite[""])
-	if own == "" {
-		p.sites = append(p.sites, "")
-	}
-	for _, h := range x.board {
-		if !isPartner(h.Name) {
-			if own != "" {
-				p.barred[h.Name] = own
-			}
-			continue
-		}
-		site := partnerOf(h.Name)
-		offer, why := x.offer(r, h.Name, policy)
-		if why = cmp.Or(why, bySite[site]); why != "" {
-			p.barred[h.Name] = why
-			continue
-		}
-		prices[site], ownPrice = offer.PerHour, offer.OwnPerHour
-		p.sites = append(p.sites, site)
-		price := fmt.Sprintf("%.4g %s an hour", offer.PerHour, offer.Currency)
-		switch {
-		case own != "":
-			p.why[site] = fmt.Sprintf("site %s takes it for %s (agreement %s); here: %s", site, price, offer.Agreement, own)
-		case policy == vee.PartnersCost:
-			p.why[site] = fmt.Sprintf("site %s takes it for %s (agreement %s), here it is %.4g", site, price, offer.Agreement, offer.OwnPerHour)
-		default:
-			p.why[site] = fmt.Sprintf("no host here takes it; site %s does, for %s (agreement %s)", site, price, offer.Agreement)
-		}
-	}
-	prices[""] = ownPrice
-	slices.SortStableFunc(p.sites, func(a, b string) int {
-		if c := cmp.Compare(counts[a], counts[b]); c != 0 {
-			return c
-		}
-		if policy == vee.PartnersCost {
-			return cmp.Or(cmp.Compare(prices[a], prices[b]), strings.Compare(a, b))
-		}
-		return cmp.Or(cmp.Compare(min(1, len(a)), min(1, len(b))), cmp.Compare(prices[a], prices[b]), strings.Compare(a, b))
-	})
-	return p
-}
-
 // refusedFor so long a partner is not asked again for a VEE that it has refused, in Looks.
 const refusedFor = 4
 
@@ -370,7 +324,7 @@ func (x *choosing) offer(r *record, host string, policy vee.Partnering) (Offer, 
 	if err != nil {
 		return offer, fault.From(err).Message
 	}
-	return offer, r.Descriptor.Where.Allows(site, offer.Country)
+	return offer, r.Descriptor.Where.Allows(offer.place(site))
 }
 
 func (r *record) wantsPersistent() bool {

@@ -16,6 +16,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/veem/federation"
+	"github.com/reservoir-cloud/reservoir/veem/federation/broker"
 	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vmi"
 	"github.com/reservoir-cloud/reservoir/vmi/peer"
@@ -188,6 +189,7 @@ type agreed struct {
 	country string
 	ended   bool
 	notice  *Notice
+	known   map[string]broker.Candidate
 }
 
 func (a *agreed) Admit(partner string, has []vee.Descriptor, _ vee.Descriptor) error {
@@ -201,6 +203,8 @@ func (a *agreed) Admit(partner string, has []vee.Descriptor, _ vee.Descriptor) e
 	}
 	return nil
 }
+
+func (a *agreed) Candidates() map[string]broker.Candidate { return a.known }
 
 func (a *agreed) Notice(string, string) *Notice {
 	a.mu.Lock()

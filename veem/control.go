@@ -11,6 +11,7 @@ import (
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
+	"github.com/reservoir-cloud/reservoir/placement"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi/guest"
 	"github.com/reservoir-cloud/reservoir/vmi"
@@ -19,9 +20,9 @@ import (
 // chunk of a collection in one write: with the receipt it stays under MaxOps.
 const chunk = 64
 
-// reserve a place.
-func (r *record) reserve(host string) {
-	r.Host, r.Holds = host, true
+// reserve a place that was chosen.
+func (r *record) reserve(c placement.Choice) {
+	r.Host, r.Why, r.Holds = c.Host, c.Why, true
 	r.State, r.Phase = vee.Defined, vee.PhaseStopped
 }
 
@@ -124,7 +125,7 @@ func (m *Manager) activate(t *tx, r record) error {
 		if c.Host == "" {
 			return fault.New(fault.NoResources, "VEE %s: %s", r.ID, c.Why)
 		}
-		r.reserve(c.Host)
+		r.reserve(c)
 	case !r.Holds:
 		needs := r.Descriptor.Resources()
 		for _, h := range m.board(t) {
@@ -253,6 +254,8 @@ func (m *Manager) apply(caller identity.Caller, t *tx, id vee.ID, a vee.Action) 
 	switch {
 	case from == vee.Destroyed:
 		return r.Seq, nil
+	case r.Withdraw && (to == vee.Suspended || to == vee.Paused):
+		return 0, fault.New(fault.WrongState, "VEE %s: %s is not possible while it is placed anew", id, a)
 	case to == vee.Suspended && r.State == vee.Defined:
 		return 0, fault.New(fault.WrongState, "VEE %s: SUSPEND is not possible before it has started", id)
 	case to == vee.Active:

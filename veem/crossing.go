@@ -29,8 +29,8 @@ type Crossing interface {
 	// proxy, host:port.
 	Pass(ctx context.Context, routes []border.Route) (proxy string, err error)
 	// Bundle of a partner, whose hosts may then come in or be gone to: SPIFFE JWKS. Errors:
-	// Denied where nothing was agreed that lets VEEs cross while they run.
-	Bundle(site string) ([]byte, error)
+	// Denied where nothing was agreed that lets VEEs cross in that way.
+	Bundle(site string, cold bool) ([]byte, error)
 }
 
 // routeStays is for how long after a migration its route does: a source that has no answer
@@ -114,7 +114,7 @@ func (m *Manager) usher(ctx context.Context, place string, r *record, a *vhi.Ass
 			if err != nil {
 				return err
 			}
-			if a.Power == vhi.Running {
+			if a.Power != vhi.Incoming && a.Power != vhi.Absent {
 				v.Door = &vhi.Door{Site: m.cfg.Site, Route: r.Move.Route, Host: host.String()}
 			}
 			v.To, v.Address = vhi.AtSite(m.cfg.Site), ""
@@ -123,14 +123,14 @@ func (m *Manager) usher(ctx context.Context, place string, r *record, a *vhi.Ass
 		return nil
 	}
 	if from != "" {
-		bundle, err := m.cfg.Crossing.Bundle(from)
+		bundle, err := m.cfg.Crossing.Bundle(from, v.Cold != "")
 		if err != nil {
 			return err
 		}
 		v.Origin = &vhi.Origin{Site: from, Bundle: bundle}
 	}
 	if v.Door != nil {
-		bundle, err := m.cfg.Crossing.Bundle(v.Door.Site)
+		bundle, err := m.cfg.Crossing.Bundle(v.Door.Site, v.Cold != "")
 		if err != nil {
 			return err
 		}
@@ -193,6 +193,9 @@ func (p Peering) PutMove(ctx context.Context, o peer.MoveOrder) (vmi.VEE, error)
 		if o.Move == nil || vhi.SiteOf(o.Move.From) == "" || o.Move.ID == "" || o.Move.Ticket == "" {
 			return vmi.VEE{}, malformed("move", "say where VEE %s comes from, and by which ticket", o.VEE)
 		}
+		if err := checkCold(o.Move); err != nil {
+			return vmi.VEE{}, err
+		}
 		custody := o.Custody()
 		in.VEEs = []vmi.InitializeVEE{{Descriptor: o.Descriptor, ID: o.VEE, Custody: &custody}}
 		if m.cfg.Partnership == nil {
@@ -248,6 +251,15 @@ func (p Peering) PutMove(ctx context.Context, o peer.MoveOrder) (vmi.VEE, error)
 		out = m.awaitDoor(ctx, out)
 	}
 	return m.told(caller, m.show(out)), nil
+}
+
+// checkCold of a move that a partner orders.
+func checkCold(v *vhi.Move) error {
+	switch v.Cold {
+	case "", vhi.Stopped, vhi.Suspended:
+		return nil
+	}
+	return malformed("move.cold", "%q: want %q or %q, or nothing", v.Cold, vhi.Stopped, vhi.Suspended)
 }
 
 // doorPatience is for how long the answer to an order waits for the door that it is about, so
@@ -328,20 +340,25 @@ func (m *Manager) expect(t *tx, site string, old record, known bool, o peer.Move
 	if err := networksShared(t, r); err != nil {
 		return r, err
 	}
+	op, what := operation(o.Move.Cold != "")
 	board := m.board(t)
 	for i := range board {
-		if h := &board[i]; h.Closed == "" && (vhi.SiteOf(h.Name) != "" || !t.hosts.get(h.Name).can(opMigrate)) {
-			h.Closed = "its hypervisor cannot receive a live migration"
+		if h := &board[i]; h.Closed == "" && (vhi.SiteOf(h.Name) != "" || !t.hosts.get(h.Name).can(op)) {
+			h.Closed = "its hypervisor cannot receive a " + what + " migration"
 		}
 	}
 	c := m.chooseOn(t, []record{r}, board)[0]
 	if c.Host == "" {
 		return r, fault.New(fault.NoResources, "VEE %s cannot come here: %s", o.VEE, c.Why)
 	}
-	r.State, r.Target, r.Phase = vee.Active, vee.Active, vee.PhaseMigrate
+	r.State, r.Phase = vee.Active, vee.PhaseMigrate
+	if o.Move.Cold != "" {
+		r.State = states[o.Move.Cold]
+	}
+	r.Target = r.State
 	r.Host, r.Submitted, r.Assigned, r.Holds = o.Move.From, true, true, true
 	r.Move = &migration{Address: t.hosts.get(c.Host).Address, Ticket: o.Move.Ticket, Route: route, Migration: vmi.Migration{
-		ID: o.Move.ID, VEE: r.ID, Name: r.Descriptor.Name, From: o.Move.From, To: c.Host, State: vmi.MigrationRunning,
+		ID: o.Move.ID, VEE: r.ID, Name: r.Descriptor.Name, From: o.Move.From, To: c.Host, State: vmi.MigrationRunning, Cold: o.Move.Cold,
 		Bandwidth: o.Move.Bandwidth, AutoConverge: o.Move.AutoConverge, Started: t.now}}
 	return r, nil
 }
@@ -349,6 +366,7 @@ func (m *Manager) expect(t *tx, site string, old record, known bool, o peer.Move
 // sendAway a lodger through the door that its own site has found.
 func (r *record) sendAway(t *tx, o peer.MoveOrder, route string) error {
 	d := o.Move.Door
+	op, what := operation(o.Move.Cold != "")
 	switch {
 	case r.Move != nil && r.Move.ID == o.Move.ID:
 		if r.moving() && r.Move.Bandwidth != o.Move.Bandwidth && !r.Move.Cancelling {
@@ -357,19 +375,21 @@ func (r *record) sendAway(t *tx, o peer.MoveOrder, route string) error {
 			r.Move, r.Seq = &v, r.Seq+1
 		}
 		return nil
-	case r.moving():
-		return fault.New(fault.WrongState, "VEE %s is on its way already", r.ID)
-	case r.State != vee.Active || r.Target != vee.Active || !r.Assigned:
-		return fault.New(fault.WrongState, "VEE %s is %s: only an ACTIVE one is migrated live", r.ID, r.State)
-	case r.Lease != nil:
+	case r.mayMove(o.Move.Cold != "") != nil:
+		return r.mayMove(o.Move.Cold != "")
+	case checkCold(o.Move) != nil:
+		return checkCold(o.Move)
+	case r.Lease != nil && o.Move.Cold == "":
 		return errLeased(r.ID)
 	case d == nil || d.Site == "" || d.Host == "" || !border.ValidTicket(d.Route):
 		return malformed("move.door", "say how VEE %s is to get to %s", r.ID, o.Move.To)
-	case !t.hosts.get(r.Host).can(opMigrate):
-		return fault.New(fault.Unsupported, "the hypervisor that runs VEE %s cannot migrate it live", r.ID)
+	case !t.hosts.get(r.Host).can(op):
+		return fault.New(fault.Unsupported, "the hypervisor that has VEE %s cannot migrate it %s", r.ID, what)
+	case o.Move.Cold != "":
+		r.Lease, r.Offered = nil, false
 	}
 	r.Move = &migration{Ticket: o.Move.Ticket, Route: route, Door: d, Migration: vmi.Migration{
-		ID: o.Move.ID, VEE: r.ID, Name: r.Descriptor.Name, From: r.Host, To: vhi.AtSite(d.Site), State: vmi.MigrationRunning,
+		ID: o.Move.ID, VEE: r.ID, Name: r.Descriptor.Name, From: r.Host, To: vhi.AtSite(d.Site), State: vmi.MigrationRunning, Cold: o.Move.Cold,
 		Bandwidth: o.Move.Bandwidth, AutoConverge: o.Move.AutoConverge, Started: t.now}}
 	if h := t.hosts.get(vhi.AtSite(d.Site)); h != nil {
 		r.Move.Underlay = h.Underlay
@@ -378,11 +398,16 @@ func (r *record) sendAway(t *tx, o peer.MoveOrder, route string) error {
 	return nil
 }
 
-// mayGo to a partner while it runs, by what was agreed and by its own wishes.
+// mayGo to a partner, by what was agreed, by its own wishes and with its addresses.
 // more are VEEs that a plan sends there before it.
 func (m *Manager) mayGo(t *tx, r record, site string, more []vee.Descriptor) error {
 	if m.cfg.Crossing == nil || m.cfg.Partnership == nil {
-		return fault.New(fault.Unsupported, "VEE %s: nothing is agreed with site %s that lets VEEs cross while they run", r.ID, site).Try("reservoir agreement list")
+		return fault.New(fault.Unsupported, "VEE %s: nothing is agreed with site %s that lets VEEs cross", r.ID, site).Try("reservoir agreement list")
+	}
+	if i := slices.IndexFunc(r.Descriptor.NICs, func(n vee.NIC) bool { return n.Public }); i >= 0 {
+		n := r.Descriptor.NICs[i]
+		return fault.New(fault.Unsupported, "VEE %s has an address of this site's public network %q, %s, which stays here", r.ID, n.Network, n.Address).
+			Try("put its component on private networks alone, and have clients come by an access point: reservoir service access SERVICE")
 	}
 	has := slices.Clone(more)
 	for _, o := range t.vees.all() {
@@ -394,7 +419,7 @@ func (m *Manager) mayGo(t *tx, r record, site string, more []vee.Descriptor) err
 	if err != nil {
 		return err
 	}
-	if why := r.Descriptor.Where.Allows(site, offer.Country); why != "" {
+	if why := r.Descriptor.Where.Allows(offer.place(site)); why != "" {
 		return fault.New(fault.Denied, "VEE %s cannot go to site %s: %s", r.ID, site, why)
 	}
 	return nil
@@ -402,7 +427,7 @@ func (m *Manager) mayGo(t *tx, r record, site string, more []vee.Descriptor) err
 
 func errLeased(id vee.ID) error {
 	return fault.New(fault.Unsupported, "VEE %s may be restarted elsewhere by its site: it does not cross the border while it runs", id).
-		Try("give its component the restart policy in-place")
+		Try("have it cross by a restart: reservoir vee migrate %s --cold; or give its component the restart policy in-place", id)
 }
 
 // decideArriving is what to do about a lodger that is expected here. Only this site's host can
@@ -429,7 +454,7 @@ func decideArriving(r record, to view, now time.Time) decision {
 		r.endMove(vmi.MigrationCancelled, p.Move, now)
 		r.finish()
 		return decision{rec: r}
-	case !r.Move.Cancelling && r.Target != vee.Active:
+	case !r.Move.Cancelling && r.overtaken():
 		r.cancelMove("another action has overtaken it")
 		return decision{rec: r}
 	case !r.Move.Cancelling && !behind && p.Move != nil && p.Move.ID == r.Move.ID && p.Move.Stage == vhi.MoveFailed:
@@ -477,7 +502,7 @@ func decideLeaving(r record, from view, now time.Time) decision {
 		r.endMove(vmi.MigrationDone, p.Move, now)
 		r.Epoch, r.Seq = p.Epoch, max(r.Seq, p.Seq)+1
 		return decision{rec: r}
-	case !r.Move.Cancelling && r.Target != vee.Active:
+	case !r.Move.Cancelling && r.overtaken():
 		r.cancelMove("another action has overtaken it")
 		return decision{rec: r}
 	}
@@ -485,7 +510,7 @@ func decideLeaving(r record, from view, now time.Time) decision {
 	if behind {
 		return decision{rec: r, do: assign}
 	}
-	return decision{rec: r}
+	return decision{rec: r.still(p)}
 }
 
 // endOf a migration that its source has kept.

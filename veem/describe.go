@@ -118,7 +118,7 @@ func checkCall(in vmi.Initialize) error {
 
 // checkDescriptor checks d field by field and fills in the sizes of its disks.
 func (m *Manager) checkDescriptor(ctx context.Context, where string, d *vee.Descriptor) error {
-	for _, check := range []func(string, *vee.Descriptor) error{checkHardware, checkLabels, checkNICs, checkNaming, checkFirewall, m.checkRaw} {
+	for _, check := range []func(string, *vee.Descriptor) error{checkHardware, checkLabels, checkNICs, checkNaming, checkFirewall, m.checkRaw, m.checkWhere} {
 		if err := check(where, d); err != nil {
 			return err
 		}
@@ -159,10 +159,6 @@ func checkLabels(where string, d *vee.Descriptor) error {
 		return malformed(where+"groupID", "%d bytes: at most %d", len(d.GroupID), maxText)
 	case len(d.FQNPrefix) > 2*maxText:
 		return malformed(where+"fqnPrefix", "%d bytes: at most %d", len(d.FQNPrefix), 2*maxText)
-	case d.Where.Partners != "" && !slices.Contains(vee.Partnerings, d.Where.Partners):
-		return malformed(where+"where.partners", "%q: want one of %v", d.Where.Partners, vee.Partnerings)
-	case len(d.Where.Sites)+len(d.Where.Countries) > maxTags:
-		return malformed(where+"where", "%d sites and countries: at most %d", len(d.Where.Sites)+len(d.Where.Countries), maxTags)
 	case len(d.Tags) > maxTags:
 		return malformed(where+"tags", "%d: at most %d", len(d.Tags), maxTags)
 	case len(d.Ports) > maxTags:

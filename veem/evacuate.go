@@ -239,7 +239,7 @@ func (x *exodus) fits(r record, site string) (host string, err error) {
 		if err := x.m.mayGo(x.t, r, site, x.sent[vhi.AtSite(site)]); err != nil {
 			return "", err
 		}
-	} else if why := r.Descriptor.Where.Allows(x.m.cfg.Site, x.m.cfg.Country); why != "" {
+	} else if why := r.Descriptor.Where.Allows(x.m.own()); why != "" {
 		return "", fault.New(fault.Denied, "%s", why)
 	}
 	board := x.m.board(x.t)

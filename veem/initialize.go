@@ -176,7 +176,7 @@ func (m *Manager) initialize(t *tx, caller identity.Caller, in vmi.Initialize, w
 		if c.Host == "" {
 			return nil, fault.New(fault.NoResources, "VEE %q: %s", rs[i].Descriptor.Name, c.Why)
 		}
-		rs[i].reserve(c.Host)
+		rs[i].reserve(c)
 		rs[i].ReservedUntil = &until
 	}
 	return rs, nil

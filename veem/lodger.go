@@ -191,7 +191,7 @@ func (m *Manager) lodge(t *tx, caller identity.Caller, in vmi.Initialize, wanted
 		return *r, fault.New(fault.NoResources, "VEE %q: %s", r.Descriptor.Name, c.Why)
 	}
 	until := t.now.Add(m.hold(in))
-	r.reserve(c.Host)
+	r.reserve(c)
 	r.ReservedUntil = &until
 	return *r, nil
 }
@@ -273,7 +273,7 @@ func (m *Manager) told(c identity.Caller, v vmi.VEE) vmi.VEE {
 	}
 	own := func(s string) string { return strings.TrimPrefix(s, foreign(c.Site, "")) }
 	v.Descriptor.Customer, v.Descriptor.GroupID = own(v.Descriptor.Customer), own(v.Descriptor.GroupID)
-	v.Host = ""
+	v.Host, v.Why = "", ""
 	steps := make([]vmi.Step, len(v.History))
 	for i, s := range v.History {
 		s.Host = ""

@@ -30,8 +30,19 @@ type migration struct {
 	Door  *vhi.Door `json:"door,omitempty"`
 }
 
-// opMigrate is the operation that both hosts' drivers have to declare.
-const opMigrate = "migrate"
+// Operations that both hosts' drivers have to declare: of a live migration, and of a cold one.
+const (
+	opMigrate = "migrate"
+	opPack    = "snapshot-pack"
+)
+
+// operation that a migration of that kind needs, and what it is called.
+func operation(cold bool) (op, what string) {
+	if cold {
+		return opPack, "cold"
+	}
+	return opMigrate, "live"
+}
 
 // moving reports whether a live migration is under way: r is at its Host, or has come to
 // Move.To and this record does not know it yet.
@@ -47,7 +58,7 @@ func (m *migration) same(o *migration) bool {
 }
 
 func (m *migration) move() *vhi.Move {
-	return &vhi.Move{ID: m.ID, From: m.From, To: m.To, Door: m.Door, Address: m.Address, Underlay: m.Underlay, Ticket: m.Ticket, Bandwidth: m.Bandwidth, AutoConverge: m.AutoConverge}
+	return &vhi.Move{ID: m.ID, Cold: m.Cold, From: m.From, To: m.To, Door: m.Door, Address: m.Address, Underlay: m.Underlay, Ticket: m.Ticket, Bandwidth: m.Bandwidth, AutoConverge: m.AutoConverge}
 }
 
 // invitation is the destination's assignment; of one that is cancelled, that there is none.
@@ -80,10 +91,32 @@ func (r *record) endMove(state vmi.MigrationState, p *vhi.MoveReport, now time.T
 func (r *record) arrive(p *vhi.Report, now time.Time) {
 	r.endMove(vmi.MigrationDone, p.Move, now)
 	r.Host, r.Epoch, r.Seq, r.HostRestarts = r.Move.To, p.Epoch, max(r.Seq, p.Seq)+1, 0
-	r.Phase = vee.PhaseRunning
+	r.Phase, r.Why = vee.PhaseRunning, ""
 	if vhi.SiteOf(r.Host) != "" {
 		r.Lease = nil // who may run it is now in the log of that site
 	}
+	if r.Move.Cold != "" {
+		r.State, r.Settled = states[r.Move.Cold], false
+		r.Phase = map[vhi.Power]vee.Phase{vhi.Stopped: vee.PhaseStopped, vhi.Suspended: vee.PhaseSuspended}[r.Move.Cold]
+	}
+}
+
+// overtaken: something else is wanted of it than what its migration leaves it in.
+func (r *record) overtaken() bool {
+	if r.Move.Cold != "" { // it does whatever is wanted once it is there
+		return r.Target == vee.Destroyed
+	}
+	return r.Target != vee.Active
+}
+
+// still is r of which its host says that it does not run, since it is on its way cold.
+func (r record) still(p *vhi.Report) record {
+	if s, known := states[p.Power]; r.Move.Cold != "" && known && p.Power != vhi.Failed {
+		if r.State = s; s != vee.Active {
+			r.GuestReady, r.GuestSeen = false, false
+		}
+	}
+	return r
 }
 
 // cancelMove has the source stop, if it still can.
@@ -139,7 +172,7 @@ func decideMoving(r record, from, to view, now time.Time) decision {
 		r.Settled = false
 		return decision{rec: r}
 	case r.Move.Cancelling:
-	case r.Target != vee.Active:
+	case r.overtaken():
 		r.cancelMove("another action has overtaken it")
 		return decision{rec: r}
 	case r.Move.By != "" && behind:
@@ -166,6 +199,9 @@ func decideMoving(r record, from, to view, now time.Time) decision {
 	r.Phase = vee.PhaseMigrate
 	if r.Move.By != "" && to.host == lost && p != nil && left(&r, p) {
 		r.Phase, r.GuestReady = vee.PhaseUnknown, false // it was given to a host that does not answer
+	}
+	if from.known && p != nil && !behind {
+		r = r.still(p)
 	}
 	d := decision{rec: r}
 	if r.Move.Deadline != nil && !r.Move.Cancelling {
@@ -229,13 +265,18 @@ func (m *Manager) Migrate(ctx context.Context, in vmi.Migrate) (vmi.Migration, e
 	if err != nil {
 		return vmi.Migration{}, err
 	}
+	if in.Cold {
+		if err := m.unburdened(ctx, in.VEE); err != nil {
+			return vmi.Migration{}, err
+		}
+	}
 	var begun vmi.Migration
 	err = m.ledger.do(ctx, func(t *tx) error {
 		r, err := find(identity.From(ctx), t, in.VEE)
 		if err != nil {
 			return err
 		}
-		to, err := m.destination(t, r, in.To)
+		to, err := m.destination(t, r, in.To, in.Cold)
 		if err != nil {
 			return err
 		}
@@ -255,7 +296,43 @@ func (m *Manager) tickets() (p tickets, err error) {
 	return p, err
 }
 
-// depart begins r's migration to a host that may take it.
+// unburdened is nil for a VEE that can be packed, so that none is shut down in vain.
+func (m *Manager) unburdened(ctx context.Context, id vee.ID) error {
+	list, err := m.ListSnapshots(ctx, id)
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	return fault.New(fault.Unsupported, "VEE %s has %d snapshots, which do not travel", id, len(list)).Try("reservoir vee snapshot delete %s NAME", id)
+}
+
+// travelPower is the power that a VEE goes over in cold: the one that is wanted of it, or that
+// it is brought to for it.
+func (r *record) travelPower() vhi.Power {
+	if r.Target == vee.Suspended {
+		return vhi.Suspended
+	}
+	return vhi.Stopped
+}
+
+// mayMove says why a VEE cannot be migrated in that way as it is now.
+func (r *record) mayMove(cold bool) error {
+	switch {
+	case r.moving():
+		return fault.New(fault.WrongState, "VEE %s is on its way to host %s already", r.ID, r.Move.To).Try("reservoir vee migration show %s", r.Move.ID)
+	case !cold && (r.State != vee.Active || r.Target != vee.Active || !r.Assigned):
+		return fault.New(fault.WrongState, "VEE %s is %s (target %s): only an ACTIVE one is migrated live", r.ID, r.State, r.Target).Try("reservoir vee migrate %s --cold", r.ID)
+	case cold && !r.Assigned:
+		return fault.New(fault.WrongState, "VEE %s has never run: it has no disks yet that could be moved", r.ID)
+	case cold && (r.State != r.Target || !slices.Contains([]vee.State{vee.Active, vee.Suspended, vee.Defined}, r.State)):
+		return fault.New(fault.WrongState, "VEE %s is %s (target %s): it is migrated cold when it is ACTIVE, SUSPENDED or DEFINED", r.ID, r.State, r.Target)
+	case cold && r.Lease != nil && r.Lease.Sealing:
+		return fault.New(fault.WrongState, "VEE %s is being given to another host by its site", r.ID).Try("reservoir vee show %s", r.ID)
+	}
+	return nil
+}
+
+// depart begins r's migration to a host that may take it. One that goes cold is under no lease
+// from then on: nobody gives it away, and where it arrives it gets one by that site's own log.
 func (r *record) depart(t *tx, id string, pass tickets, to string, in vmi.Migrate) vmi.Migration {
 	v := migration{Address: t.hosts.get(to).Address, Underlay: t.hosts.get(to).Underlay, Ticket: pass.host}
 	if vhi.SiteOf(to) != "" || vhi.SiteOf(r.Host) != "" {
@@ -263,6 +340,9 @@ func (r *record) depart(t *tx, id string, pass tickets, to string, in vmi.Migrat
 	}
 	v.Migration = vmi.Migration{ID: id[:12], VEE: r.ID, Name: r.Descriptor.Name, From: r.Host, To: to, State: vmi.MigrationRunning,
 		Bandwidth: in.Bandwidth, AutoConverge: in.AutoConverge, Started: t.now}
+	if in.Cold {
+		v.Cold, r.Lease, r.Offered = r.travelPower(), nil, false
+	}
 	if in.DeadlineMS > 0 {
 		end := t.now.Add(time.Duration(in.DeadlineMS) * time.Millisecond)
 		v.Deadline = &end
@@ -274,19 +354,18 @@ func (r *record) depart(t *tx, id string, pass tickets, to string, in vmi.Migrat
 }
 
 // destination of a migration, or why there is none.
-func (m *Manager) destination(t *tx, r record, to string) (string, error) {
+func (m *Manager) destination(t *tx, r record, to string, cold bool) (string, error) {
+	op, what := operation(cold)
 	if partner := vhi.AtSite(to); t.hosts.get(to) == nil && t.hosts.get(partner) != nil {
 		to = partner
 	}
 	switch {
 	case r.lodges():
 		return "", fault.New(fault.Denied, "VEE %s is site %s's, which alone moves it", r.ID, r.ID.Site())
-	case r.Lease != nil && vhi.SiteOf(to) != "":
+	case r.Lease != nil && vhi.SiteOf(to) != "" && !cold:
 		return "", errLeased(r.ID)
-	case r.moving():
-		return "", fault.New(fault.WrongState, "VEE %s is on its way to host %s already", r.ID, r.Move.To).Try("reservoir vee migration show %s", r.Move.ID)
-	case r.State != vee.Active || r.Target != vee.Active || !r.Assigned:
-		return "", fault.New(fault.WrongState, "VEE %s is %s (target %s): only an ACTIVE one is migrated live", r.ID, r.State, r.Target)
+	case r.mayMove(cold) != nil:
+		return "", r.mayMove(cold)
 	case to == r.Host:
 		return "", fault.New(fault.WrongState, "VEE %s is on host %s already", r.ID, to)
 	case to != "" && t.hosts.get(to) == nil:
@@ -314,14 +393,16 @@ func (m *Manager) destination(t *tx, r record, to string) (string, error) {
 			h.Closed = "another host was asked for"
 		case to == "" && vhi.SiteOf(h.Name) != "":
 			h.Closed = "it is another site, which nobody asked for"
-		case r.Lease != nil && !t.hosts.get(h.Name).Guarded:
+		case r.Lease != nil && !cold && !t.hosts.get(h.Name).Guarded:
 			h.Closed = "it has no guard, which the VEE's restart policy needs"
-		case !t.hosts.get(h.Name).can(opMigrate):
-			h.Closed = "its hypervisor cannot receive a live migration"
+		case vhi.SiteOf(h.Name) != "" && !t.hosts.get(h.Name).can(op):
+			h.Closed = "no agreement lets VEEs cross there " + what
+		case !t.hosts.get(h.Name).can(op):
+			h.Closed = "its hypervisor cannot receive a " + what + " migration"
 		}
 	}
-	if !t.hosts.get(r.Host).can(opMigrate) {
-		return "", fault.New(fault.Unsupported, "the hypervisor of host %s cannot migrate VEE %s live", r.Host, r.ID)
+	if !t.hosts.get(r.Host).can(op) {
+		return "", fault.New(fault.Unsupported, "the hypervisor of host %s cannot migrate VEE %s %s", r.Host, r.ID, what)
 	}
 	c := m.chooseOn(t, []record{r}, board)[0]
 	if c.Host == "" {

@@ -26,7 +26,11 @@ func notes(before, after *record) (es []Event) {
 		add(false, "Initialized", "known as %s", a.ID)
 	}
 	if a.Host != b.Host && a.Host != "" {
-		add(false, "Placed", "on host %s", a.Host)
+		why := a.Why
+		if why != "" {
+			why = ": " + why
+		}
+		add(false, "Placed", "on host %s%s", a.Host, why)
 	}
 	if a.Withdraw && !b.Withdraw {
 		add(true, "Withdrawn", "from %s, and placed anew: %s", a.Host, a.Error)

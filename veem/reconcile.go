@@ -248,7 +248,7 @@ func (m *Manager) placeSome(t *tx) (more bool) {
 			return true
 		case c.Host != "":
 			r.Error = ""
-			r.reserve(c.Host)
+			r.reserve(c)
 			if r.Submitted {
 				r.beginAt(t.hosts.get(c.Host))
 			}

@@ -64,7 +64,7 @@ func (r *record) retarget(to vee.State) {
 
 // release gives up its place.
 func (r *record) release() {
-	r.Host, r.Assigned, r.Holds, r.ReservedUntil = "", false, false, nil
+	r.Host, r.Why, r.Assigned, r.Holds, r.ReservedUntil = "", "", false, false, nil
 	r.GuestReady, r.GuestSeen, r.GuestFailure = false, false, ""
 }
 
@@ -108,7 +108,9 @@ func (r *record) assignment(grace time.Duration) vhi.Assignment {
 		a.Power = vhi.Absent
 	}
 	if r.moving() && !r.Move.Cancelling && r.Move.By == "" {
-		a.Move = r.Move.move()
+		if a.Move = r.Move.move(); r.Move.Cold != "" {
+			a.Power = r.Move.Cold
+		}
 	}
 	return a
 }
@@ -116,7 +118,7 @@ func (r *record) assignment(grace time.Duration) vhi.Assignment {
 // same reports whether writing o over r would change nothing.
 func (r *record) same(o *record) bool {
 	return r.State == o.State && r.Target == o.Target && r.Phase == o.Phase && r.Submitted == o.Submitted &&
-		r.Error == o.Error && r.Host == o.Host && r.Epoch == o.Epoch && r.GuestReady == o.GuestReady &&
+		r.Error == o.Error && r.Host == o.Host && r.Why == o.Why && r.Epoch == o.Epoch && r.GuestReady == o.GuestReady &&
 		r.GuestSeen == o.GuestSeen && r.GuestFailure == o.GuestFailure && r.Restarts == o.Restarts && r.Seq == o.Seq && r.Assigned == o.Assigned && r.Settled == o.Settled && r.Holds == o.Holds &&
 		r.Failure == o.Failure && r.FailureCode == o.FailureCode && r.HostRestarts == o.HostRestarts &&
 		r.sameCustody(o) && (r.Evicted == nil) == (o.Evicted == nil) && r.Withdraw == o.Withdraw && maps.Equal(r.Refused, o.Refused) && r.Move.same(o.Move) && r.Lease.same(o.Lease) && r.Switch == o.Switch && r.Offered == o.Offered && (r.ReservedUntil == nil) == (o.ReservedUntil == nil)

@@ -140,11 +140,15 @@ type Config struct {
 	Partnership Partnership
 	// Partnering is when VEEs go to partners that do not say so themselves; empty: overflow.
 	Partnering vee.Partnering
+	// Partnerings that VEEs may choose themselves; nil: all.
+	Partnerings []vee.Partnering
 	// Import an image of a partner's VEE from its own site: nil when it is here; else it is
 	// begun, where it is not under way, and Unavailable says how far it is. It does not wait
 	// for long. nil: what is not here is refused.
 	Import  func(ctx context.Context, site, digest string) error
 	Country string // of the site, ISO 3166; empty: not said
+	// Jurisdiction of the site, as it names it; empty: not said.
+	Jurisdiction string
 	// Forward opens a door for access points, and says where it is; it does not wait for long.
 	// nil: they serve from the site's public networks alone.
 	Forward func(d Door) (netip.AddrPort, error)

@@ -105,6 +105,8 @@ type VEE struct {
 	Submitted  bool            `json:"submitted"`
 	Error      string          `json:"error,omitempty"` // the last one, while it stands
 	Host       string          `json:"host,omitempty"`
+	// Why it was placed there, and not elsewhere; empty where it has moved since.
+	Why string `json:"why,omitempty"`
 	Site       string          `json:"custodySite"`
 	// Custody under which it is here, of a VEE of another site: the newest that was obeyed.
 	Custody *Custody `json:"custody,omitempty"`

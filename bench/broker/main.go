@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/bench/figure"
+	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/veem/federation/broker"
 )
 
@@ -34,7 +35,7 @@ func main() {
 
 // question that about half of the sites fit.
 var question = broker.Question{Requirement: `country in ["SE", "FI"] && free.vcpus >= 8 && load < 0.8 && energy != "failing"`, Order: broker.Location,
-	Users: &broker.Point{Latitude: 59.3, Longitude: 18.1}}
+	Users: &vee.Point{Latitude: 59.3, Longitude: 18.1}}
 
 func run(ctx context.Context, n, questions, asked int) (err error) {
 	fmt.Printf("%d simulated sites on the loopback interface, in one process: real HTTPS and certificates, no hosts, no proxies\n\n", n)

@@ -6,6 +6,7 @@
 package sites
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -32,6 +33,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/veem"
 	"github.com/reservoir-cloud/reservoir/veem/federation"
 	agreements "github.com/reservoir-cloud/reservoir/veem/federation/agreement"
+	"github.com/reservoir-cloud/reservoir/veem/federation/broker"
 	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vhi/peer"
 	"github.com/reservoir-cloud/reservoir/vmi"
@@ -45,6 +47,10 @@ type Union struct {
 	// it took effect: an error from it is what the caller gets. Who and whom are sites, or
 	// hosts ("alpha/h1"). nil: everything gets through.
 	Hook func(Crossing) error
+
+	// Offers are what sites tell of themselves, and PerHour what a VEE costs there.
+	Offers  map[string]sitepeer.Attributes
+	PerHour map[string]float64
 
 	terms sync.Mutex
 	ended map[[2]string]sitepeer.End // agreements by lender and borrower
@@ -589,6 +595,15 @@ func (t terms) inForce(lender, borrower string) error {
 	return agreements.InForce(t.s.u.agreement(lender, borrower), time.Now())
 }
 
+// Candidates are what the sites have told.
+func (t terms) Candidates() map[string]broker.Candidate {
+	all := map[string]broker.Candidate{}
+	for name, told := range t.s.u.Offers {
+		all[name] = broker.Candidate{Attributes: told, Here: name == t.s.Name}
+	}
+	return all
+}
+
 // Notice goes by each site's own clock.
 func (t terms) Notice(lender, borrower string) *veem.Notice {
 	now := time.Now().Add(t.s.Clock)
@@ -600,7 +615,10 @@ func (t terms) Notice(lender, borrower string) *veem.Notice {
 }
 
 func (t terms) Offer(partner string, _ []vee.Descriptor, _ vee.Descriptor) (veem.Offer, error) {
-	return veem.Offer{Agreement: partner + ".aaaaaaaaaa", PerHour: 1, OwnPerHour: 1, Currency: "EUR"}, t.inForce(partner, t.s.Name)
+	at := t.s.u.Offers[partner].Characteristics.Location
+	price := func(site string) float64 { return cmp.Or(t.s.u.PerHour[site], 1) }
+	return veem.Offer{Agreement: partner + ".aaaaaaaaaa", PerHour: price(partner), OwnPerHour: price(t.s.Name), Currency: "EUR",
+		Country: at.Country, Jurisdiction: at.Jurisdiction}, t.inForce(partner, t.s.Name)
 }
 
 // remote is a site's manager as another site reaches it, over both proxies.

@@ -66,7 +66,7 @@ type Question struct {
 	VEE   Size
 	Count int
 	// Users are where a service's users are.
-	Users *Point
+	Users *vee.Point
 }
 
 // Size of a VEE.
@@ -75,9 +75,6 @@ type Size struct {
 	Memory vee.Bytes
 	Disk   vee.Bytes
 }
-
-// Point on Earth, degrees.
-type Point struct{ Latitude, Longitude float64 }
 
 // Match is a site that fits. The first is the best.
 type Match struct {
@@ -270,6 +267,30 @@ func (b *Broker) Answer(candidates []Candidate) Answer {
 	return a
 }
 
+// Judge one site: by what it ranks (less is better, the first number before the others), why
+// it does, and all of the requirement that does not hold. Whether there is an agreement, and
+// room, is for others to say.
+func (b *Broker) Judge(c Candidate) (rank []float64, why string, refused []string) {
+	m := b.match(c)
+	stale := b.stale(c)
+	switch {
+	case stale != "" && len(b.parts) > 0:
+		return nil, "", []string{stale}
+	case stale != "":
+		c.Attributes = peer.Attributes{Site: c.Site}
+		m.KM = nil
+	}
+	if refused = b.unmet(c, m); refused != nil {
+		return nil, "", refused
+	}
+	rank, why = b.rank(c, m)
+	if stale != "" {
+		rank = append([]float64{math.Inf(1)}, rank...)
+		return rank, stale, nil
+	}
+	return append([]float64{0}, rank...), why, nil
+}
+
 func (b *Broker) match(c Candidate) Match {
 	m := Match{Site: c.Site, Here: c.Here, AgeMS: c.Age.Milliseconds(), Offer: c.Attributes}
 	if b.q.Count > 0 {
@@ -279,7 +300,7 @@ func (b *Broker) match(c Candidate) Match {
 		}
 	}
 	if l := c.Characteristics.Location; b.q.Users != nil && (l.Latitude != 0 || l.Longitude != 0) {
-		km := distance(*b.q.Users, Point{l.Latitude, l.Longitude})
+		km := distance(*b.q.Users, vee.Point{Latitude: l.Latitude, Longitude: l.Longitude})
 		m.KM = &km
 	}
 	return m
@@ -302,13 +323,21 @@ func hour(prices map[billing.Meter]money.Amount, s Size) money.Amount {
 	})
 }
 
-// refuse says all that keeps a site from fitting.
-func (b *Broker) refuse(c Candidate, m Match) (why []string) {
+// stale says why nothing current is known of a site, or "".
+func (b *Broker) stale(c Candidate) string {
 	if c.Silent != nil {
-		return []string{c.Silent.Error()}
+		return c.Silent.Error()
 	}
 	if good := time.Duration(c.GoodMS) * time.Millisecond; c.Age > good {
-		return []string{fmt.Sprintf("what it has told is %v old; it is good for %v", c.Age.Round(time.Millisecond), good)}
+		return fmt.Sprintf("what it has told is %v old; it is good for %v", c.Age.Round(time.Millisecond), good)
+	}
+	return ""
+}
+
+// refuse says all that keeps a site from fitting.
+func (b *Broker) refuse(c Candidate, m Match) (why []string) {
+	if stale := b.stale(c); stale != "" {
+		return []string{stale}
 	}
 	if n := b.q.Count; n > 0 {
 		want := vee.Resources{MilliCPU: int64(b.q.VEE.VCPUs) * 1000 * int64(n), Memory: b.q.VEE.Memory * vee.Bytes(n), Disk: b.q.VEE.Disk * vee.Bytes(n)}
@@ -320,8 +349,13 @@ func (b *Broker) refuse(c Candidate, m Match) (why []string) {
 			why = append(why, "no agreement in force lets us have VEEs there")
 		}
 	}
+	return append(why, b.unmet(c, m)...)
+}
+
+// unmet parts of the requirement.
+func (b *Broker) unmet(c Candidate, m Match) (why []string) {
 	if len(b.parts) == 0 {
-		return why
+		return nil
 	}
 	values := fields(c, m)
 	for _, p := range b.parts {
@@ -427,7 +461,7 @@ func number(a money.Amount) float64 {
 }
 
 // distance of two points along the Earth's surface, km (haversine).
-func distance(a, b Point) float64 {
+func distance(a, b vee.Point) float64 {
 	const radius, degree = 6371, math.Pi / 180
 	sin := func(d float64) float64 { s := math.Sin(d * degree / 2); return s * s }
 	h := sin(b.Latitude-a.Latitude) + math.Cos(a.Latitude*degree)*math.Cos(b.Latitude*degree)*sin(b.Longitude-a.Longitude)

@@ -69,7 +69,7 @@ func print(a Answer) string {
 }
 
 func TestAnswers(t *testing.T) {
-	stockholm := &Point{59.3, 18.1}
+	stockholm := &vee.Point{Latitude: 59.3, Longitude: 18.1}
 	vees := Size{VCPUs: 2, Memory: vee.GiB, Disk: 10 * vee.GiB}
 	var got strings.Builder
 	for _, q := range []Question{
@@ -115,14 +115,14 @@ func TestMisunderstood(t *testing.T) {
 		"one of":               {Order: "mood"},
 		"where the users are":  {Order: Location},
 		"needs to know":        {Requirement: "km < 5"},
-		"latitude":             {Users: &Point{91, 0}},
+		"latitude":             {Users: &vee.Point{Latitude: 91}},
 		"VEEs of":              {VEE: Size{VCPUs: -1}},
 	} {
 		if _, err := New(q); !fault.Has(err, fault.Malformed) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.60q: %v, want %q", q.Requirement, err, want)
 		}
 	}
-	if _, err := New(Question{Users: &Point{math.NaN(), 0}}); err == nil {
+	if _, err := New(Question{Users: &vee.Point{Latitude: math.NaN()}}); err == nil {
 		t.Error("users nowhere")
 	}
 }
@@ -145,7 +145,7 @@ func TestDearRequirement(t *testing.T) {
 func TestEverySiteIsAnswered(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		q := Question{Requirement: rapid.SampledFrom([]string{"", "load < 0.5", "free.vcpus > 3 && heat > 0.2", `fits["x"] > 1`}).Draw(rt, "requirement"),
-			Order: rapid.SampledFrom(Orders).Draw(rt, "order"), Users: &Point{10, 10}, Count: rapid.IntRange(0, 3).Draw(rt, "count"), VEE: Size{VCPUs: 1}}
+			Order: rapid.SampledFrom(Orders).Draw(rt, "order"), Users: &vee.Point{Latitude: 10, Longitude: 10}, Count: rapid.IntRange(0, 3).Draw(rt, "count"), VEE: Size{VCPUs: 1}}
 		b, err := New(q)
 		if err != nil {
 			rt.Fatal(err)
@@ -178,7 +178,7 @@ func FuzzRequirement(f *testing.F) {
 	f.Add(`country in ["SE"] && free.vcpus >= 8`)
 	f.Add(`[1,2].exists(x, x > load)`)
 	f.Fuzz(func(t *testing.T, text string) {
-		b, err := New(Question{Requirement: text, Users: &Point{1, 1}})
+		b, err := New(Question{Requirement: text, Users: &vee.Point{Latitude: 1, Longitude: 1}})
 		if err == nil {
 			b.Answer(world())
 		}
@@ -186,7 +186,7 @@ func FuzzRequirement(f *testing.F) {
 }
 
 func TestDistance(t *testing.T) {
-	if got := distance(Point{59.33, 18.07}, Point{60.17, 24.94}); math.Abs(got-396) > 5 { // Stockholm, Helsinki
+	if got := distance(vee.Point{Latitude: 59.33, Longitude: 18.07}, vee.Point{Latitude: 60.17, Longitude: 24.94}); math.Abs(got-396) > 5 { // Stockholm, Helsinki
 		t.Errorf("%v km", got)
 	}
 }
