@@ -21,7 +21,7 @@ func (a *app) accountCmd() *cobra.Command {
 		noun("prices", "The site's price lists", a.pricesShow(), a.pricesSet()),
 		a.accountUsage(&customer),
 		noun("invoice", "Invoices of a customer", a.invoiceList(&customer), a.invoiceShow(&customer), a.invoiceDraft(&customer), a.invoiceIssue(&customer)),
-		a.accountFocus(&customer),
+		a.accountFocus(&customer), a.accountSettlement(), a.accountSettle(),
 		noun("budget", "What customers may spend in a month", a.budgetList(&customer), a.budgetSet(), a.budgetRemove()))
 	cmd.PersistentFlags().StringVar(&customer, "customer", "", "whose accounts (your own)")
 	return cmd

@@ -26,16 +26,17 @@ import (
 
 // remote is a site, seen from here through each of its interfaces.
 type remote struct {
-	smi        smi.Manager
-	trade      smi.Trade
-	elastic    smi.Elasticity
-	vmi        vmi.Service
-	site       admin.Service
-	border     border.Keeper
-	federation admin.Federation
-	probes     monitor.Control
-	metrics    monitor.Querier
-	http       *httpapi.Client
+	smi         smi.Manager
+	trade       smi.Trade
+	elastic     smi.Elasticity
+	vmi         vmi.Service
+	site        admin.Service
+	border      border.Keeper
+	federation  admin.Federation
+	settlements admin.Settlements
+	probes      monitor.Control
+	metrics     monitor.Querier
+	http        *httpapi.Client
 }
 
 // connect makes the clients for a context; nothing is sent yet.
@@ -49,7 +50,7 @@ func connect(x siteContext) (*remote, error) {
 		at = append(at, hostPort(u))
 	}
 	c := &httpapi.Client{Base: x.URL, Token: x.Token, HTTP: &http.Client{Transport: httpapi.NewMembers(tls, at...).Transport()}}
-	return &remote{smi: smi.NewClient(c), trade: smi.NewTradeClient(c), elastic: smi.NewElasticityClient(c), vmi: vmi.NewClient(c), site: admin.NewClient(c), border: border.NewKeeperClient(c), federation: admin.NewFederationClient(c),
+	return &remote{smi: smi.NewClient(c), trade: smi.NewTradeClient(c), elastic: smi.NewElasticityClient(c), vmi: vmi.NewClient(c), site: admin.NewClient(c), border: border.NewKeeperClient(c), federation: admin.NewFederationClient(c), settlements: admin.NewSettlementClient(c),
 		probes: wire.NewClient(c), metrics: promapi.Client{Base: c.Base + promapi.Prefix, HTTP: c.HTTP, Token: c.Token}, http: c}, nil
 }
 

@@ -147,7 +147,7 @@ func (v *Invoice) credits(due []Credit) {
 // String is the invoice for people.
 func (v Invoice) String() string {
 	var b strings.Builder // to which writing never fails
-	fmt.Fprintf(&b, "Invoice %s of site %s for customer %s\nPeriod  %s until %s\n\n", v.Number, v.Site, v.Customer,
+	fmt.Fprintf(&b, "Invoice %s of site %s for customer %s\nPeriod  %s until %s\n\n", cmp.Or(v.Number, "(not issued)"), v.Site, v.Customer,
 		v.From.UTC().Format(time.RFC3339), v.Until.UTC().Format(time.RFC3339))
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(t, "SERVICE\tMETER\tQUANTITY\tUNIT\tPRICE\t%s\t\n", v.Currency)

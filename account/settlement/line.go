@@ -81,7 +81,7 @@ func Clip(lines []Line, untilMS int64) (out []Line) {
 func (l Line) within(fromMS, toMS int64) Line {
 	out := account.Interval{FromMS: l.FromMS, ToMS: l.ToMS, Used: account.Usage{ActiveMS: l.OutMS}}
 	l.OutMS = out.Within(fromMS, toMS).Used.ActiveMS
-	l.Interval = l.Interval.Within(fromMS, toMS)
+	l.Interval = l.Within(fromMS, toMS)
 	return l
 }
 

@@ -60,7 +60,8 @@ func (l Log) Hear(steps []vmi.Step, heard time.Time, s Sight) (out Log, last tim
 		e := Event{AtMS: step.At.UnixMilli(), State: step.State, Counted: *step.Counted}
 		believed := e
 		believed.AtMS = max(min(e.AtMS, s.BeforeMS), s.AfterMS)
-		if s.Most != nil && !e.Size.Within(*s.Most) && (len(out) == 0 || !e.Size.Within(out[len(out)-1].Size)) || !e.Size.Valid() {
+		z := e.Size
+		if s.Most != nil && !z.Within(*s.Most) && (len(out) == 0 || !z.Within(out[len(out)-1].Size)) || !z.Valid() {
 			if believed.Size = (account.Size{}); s.Most != nil {
 				believed.Size = *s.Most
 			}

@@ -362,7 +362,7 @@ func (k *Keeper) Issue(ctx context.Context, o Order) (Settlement, error) {
 	case !o.Disputed && !s.Complete:
 		return s, fault.New(fault.Conflict, "site %s knows its book until %s", s.Partner, s.Until.Format(time.RFC3339)).Try("%s, or --disputed", look)
 	case !o.Disputed && !s.Agree:
-		return s, fault.New(fault.Conflict, "the books of the two sites differ in %d places", len(s.Differences)+s.More).Try("%s, or --disputed", look)
+		return s, fault.New(fault.Conflict, "the books of the two sites differ (%d times)", len(s.Differences)+s.More).Try("%s, or --disputed", look)
 	}
 	if err := k.issue(ctx, a, o.Period, from, until, !s.Agree); err != nil {
 		return s, err
