@@ -84,6 +84,9 @@ func (s *Service) Descriptor(c *Component, n int, by Owner) vee.Descriptor {
 	for _, w := range []*Deployment{s.Deployment, c.Deployment} {
 		d.Where.Countries = append(d.Where.Countries, w.countries()...)
 	}
+	for _, x := range []*Sites{s.Sites, c.Sites} { // the component's own words come last
+		x.tell(&d.Where)
+	}
 	for _, r := range c.Raw {
 		if d.Raw == nil {
 			d.Raw = map[string]string{}
@@ -136,6 +139,29 @@ func (s *Service) Reachable(c *Component) bool {
 	return len(c.NICs) == 0 || slices.ContainsFunc(c.NICs, func(k NIC) bool {
 		return slices.ContainsFunc(s.Networks, func(n Network) bool { return n.Name == k.Network && (n.Public || n.Access) })
 	})
+}
+
+// tell where VEEs may run: what x says takes the place of what was said before, but for what
+// forbids.
+func (x *Sites) tell(w *vee.Where) {
+	if x == nil {
+		return
+	}
+	w.Partners = cmp.Or(vee.Partnering(x.Policy), w.Partners)
+	w.Requirement, w.Reservation = cmp.Or(x.Require, w.Requirement), cmp.Or(x.Reservation, w.Reservation)
+	if x.Allow != nil {
+		w.Sites = x.Allow
+	}
+	w.Without = append(w.Without, x.Forbid...)
+	for _, a := range x.Countries {
+		w.Countries = append(w.Countries, vee.Area(a))
+	}
+	for _, a := range x.Jurisdictions {
+		w.Jurisdictions = append(w.Jurisdictions, vee.Area(a))
+	}
+	if x.Users != nil {
+		w.Users = &vee.Point{Latitude: x.Users.Latitude, Longitude: x.Users.Longitude}
+	}
 }
 
 // countries that VEEs are kept in, or out of. A restriction of countries alone counts here:

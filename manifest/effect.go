@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/reservoir-cloud/reservoir/manifest/macro"
@@ -23,13 +24,20 @@ func (s *Service) NotInEffect() []string {
 		say(true, "affinity of %s (%s)", words(g.Components), g.Scope)
 	}
 	for _, g := range s.AntiAffinity {
-		say(g.Scope != Physical, "anti-affinity of %s beyond hosts (%s)", words(g.Components), g.Scope)
+		say(g.Scope == Datacenter, "anti-affinity of %s beyond hosts (%s)", words(g.Components), g.Scope)
 	}
-	say(s.Deployment != nil, "where the service may run (deployment)")
+	say(s.Deployment.beyondCountries(), "where the service may run (deployment)")
 	for i := range s.Components {
 		list = append(list, s.Components[i].notInEffect()...)
 	}
 	return list
+}
+
+// beyondCountries: it asks for more than to be in some countries, or out of them.
+func (d *Deployment) beyondCountries() bool {
+	return d != nil && (len(d.Balance) > 0 || slices.ContainsFunc(d.Restrictions, func(r Restriction) bool {
+		return len(r.Positions)+len(r.Timezones)+len(r.Areas) > 0
+	}))
 }
 
 func (c *Component) notInEffect() []string {
@@ -52,7 +60,7 @@ func (c *Component) notInEffect() []string {
 	for _, r := range c.Raw {
 		say(true, "raw data for driver %s", r.Key)
 	}
-	say(c.Deployment != nil, "where it may run (deployment)")
+	say(c.Deployment.beyondCountries(), "where it may run (deployment)")
 	for _, m := range c.DiskMapping {
 		say(true, "storage %s for disk %s", m.Storage, m.Disk)
 	}

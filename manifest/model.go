@@ -19,6 +19,7 @@ type Service struct {
 	KPIs         []KPI         `yaml:"kpis" ovf:"KPISection>KPI"`
 	Rules        []Rule        `yaml:"rules" ovf:"RuleSection>Rule"`
 	Deployment   *Deployment   `yaml:"deployment" ovf:"DeploymentSection"`
+	Sites        *Sites        `yaml:"sites" ovf:"SitesSection"`
 	Availability *Availability `yaml:"availability" ovf:"AvailabilitySection"`
 	Performance  []Constraint  `yaml:"performance" ovf:"PerformanceObjectiveSection>Constraint"`
 	RestartTime  *RestartTime  `yaml:"restartTime" ovf:"RestartTimeSection"`
@@ -69,6 +70,7 @@ type Component struct {
 	Schedules    []Schedule     `yaml:"schedules" ovf:"ScheduleSection>Schedule"`
 	Update       *Update        `yaml:"update" ovf:"UpdateSection"`
 	Deployment   *Deployment    `yaml:"deployment" ovf:"DeploymentSection"`
+	Sites        *Sites         `yaml:"sites" ovf:"SitesSection"`
 	Availability *Availability  `yaml:"availability" ovf:"AvailabilitySection"`
 	Performance  []Constraint   `yaml:"performance" ovf:"PerformanceObjectiveSection>Constraint"`
 	RestartTime  *RestartTime   `yaml:"restartTime" ovf:"RestartTimeSection"`

@@ -146,6 +146,19 @@ type Area struct {
 	Outside bool   `yaml:"outside" ovf:"@inside,not"`
 }
 
+// Sites says at which sites replicas may run, and which of them comes first. What a component
+// does not say, the service does; what neither does, the site.
+type Sites struct {
+	Policy        string    `yaml:"policy" ovf:"@policy" enum:"never,overflow,cost,location,spread,energy,heat"`
+	Allow         []string  `yaml:"allow" ovf:"Allow"`   // any of these; none: any
+	Forbid        []string  `yaml:"forbid" ovf:"Forbid"` // none of these
+	Countries     []Area    `yaml:"countries" ovf:"Country"`
+	Jurisdictions []Area    `yaml:"jurisdictions" ovf:"Jurisdiction"` // as sites name them
+	Require       string    `yaml:"require" ovf:"Require"`            // expression over what a site tells of itself
+	Users         *Location `yaml:"users" ovf:"Users"`                // where most of them are
+	Reservation   string    `yaml:"reservation" ovf:"@reservation"`   // of capacity, that replicas run under
+}
+
 // Availability that is promised: so many percent of every window.
 type Availability struct {
 	Window     Duration `yaml:"window" ovf:"Window"`

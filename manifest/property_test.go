@@ -208,8 +208,29 @@ func anyService(t *rapid.T) *Service {
 			d.Balance[i].Percent /= 2
 		}
 	}
+	sites := func(x *Sites) {
+		if x == nil {
+			return
+		}
+		for i := range x.Allow {
+			x.Allow[i] = numbered("site", i)
+		}
+		for i := range x.Forbid {
+			x.Forbid[i] = numbered("other", i)
+		}
+		for i := range x.Countries {
+			x.Countries[i].Name = "NO"
+		}
+		for i := range x.Jurisdictions {
+			x.Jurisdictions[i].Name = "x" + x.Jurisdictions[i].Name
+		}
+		if x.Policy == "location" && x.Users == nil {
+			x.Users = &Location{Latitude: 59.5, Longitude: -18}
+		}
+	}
 	promises(s.Availability, s.Performance)
 	deployment(s.Deployment)
+	sites(s.Sites)
 	if s.Offer != nil {
 		for i := range s.Offer.Sites {
 			s.Offer.Sites[i] = numbered("site", i)
@@ -313,6 +334,7 @@ func anyService(t *rapid.T) *Service {
 		}
 		promises(c.Availability, c.Performance)
 		deployment(c.Deployment)
+		sites(c.Sites)
 		for j := range c.Firewall {
 			f := &c.Firewall[j]
 			f.Action = "allow"

@@ -275,6 +275,7 @@ var infos = map[string]string{
 	"KPISection":                  "Measurements that have a name",
 	"RuleSection":                 "Rules of a trigger and an action",
 	"DeploymentSection":           "Where in the world it may run",
+	"SitesSection":                "Sites that it may run at, and which comes first",
 	"AvailabilitySection":         "Availability that is promised",
 	"PerformanceObjectiveSection": "Ranges of measurements that are promised",
 	"RestartTimeSection":          "Time in which a lost replica is back",

@@ -171,7 +171,9 @@ func TestDescriptor(t *testing.T) {
 		Restart:     vee.RestartElse,
 		Reliability: vee.Reliability{CheckpointMS: 300_000, Keep: 3, From: vee.FromCheckpoint, HeartbeatMS: 30_000},
 		Ports:       []int{5432},
-		Naming:      vee.Naming{Domain: "grid.alpha.internal", Own: []string{"db-3.db", "db-3"}, Shared: []string{"db"}},
+		Where: vee.Where{Partners: vee.PartnersCost, Sites: []string{"alpha", "beta"}, Without: []string{"gamma", "delta"}, Countries: []vee.Area{{Name: "SE"}, {Name: "DE", Outside: true}},
+			Jurisdictions: []vee.Area{{Name: "EU"}}, Requirement: `load < 0.5 && country == "SE"`, Users: &vee.Point{Latitude: 60, Longitude: 24}, Reservation: "alpha.aaaaaaaaaa"},
+		Naming: vee.Naming{Domain: "grid.alpha.internal", Own: []string{"db-3.db", "db-3"}, Shared: []string{"db"}},
 		Firewall: []vee.FirewallRule{
 			{Allow: true, Protocol: "tcp", First: 5432, Last: 5432, PeerTag: "master"}, {Allow: true, Protocol: "icmp", PeerPrefix: "10.0.0.0/8"}, {Protocol: "any"},
 		},

@@ -129,6 +129,7 @@ const (
 type validator struct {
 	*report
 	components, networks, kpis []string
+	users                      bool // the service says where they are
 	excess                     bool // a list is too long to go on
 }
 
@@ -164,6 +165,7 @@ func (s *Service) validate(r *report) {
 	v.files(s)
 	v.properties("", s.Properties, s.Products)
 	v.extras("", s.Extra, "envelope", "collection")
+	v.users = s.Sites != nil && s.Sites.Users != nil
 	for i := range s.Components {
 		v.component(atIndex("components", i), &s.Components[i])
 	}
@@ -178,6 +180,7 @@ func (s *Service) validate(r *report) {
 	}
 	v.rules(s)
 	v.deployment("deployment", s.Deployment)
+	v.sites("sites", s.Sites)
 	v.promises("", s.Availability, s.Performance, s.RestartTime)
 	if o := s.Offer; o != nil {
 		for i, name := range o.Sites {
@@ -540,6 +543,7 @@ func (v *validator) component(p string, c *Component) {
 	v.elastic(p, c)
 	v.schedules(p+".schedules", c.Schedules)
 	v.deployment(p+".deployment", c.Deployment)
+	v.sites(p+".sites", c.Sites)
 	v.promises(p, c.Availability, c.Performance, c.RestartTime)
 	v.reliability(p+".reliability", c)
 	v.firewall(p, c)
@@ -712,6 +716,42 @@ func (v *validator) deployment(p string, d *Deployment) {
 		v.bad(p+".balance", fmt.Sprintf("%g%% in all", sum), "want at most 100")
 	}
 }
+
+func (v *validator) sites(p string, x *Sites) {
+	if x == nil {
+		return
+	}
+	for key, list := range map[string][]string{"allow": x.Allow, "forbid": x.Forbid} {
+		for i, name := range list {
+			v.name(atIndex(p+"."+key, i), name)
+		}
+	}
+	for i, name := range x.Forbid {
+		if slices.Contains(x.Allow, name) {
+			v.bad(atIndex(p+".forbid", i), quote(name)+", which is allowed too", "want one of both")
+		}
+	}
+	for i, y := range x.Countries {
+		v.match(atIndex(p+".countries", i), y.Name, country, `want a code of ISO 3166 such as "DE"`)
+	}
+	for i, y := range x.Jurisdictions {
+		if y.Name == "" {
+			v.bad(atIndex(p+".jurisdictions", i), "nothing", "want a name")
+		}
+	}
+	if l := x.Users; l != nil && !(l.Latitude >= -90 && l.Latitude <= 90 && l.Longitude >= -180 && l.Longitude <= 180) {
+		v.bad(p+".users", fmt.Sprintf("%g, %g", l.Latitude, l.Longitude), "want degrees of latitude within 90, of longitude within 180")
+	}
+	if x.Policy == "location" && x.Users == nil && !v.users {
+		v.bad(p+".policy", "location", "want users beside it, {latitude: …, longitude: …}: where most of them are")
+	}
+	if len(x.Require) > maxRequirement {
+		v.bad(p+".require", fmt.Sprintf("%d bytes", len(x.Require)), fmt.Sprintf("want at most %d", maxRequirement))
+	}
+}
+
+// maxRequirement of sites, bytes: as the broker takes it.
+const maxRequirement = 4096
 
 func (v *validator) places(p string, x Places) {
 	if len(x.Positions)+len(x.Countries)+len(x.Timezones)+len(x.Areas) == 0 {
