@@ -240,6 +240,7 @@ func (s *site) open(ctx context.Context) (err error) {
 	}
 	s.abroad.places.Serve(s.veem)
 	s.gate.segments, s.gate.doors, s.gate.opened = s.veem.Border, s.veem.Doors, s.veem.DoorsOpened
+	s.books = s.openBooks()
 	s.sm = s.openSM()
 	return s.openHub(ctx)
 }
