@@ -108,6 +108,17 @@ func (f fakeFederation) GetAgreement(_ context.Context, id string) (partners.Agr
 	return partners.Agreed{}, notThere("agreement", id)
 }
 
+func (f fakeFederation) Published(context.Context) (admin.Published, error) {
+	return admin.Published{Power: "normal", GramsKWh: 40, HeatWanted: 0.25}, nil
+}
+func (f fakeFederation) Publish(ctx context.Context, p admin.Publish) (admin.Published, error) {
+	out, err := f.Published(ctx)
+	if p.Power != nil {
+		out.Power = *p.Power
+	}
+	return out, err
+}
+
 // FindSites asks the real broker about three sites.
 func (f fakeFederation) FindSites(_ context.Context, r admin.Find) (broker.Answer, error) {
 	b, err := broker.New(broker.Question{Requirement: r.Requirement, Order: broker.Order(r.Order), VEE: broker.Size{VCPUs: r.VCPUs, Memory: r.Memory}, Count: r.Count})

@@ -16,7 +16,7 @@ import (
 // (process.go).
 func (a *app) siteCmd() *cobra.Command {
 	cmd := noun("site", "A site: its tokens and its store; be its control plane",
-		a.siteShow(), noun("token", "API tokens of people and programs", a.tokenCreate(), a.tokenList(), a.tokenRevoke()), a.memberCmd(), a.siteProxy(), a.quotaCmd(), a.siteRebalance(), a.siteEvacuate(), a.siteAudit(), a.siteCompact(), a.siteBackup(), a.siteRestore())
+		a.siteShow(), noun("token", "API tokens of people and programs", a.tokenCreate(), a.tokenList(), a.tokenRevoke()), a.memberCmd(), a.siteProxy(), a.sitePublish(), a.quotaCmd(), a.siteRebalance(), a.siteEvacuate(), a.siteAudit(), a.siteCompact(), a.siteBackup(), a.siteRestore())
 	a.siteProcess(cmd)
 	return cmd
 }

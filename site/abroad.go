@@ -40,6 +40,7 @@ type abroad struct {
 	tell   func(ctx context.Context) (peer.Attributes, error)
 	prices func(ctx context.Context) (billing.Tariff, error)
 	every  time.Duration
+	again  chan struct{} // before its time
 	now    func() time.Time
 	log    *slog.Logger
 
@@ -52,7 +53,7 @@ type abroad struct {
 }
 
 func (s *site) openAbroad(partners *partners.Registry) *abroad {
-	a := &abroad{site: s.cfg.Name, partners: partners, location: s.cfg.Federation.Location, every: 10 * time.Second, now: time.Now, log: s.cfg.Log}
+	a := &abroad{site: s.cfg.Name, again: make(chan struct{}, 1), partners: partners, location: s.cfg.Federation.Location, every: 10 * time.Second, now: time.Now, log: s.cfg.Log}
 	a.places = federation.NewPlaces(behindProxy{partners, s.gate}, s.cfg.HAScale, s.cfg.Log)
 	a.prices = func(ctx context.Context) (billing.Tariff, error) {
 		p, err := s.desk.Prices(identity.With(ctx, identity.Caller{ID: s.cfg.Name, Role: identity.SiteRole}))
@@ -112,7 +113,16 @@ func (a *abroad) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-a.again:
 		}
+	}
+}
+
+// told: the site tells something else of itself.
+func (a *abroad) told() {
+	select {
+	case a.again <- struct{}{}:
+	default:
 	}
 }
 

@@ -32,7 +32,7 @@ import (
 type Federation struct {
 	// Listen for partners' control planes, host:port; empty: the host of Config.Listen and a
 	// free port. The proxy alone connects to it.
-	Listen   string
+	Listen string
 	// Partnering is the policy by which VEEs are placed over sites that do not choose one
 	// themselves; empty: overflow. Never bans partners. Partnerings are those that they may
 	// choose; nil: all.
@@ -66,7 +66,7 @@ func (f Federation) check() error {
 }
 
 // capabilities of this version.
-var capabilities = []peer.Capability{peer.CanPlace, peer.CanReserve, peer.CanNetwork, peer.CanMove, peer.CanPublish, peer.CanAccount, peer.CanMeasure, peer.CanRotate}
+var capabilities = []peer.Capability{peer.CanPlace, peer.CanReserve, peer.CanNetwork, peer.CanMove, peer.CanMoveCold, peer.CanPublish, peer.CanAccount, peer.CanMeasure, peer.CanCooperate, peer.CanRotate}
 
 // openFederation listens for partners and knows who they are.
 func (s *site) openFederation(ctx context.Context) (err error) {
@@ -127,6 +127,7 @@ type asPartner struct {
 	veem.Peering
 	peer.Books
 	peer.Gauges
+	peer.Cooperation
 }
 
 // serveFederation is the listener for partners. Nobody else gets past its handshake but, while
@@ -136,9 +137,9 @@ func (s *site) serveFederation(ctx context.Context, receipts *receipt.Book) erro
 	api.Audit(s.audit)
 	api.Receipts(receipts)
 	peer.RegisterHost(api, s.partners)
-	peer.Register(api, asPartner{Registry: s.partners, Connector: s.offers, Peering: s.veem.Peering(), Books: s.books, Gauges: measured{veem: s.veem}})
+	peer.Register(api, asPartner{Registry: s.partners, Connector: s.offers, Peering: s.veem.Peering(), Books: s.books, Gauges: measured{veem: s.veem}, Cooperation: s.cooperation.shelf})
 	vmi.Register(api, s.veem)
-	api.HandleStock("/v2/", s.registryForPartners())
+	api.HandleStock("/v2/", s.cooperation.shipper.Registry(s.registryForPartners(), partnerOf))
 	// The other end learns nothing of why, so that people see it here.
 	told := rate.Sometimes{Interval: time.Minute}
 	refused := func(err error) {
@@ -147,7 +148,7 @@ func (s *site) serveFederation(ctx context.Context, receipts *receipt.Book) erro
 			s.events.Record(smi.Event{Type: "warning", Reason: "PartnerRefused", Object: "site", Message: "somebody was refused who came as a partner: " + err.Error()})
 		})
 	}
-	l := &httpapi.Listener{Handler: limited(api.Handler(s.trust.Caller, peer.AcceptPath), s.trust.Caller), TLS: s.keys.FederationTLS(s.trust, s.partners.Strangers, refused), Log: s.cfg.Log}
+	l := &httpapi.Listener{Handler: limited(s.forPartnersAlone(api), s.trust.Caller), TLS: s.keys.FederationTLS(s.trust, s.partners.Strangers, refused), Log: s.cfg.Log}
 	return l.Serve(ctx, s.forPartners)
 }
 
@@ -175,7 +176,9 @@ func limited(h http.Handler, callerOf func(*http.Request) (identity.Caller, erro
 func (s *site) tell(ctx context.Context) (peer.Attributes, error) {
 	ctx = identity.With(ctx, s.self())
 	a := peer.Attributes{Site: s.cfg.Name, Characteristics: peer.Characteristics{Location: s.cfg.Federation.Location, Software: s.cfg.Version, Types: types},
-		State: peer.State{Energy: s.cfg.Federation.Energy, HeatWanted: s.cfg.Federation.HeatWanted, FreeByType: map[string]int{}}}
+		State: peer.State{FreeByType: map[string]int{}}}
+	said, _ := s.Published(ctx)
+	a.State.Energy, a.State.HeatWanted = peer.Energy{Condition: said.Power, GramsKWh: said.GramsKWh}, said.HeatWanted
 	hosts, err := s.veem.ListHosts(ctx)
 	if err != nil {
 		return a, err

@@ -146,6 +146,8 @@ var routes = map[string]struct{ may, path, body string }{
 	"POST /site/v1/agreements/{id}/sign":   {"O", "/site/v1/agreements/beta.aaaaaaaaaa/sign", ""},
 	"POST /site/v1/agreements/{id}/end":    {"O", "/site/v1/agreements/beta.aaaaaaaaaa/end", `{}`},
 	"POST /site/v1/find":                   {"OA", "", `{"requirement":"here"}`},
+	"GET /site/v1/published":               {"OA", "", ""},
+	"PATCH /site/v1/published":             {"O", "", `{"power":"scarce"}`},
 
 	"POST /monitor/v1/reports":                          {"H", "", `{"incarnation":"1","orders":""}`},
 	"GET /monitor/v1/probes":                            {"OPAS", "", ""},

@@ -198,6 +198,8 @@ type site struct {
 	offers      *connector.Connector
 	forPartners net.Listener
 	abroad      *abroad
+	cooperation cooperation
+	published   published
 	books       *books.Keeper
 
 	rowsMu sync.Mutex
@@ -231,6 +233,9 @@ func (s *site) open(ctx context.Context) (err error) {
 	if s.gate, err = s.openGate(ctx); err != nil {
 		return err
 	}
+	if err := s.openPublished(ctx); err != nil {
+		return err
+	}
 	if err := s.openFederation(ctx); err != nil {
 		return err
 	}
@@ -242,6 +247,9 @@ func (s *site) open(ctx context.Context) (err error) {
 	s.gate.segments, s.gate.doors, s.gate.opened = s.veem.Border, s.veem.Doors, s.veem.DoorsOpened
 	s.books = s.openBooks()
 	s.sm = s.openSM()
+	if err := s.openCooperation(ctx); err != nil {
+		return err
+	}
 	return s.openHub(ctx)
 }
 
@@ -287,13 +295,14 @@ func (s *site) faces(auditor httpapi.Auditor, receipts httpapi.Receipts) *httpap
 	smi.RegisterElasticity(api, s.sm)
 	admin.Register(api, s)
 	admin.RegisterFederation(api, s)
+	admin.RegisterCooperation(api, s)
 	admin.RegisterSettlements(api, s)
 	admin.RegisterJoining(api, s)
 	peer.Register(api, s.member)
 	vhi.RegisterManager(api, hosts{s.veem, s})
 	border.RegisterManager(api, keeper{s})
 	border.RegisterKeeper(api, keeper{s})
-	api.HandleStock("/v2/", s.images.Handler(image.Allow))
+	api.HandleStock("/v2/", s.seedsBeside(s.images.Handler(image.Allow)))
 	s.registerMonitoring(api)
 	s.registerOCCI(api)
 	return api
@@ -309,7 +318,7 @@ func (s *site) serve(ctx context.Context, ln net.Listener) error {
 	defer stop(nil)
 	var wg sync.WaitGroup
 	for _, f := range []func(context.Context) error{
-		s.veem.Run, s.sm.Run, s.desk.Run, s.partners.Run,
+		s.veem.Run, s.sm.Run, s.desk.Run, s.partners.Run, s.cooperation.shelf.Run, s.cooperation.shipper.Run,
 		func(ctx context.Context) error { return s.serveFederation(ctx, receipts) },
 		func(ctx context.Context) error { s.abroad.Run(ctx); return nil },
 		func(ctx context.Context) error { s.openGateway().Run(ctx); return nil },
@@ -412,7 +421,10 @@ func (s *site) imagesInUse(ctx context.Context) (map[string][]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	used := map[string][]string{}
+	used, err := s.cooperation.shelf.ImagesInUse(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for _, v := range vees {
 		for _, d := range v.Descriptor.Disks {
 			if d.Image != "" {

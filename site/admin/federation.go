@@ -68,6 +68,20 @@ type Users struct {
 	Longitude float64 `json:"longitude" minimum:"-180" maximum:"180"`
 }
 
+// Published is what an operator says of the site.
+type Published struct {
+	Power      string  `json:"power"` // normal, scarce, failing
+	GramsKWh   float64 `json:"gramsPerKWh"`
+	HeatWanted float64 `json:"heatWanted"` // part of the waste heat that somebody wants, 0 to 1
+}
+
+// Publish changes Published; what is absent stays as it is.
+type Publish struct {
+	Power      *string  `json:"power,omitempty" enum:"normal,scarce,failing"`
+	GramsKWh   *float64 `json:"gramsPerKWh,omitempty" minimum:"0"`
+	HeatWanted *float64 `json:"heatWanted,omitempty" minimum:"0" maximum:"1"`
+}
+
 // Federation is the operator's interface to what a site has with others.
 type Federation interface {
 	InvitePartner(ctx context.Context, r NewPartnerInvite) (partners.Invitation, error)
@@ -88,11 +102,16 @@ type Federation interface {
 	ListAgreements(ctx context.Context) ([]partners.Agreed, error)
 	GetAgreement(ctx context.Context, id string) (partners.Agreed, error)
 	FindSites(ctx context.Context, r Find) (broker.Answer, error)
+	// Published is what partners are told of the site beside what it is and has free.
+	Published(ctx context.Context) (Published, error)
+	// Publish changes it; it outlives restarts, and partners are told at once.
+	Publish(ctx context.Context, p Publish) (Published, error)
 }
 
 const (
 	partnersPath   = prefix + "/partners"
 	agreementsPath = prefix + "/agreements"
+	publishedPath  = prefix + "/published"
 )
 
 // RegisterFederation serves f to the site's operators.
@@ -171,6 +190,13 @@ func RegisterFederation(s *httpapi.Server, f Federation) {
 	httpapi.Register(s, httpapi.Op{Method: http.MethodPost, Path: prefix + "/find", Summary: "Ask the broker which sites fit, and why the others do not", Roles: overseers},
 		func(ctx context.Context, in *struct{ Body Find }) (broker.Answer, error) {
 			return f.FindSites(ctx, in.Body)
+		})
+	httpapi.Register(s, httpapi.Op{Method: http.MethodGet, Path: publishedPath, Summary: "What the operator says of the site to partners", Roles: overseers},
+		func(ctx context.Context, _ *httpapi.Empty) (Published, error) { return f.Published(ctx) })
+	httpapi.Register(s, httpapi.Op{Method: http.MethodPatch, Path: publishedPath, Summary: "Change what the operator says of the site to partners", Roles: operators},
+		func(ctx context.Context, in *struct{ Body Publish }) (Published, error) {
+			httpapi.Concerns(ctx, "published")
+			return f.Publish(ctx, in.Body)
 		})
 }
 
@@ -258,4 +284,14 @@ func (c *FederationClient) GetAgreement(ctx context.Context, id string) (partner
 // FindSites implements Federation.
 func (c *FederationClient) FindSites(ctx context.Context, r Find) (broker.Answer, error) {
 	return ask[broker.Answer](ctx, c.c, http.MethodPost, prefix+"/find", r)
+}
+
+// Published implements Federation.
+func (c *FederationClient) Published(ctx context.Context) (Published, error) {
+	return ask[Published](ctx, c.c, http.MethodGet, publishedPath, nil)
+}
+
+// Publish implements Federation.
+func (c *FederationClient) Publish(ctx context.Context, p Publish) (Published, error) {
+	return ask[Published](ctx, c.c, http.MethodPatch, publishedPath, p)
 }

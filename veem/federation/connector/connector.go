@@ -30,12 +30,27 @@ type Config struct {
 type Connector struct {
 	cfg Config
 
-	mu  sync.Mutex
-	seq uint64
+	mu   sync.Mutex
+	seq  uint64
+	tell chan struct{} // closed when all who watch are to be told
 }
 
 // New one.
-func New(cfg Config) *Connector { return &Connector{cfg: cfg} }
+func New(cfg Config) *Connector { return &Connector{cfg: cfg, tell: make(chan struct{})} }
+
+// Tell all who watch now, whatever has changed.
+func (c *Connector) Tell() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.tell)
+	c.tell = make(chan struct{})
+}
+
+func (c *Connector) told() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.tell
+}
 
 var _ peer.Publisher = (*Connector)(nil)
 
@@ -56,6 +71,7 @@ func (c *Connector) Attributes(ctx context.Context) (peer.Attributes, error) {
 
 // WatchAttributes implements peer.Publisher.
 func (c *Connector) WatchAttributes(ctx context.Context) (<-chan peer.Attributes, error) {
+	tell := c.told()
 	last, err := c.Attributes(ctx)
 	if err != nil {
 		return nil, err
@@ -67,16 +83,19 @@ func (c *Connector) WatchAttributes(ctx context.Context) (<-chan peer.Attributes
 		tick := time.NewTicker(c.cfg.Every)
 		defer tick.Stop()
 		for {
+			asked := false
 			select {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
+			case <-tell:
+				asked, tell = true, c.told()
 			}
 			now, err := c.Attributes(ctx)
 			if err != nil {
 				return // who watches sees that it ends, and what it has grow old
 			}
-			if now.At.Sub(last.At) < c.cfg.Good/2 && !Matters(last, now) {
+			if !asked && now.At.Sub(last.At) < c.cfg.Good/2 && !Matters(last, now) {
 				continue
 			}
 			select {

@@ -90,6 +90,10 @@ func TestWatch(t *testing.T) {
 		next(5*time.Second, 95) // it matters to nobody, but half of the time is over
 		free = 50
 		next(6*time.Second, 50)
+		time.Sleep(500 * time.Millisecond)
+		free = 49
+		c.Tell()
+		next(6500*time.Millisecond, 49) // an operator wants it told
 		broken = true
 		if _, more := <-ch; more {
 			t.Error("told while it cannot look")
