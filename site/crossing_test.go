@@ -44,9 +44,18 @@ func TestWhoMayCross(t *testing.T) {
 		a.Signatures = map[string]string{"alpha": "x", "beta": "x"}
 		c.change(&a)
 		x := crossing{&gate{now: func() time.Time { return now }}, onePartner{Name: "beta", Bundle: peer.Bundle{JWKS: []byte("jwks")}, Agreements: []peer.Agreement{a}}}
-		b, err := x.Bundle(c.site)
+		b, err := x.Bundle(c.site, false)
 		if may := err == nil && string(b) == "jwks"; may != c.may || err != nil && !fault.Has(err, fault.Denied) {
 			t.Errorf("%s: %q, %v", name, b, err)
+		}
+		if _, err := x.Bundle(c.site, true); !fault.Has(err, fault.Denied) {
+			t.Errorf("%s, cold, which was not agreed: %v", name, err)
+		}
+		for i := range x.partners.(onePartner).Agreements {
+			x.partners.(onePartner).Agreements[i].Movable = peer.Movable{Cold: a.Movable.Live}
+		}
+		if _, err := x.Bundle(c.site, true); (err == nil) != c.may {
+			t.Errorf("%s, cold alone: %v", name, err)
 		}
 	}
 }

@@ -160,6 +160,9 @@ func checkGivenNICs(where string, d *vee.Descriptor) error {
 func (m *Manager) lodge(t *tx, caller identity.Caller, in vmi.Initialize, wanted []vee.Descriptor) (record, error) {
 	v := in.VEEs[0]
 	old, known := t.vee(v.ID)
+	if known && !old.lodges() {
+		return record{}, fault.New(fault.Conflict, "VEE %s is this site's now: its service was gone on with here", v.ID)
+	}
 	if known {
 		c := v.Custody.Compare(*old.Custody)
 		switch {
@@ -260,6 +263,9 @@ func (m *Manager) obey(caller identity.Caller, t *tx, id vee.ID, u vmi.UpdateSta
 			return 0, err
 		}
 		r, _ = t.vee(id)
+	}
+	if r.moving() && r.Move.Cold != "" && !r.Move.Cancelling { // a live one is overtaken by what is wanted now
+		r.cancelMove("its own site wants something else of it")
 	}
 	r.Custody = &c
 	t.putVEE(r)

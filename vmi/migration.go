@@ -27,6 +27,7 @@ type Migrate struct {
 	VEE          vee.ID    `json:"vee"`
 	To           string    `json:"to,omitempty" doc:"host; empty: the placement chooses"`
 	Bandwidth    vee.Bytes `json:"bandwidthBytes,omitempty" minimum:"0" doc:"limit per second; 0: none"`
+	Cold         bool      `json:"cold,omitempty" doc:"it goes stopped or suspended, as it is; one that runs is shut down for it, and boots there"`
 	AutoConverge bool      `json:"autoConverge,omitempty" doc:"slow the guest down if it changes memory faster than it can be sent"`
 	DeadlineMS   int64     `json:"deadlineMs,omitempty" minimum:"0" doc:"cancelled when it has not come to its commit point by then, ms; 0: never"`
 }
@@ -40,6 +41,7 @@ type Migration struct {
 	From         string         `json:"from"`
 	To           string         `json:"to"`
 	State        MigrationState `json:"state"`
+	Cold         vhi.Power      `json:"cold,omitempty" doc:"it goes over in this power, stopped or suspended; empty: while it runs"`
 	By           string         `json:"by,omitempty" doc:"why its hosts move it by themselves; empty: the site does"`
 	Stage        vhi.MoveStage  `json:"stage,omitempty"` // observed
 	Cancelling   bool           `json:"cancelling,omitempty"`

@@ -25,6 +25,7 @@ type Evacuate struct {
 	// DeadlineMS from now, by which all is to be done: what does not fit is not begun, and
 	// what has not come through by then is cancelled.
 	DeadlineMS int64 `json:"deadlineMs,omitempty" minimum:"0" doc:"by when, ms from now; 0: there is time"`
+	Cold       bool  `json:"cold,omitempty" doc:"one that runs and cannot cross so is shut down for it, and boots there"`
 }
 
 // Rebalance is the parameter of PlanRebalance and Rebalance.
@@ -64,12 +65,13 @@ type Reconfiguration struct {
 	Attempt int `json:"attempt,omitempty"`
 }
 
-// ReconfigureStep is one live migration of a plan.
+// ReconfigureStep is one migration of a plan.
 type ReconfigureStep struct {
 	VEE   vee.ID `json:"vee"`
 	Name  string `json:"name"`
 	From  string `json:"from"`
 	To    string `json:"to"`
+	Cold  bool   `json:"cold,omitempty"`  // it goes stopped or suspended
 	After []int  `json:"after,omitempty"` // steps that have to end before, from 0
 	// StartMS and EndMS are estimates, since the plan's beginning.
 	StartMS int64  `json:"startMs"`

@@ -141,7 +141,10 @@ func (t *Tracker) takeIn(v *tracked, a vhi.Assignment) (net.Conn, error) {
 		defer near.Close()
 		stop := context.AfterFunc(ctx, func() { near.Close() })
 		defer stop()
-		if l.err = v.unpackFrom(ctx, p, a, near); l.err != nil {
+		if l.err = v.unpackFrom(ctx, p, a, near); l.err == nil {
+			_, l.err = v.observe(ctx) // what is reported once it is taken is how it came
+		}
+		if l.err != nil {
 			v.failMove(a.Move.ID, vhi.MoveFailed, l.err)
 			return
 		}

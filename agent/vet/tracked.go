@@ -26,6 +26,8 @@ type tracked struct {
 	orders chan order    // to the loop, see live.go
 	begun  bool          // the loop runs; t.mu guards it
 
+	looking sync.Mutex // one observation after the other; taken before mu
+
 	mu       sync.Mutex
 	want     vhi.Assignment
 	part     handover.Part // in the newest handover
@@ -252,6 +254,8 @@ func (v *tracked) loop(ctx context.Context) {
 
 func (v *tracked) observe(ctx context.Context) (hypervisor.Observation, error) {
 	id := v.assigned().VEE
+	v.looking.Lock()
+	defer v.looking.Unlock()
 	o, err := v.t.cfg.Driver.Inspect(ctx, id)
 	if errors.Is(err, hypervisor.ErrNotFound) {
 		o, err = hypervisor.Observation{ID: id, Condition: hypervisor.Absent}, nil

@@ -80,7 +80,7 @@ func (u *Union) agreement(lender, borrower string) sitepeer.Agreement {
 // Crossing of a call.
 type Crossing struct {
 	From, To string
-	What     string // "open", "stream", "give", "abandon" between hosts; "assign", "renew", "call"
+	What     string // "open", "stream", "give", "abandon" between hosts; "assign", "renew", "call"; "look" of a caller who waits
 	After    bool   // it took effect, and only the answer may be lost
 }
 
@@ -359,7 +359,7 @@ func (h *Host) report() (vhi.HostReport, bool) {
 	}
 	return vhi.HostReport{Host: h.Name, Incarnation: fmt.Sprint(h.starts), Seq: seq, Address: h.Name + ":1", CPUs: 4, VEEs: tr.Reports(), Generation: 1,
 		Capacity: vee.Resources{MilliCPU: 4000, Memory: 4 * vee.GiB, Disk: 100 * vee.GiB},
-		Drivers:  []vhi.DriverInfo{{Name: "sim", Simulated: true, Operations: []string{hypervisor.OpMigrate}}}}, true
+		Drivers:  []vhi.DriverInfo{{Name: "sim", Simulated: true, Operations: []string{hypervisor.OpMigrate, hypervisor.OpPack}}}}, true
 }
 
 // renewals of the host, as an agent sends them.
@@ -420,6 +420,11 @@ func (t toHost) Assign(ctx context.Context, a vhi.Assignment) (r vhi.Report, err
 func (t toHost) Report(context.Context) (r vhi.HostReport, err error) {
 	err = t.call(func(*vet.Tracker) error { r, _ = t.h.report(); return nil })
 	return r, err
+}
+
+func (t toHost) Snapshots(ctx context.Context, id vee.ID) (list []vee.Snapshot, err error) {
+	err = t.call(func(tr *vet.Tracker) error { list, err = tr.Snapshots(ctx, id); return err })
+	return list, err
 }
 
 func (t toHost) PutSegment(context.Context, plan.Segment) error { return nil }
@@ -520,7 +525,7 @@ func (c crossing) Pass(_ context.Context, routes []border.Route) (string, error)
 	return c.s.Name, nil
 }
 
-func (c crossing) Bundle(site string) ([]byte, error) {
+func (c crossing) Bundle(site string, _ bool) ([]byte, error) {
 	if err := c.s.trusts(site); err != nil {
 		return nil, err
 	}
@@ -551,7 +556,7 @@ type partners struct{ s *Site }
 func (p partners) Partner(name string) (sitepeer.Partner, error) {
 	there := p.s.u.Sites[name]
 	x := sitepeer.Partner{Name: name, VMI: remote{from: p.s, to: there}, Site: remoteSite{remote: remote{from: p.s, to: there}}, Seen: time.Now(),
-		Hello:      sitepeer.Hello{Site: name, Capabilities: []sitepeer.Capability{sitepeer.CanPlace, sitepeer.CanMove, sitepeer.CanNetwork}},
+		Hello:      sitepeer.Hello{Site: name, Capabilities: []sitepeer.Capability{sitepeer.CanPlace, sitepeer.CanMove, sitepeer.CanMoveCold, sitepeer.CanNetwork}},
 		Agreements: []sitepeer.Agreement{p.s.u.agreement(name, p.s.Name), p.s.u.agreement(p.s.Name, name)}}
 	if err := p.s.trusts(name); err != nil {
 		return x, err
@@ -628,14 +633,18 @@ type remote struct {
 }
 
 // call the other site, if everything between is whole.
-func call[T any](ctx context.Context, r remote, f func(context.Context, *veem.Manager) (T, error)) (out T, err error) {
+func call[T any](ctx context.Context, r remote, f func(context.Context, *veem.Manager) (T, error)) (T, error) {
+	return callAs(ctx, r, "call", f)
+}
+
+func callAs[T any](ctx context.Context, r remote, what string, f func(context.Context, *veem.Manager) (T, error)) (out T, err error) {
 	if err := r.from.trusts(r.to.Name); err != nil {
 		return out, err
 	}
 	if err := r.to.trusts(r.from.Name); err != nil {
 		return out, err
 	}
-	if err := r.from.u.cross(r.from.Name, r.to.Name, "call", false); err != nil {
+	if err := r.from.u.cross(r.from.Name, r.to.Name, what, false); err != nil {
 		return out, err
 	}
 	m := r.to.Manager()
@@ -643,7 +652,7 @@ func call[T any](ctx context.Context, r remote, f func(context.Context, *veem.Ma
 		return out, fault.New(fault.Unavailable, "site %s: connection refused", r.to.Name)
 	}
 	out, err = f(identity.With(ctx, identity.Caller{ID: "spiffe://" + r.from.Name + "/site", Role: identity.Partner, Site: r.from.Name}), m)
-	if lost := r.from.u.cross(r.from.Name, r.to.Name, "call", true); lost != nil {
+	if lost := r.from.u.cross(r.from.Name, r.to.Name, what, true); lost != nil {
 		return out, lost
 	}
 	return out, err
@@ -663,6 +672,10 @@ func (r remote) UpdateVEEs(ctx context.Context, u []vmi.VEEUpdate) ([]vmi.Outcom
 
 func (r remote) GetVEE(ctx context.Context, id vee.ID) (vmi.VEE, error) {
 	return call(ctx, r, func(ctx context.Context, m *veem.Manager) (vmi.VEE, error) { return m.GetVEE(ctx, id) })
+}
+
+func (r remote) ListSnapshots(ctx context.Context, id vee.ID) ([]vee.Snapshot, error) {
+	return callAs(ctx, r, "look", func(ctx context.Context, m *veem.Manager) ([]vee.Snapshot, error) { return m.ListSnapshots(ctx, id) })
 }
 
 func (r remote) ListVEEs(ctx context.Context, f vmi.Filter) ([]vmi.VEE, error) {

@@ -258,9 +258,13 @@ func (p *Place) drivers(x peer.Partner) (list []vhi.DriverInfo) {
 	if len(list) == 0 {
 		list = append(list, vhi.DriverInfo{Name: "partner", Why: "site " + x.Name + " does not say what it has"})
 	}
-	if a, ok := p.stays(x); ok && a.Movable.Live && x.Hello.Can(peer.CanMove) {
-		for i := range list {
+	a, _ := p.stays(x) // the zero one lets nothing move
+	for i := range list {
+		if a.Movable.Live && x.Hello.Can(peer.CanMove) {
 			list[i].Operations = append(list[i].Operations, opMigrate)
+		}
+		if a.Movable.Cold && x.Hello.Can(peer.CanMoveCold) {
+			list[i].Operations = append(list[i].Operations, opPack)
 		}
 	}
 	return list

@@ -142,12 +142,13 @@ func report(v vmi.VEE) vhi.Report {
 		p.Power, p.Error, p.Code, p.Evicted = vhi.Failed, v.Evicted.Why, string(fault.Denied), true
 		return p
 	}
+	if expected(v) && v.State != vee.Destroyed {
+		p.Power = vhi.Incoming
+		return p
+	}
 	switch v.State {
 	case vee.Active:
 		p.Power = vhi.Running
-		if expected(v) {
-			p.Power = vhi.Incoming
-		}
 	case vee.Paused:
 		p.Power = vhi.Paused
 	case vee.Suspended:

@@ -27,6 +27,7 @@ type Site interface {
 	Networks
 	Moves
 	Books
+	Cooperation
 	Gauges
 }
 
@@ -41,8 +42,10 @@ const (
 	CanReserve   Capability = "reserve"    // keeps capacity for a later time
 	CanNetwork   Capability = "van"        // shares virtual area networks
 	CanMove      Capability = "move"       // live migration
+	CanMoveCold  Capability = "move-cold"  // migration of what is stopped or suspended
 	CanPublish   Capability = "attributes" // tells what it has to offer
 	CanAccount   Capability = "accounting" // keeps books that a partner may compare
+	CanAccess    Capability = "access"     // opens access points for a partner's VEEs
 	CanMeasure   Capability = "monitoring" // sends measurements of a partner's VEEs
 	CanCooperate Capability = "cooperate"  // keeps definitions and checkpoints of services
 	CanRotate    Capability = "rotate"     // follows new authorities of a partner
