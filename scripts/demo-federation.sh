@@ -130,7 +130,9 @@ printf 'bytes over the wire: %d MiB\n' $((wire / 1048576))
 bold "What alpha charges its customer"
 for ((i = 0; i < 60; i++)); do alpha account invoice draft | grep -q vcpu && break; sleep 0.5; done
 show alpha account invoice draft
-bold "What beta may charge alpha: for an hour of each meter, by their agreement"
-show beta agreement show "$agreement"
+bold "What alpha owes beta, by the book of each: both have watched the same VEEs"
+show alpha account settlement beta
+show beta account settlement alpha
+agreed=$(for site in alpha beta; do $site account settlement -o json; done | grep -c '"agree": true' || true)
 printf '\nall of it in %d s\n' $((SECONDS - began))
-[ "$lost" -eq 0 ] && [ "$moved" -eq 3 ]
+[ "$lost" -eq 0 ] && [ "$moved" -eq 3 ] && [ "$agreed" -eq 2 ]

@@ -9,11 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/smi"
+	"github.com/reservoir-cloud/reservoir/veem/federation/books"
 	"github.com/reservoir-cloud/reservoir/vmi"
 )
 
@@ -142,8 +144,31 @@ networks:
 		return len(answered) == 3
 	})
 
+	// What is measured of it there is asked for here.
+	eventually(t, "measurements from the partner are at the primary", func() bool {
+		found := jsonAt[[]series](f, "alpha", "metric", "query", fmt.Sprintf("vee_cpu_seconds_total{vee=%q}", there.ID))
+		return len(found) == 1 && value(found[0].Value) > 0
+	})
+
 	f.at("alpha", "service", "delete", "shop", "--wait")
 	eventually(t, "nothing is left at beta", func() bool {
 		return len(jsonAt[[]vmi.VEE](f, "beta", "vee", "list")) == 0 && !strings.Contains(f.at("beta", "van", "list"), fmt.Sprint("alpha/", deployed.ID))
 	})
+
+	// Each site has kept its own book of it: they are the same, to the unit, and so is the bill.
+	bills := map[string]books.Settlement{}
+	for _, site := range []string{"alpha", "beta"} {
+		eventually(t, "the books agree at "+site, func() bool {
+			all := jsonAt[[]books.Settlement](f, site, "account", "settlement")
+			if len(all) != 1 || !all[0].Agree || len(all[0].Bill.Charges) != 3 {
+				return false
+			}
+			bills[site] = all[0]
+			return true
+		})
+	}
+	ours, theirs := bills["alpha"].Bill, bills["beta"].Bill
+	if !reflect.DeepEqual(ours.Charges, theirs.Charges) || ours.Charges[0].VEE != there.ID || ours.Site != "beta" || ours.Customer != "alpha" {
+		t.Errorf("alpha says\n%s\nbeta says\n%s", ours, theirs)
+	}
 }
