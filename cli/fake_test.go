@@ -88,6 +88,7 @@ func startFake(e *testscript.Env) (*fake, error) {
 	vmi.Register(s, fakeVEEM{f})
 	admin.Register(s, fakeAdmin{f})
 	admin.RegisterFederation(s, fakeFederation{f})
+	admin.RegisterCooperation(s, fakeCooperation{f})
 	admin.RegisterSettlements(s, fakeFederation{f})
 	registerFakeMonitoring(s, f)
 	border.RegisterKeeper(s, fakeKeeper{f})

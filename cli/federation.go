@@ -19,7 +19,7 @@ import (
 
 func (a *app) federationCmd() *cobra.Command {
 	return noun("federation", "Sites that lend and borrow: partners, the way to them, what they have to offer",
-		a.federationInvite(), a.federationAccept(), a.federationList(), a.federationShow(), a.federationFind(), a.federationPreflight(),
+		a.federationInvite(), a.federationAccept(), a.federationList(), a.federationShow(), a.federationFind(), a.federationPreflight(), a.federationStandby(), a.federationPromote(),
 		a.federationRotate(), a.federationRevoke(), a.federationLeave())
 }
 

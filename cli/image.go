@@ -23,7 +23,7 @@ func (r *remote) images() image.Remote {
 	return image.Remote{Base: r.http.Base, HTTP: r.http.HTTP, Token: r.http.Token}
 }
 
-func (a *app) imageListing() listing[image.Info] {
+func (a *app) imageListing(at map[string][]string) listing[image.Info] {
 	return listing[image.Info]{
 		columns: []column[image.Info]{
 			{head: "NAME", cell: func(i image.Info) string { return i.Name }},
@@ -52,6 +52,7 @@ func (a *app) imageListing() listing[image.Info] {
 				return i.MinMemory.String()
 			}, wide: true},
 			{head: "ARCH", cell: func(i image.Info) string { return i.Arch }, wide: true},
+			{head: "ALSO-AT", cell: func(i image.Info) string { return elsewhere(at, i.Digest) }, wide: true},
 		},
 		name: func(i image.Info) string {
 			if i.Name == "" {
@@ -68,15 +69,28 @@ func (a *app) imageList() *cobra.Command {
 	f, watch := outputFlag(cmd), watchFlag(cmd)
 	cmd.RunE = a.onSite(func(ctx context.Context, r *remote, _ []string) error {
 		if *watch {
-			return showWatch(ctx, a, a.imageListing(), *f, poll(r.images().List))
+			return showWatch(ctx, a, a.imageListing(nil), *f, poll(r.images().List))
 		}
 		list, err := r.images().List(ctx)
 		if err != nil {
 			return err
 		}
-		return a.imageListing().print(a, *f, list)
+		return a.imageListing(a.imagesElsewhere(ctx, r, *f)).print(a, *f, list)
 	})
 	return cmd
+}
+
+// imagesElsewhere are the partners that have images ahead, where that is shown. It is the
+// operator's affair: nobody else is told, and for him too the images are what matters.
+func (a *app) imagesElsewhere(ctx context.Context, r *remote, f format) map[string][]string {
+	if f != "wide" {
+		return nil
+	}
+	at, err := r.cooperation.ImagesElsewhere(ctx)
+	if err != nil {
+		return nil
+	}
+	return at
 }
 
 func (a *app) imageShow() *cobra.Command {
@@ -91,7 +105,7 @@ func (a *app) imageShow() *cobra.Command {
 			*f = "wide"
 			a.printf("%s\n", i.Digest)
 		}
-		return a.imageListing().printOne(a, *f, i)
+		return a.imageListing(a.imagesElsewhere(ctx, r, *f)).printOne(a, *f, i)
 	})
 	return cmd
 }
@@ -149,7 +163,7 @@ or a disk in a qcow2 or raw file. What the site has already is not sent again.`,
 		if err != nil {
 			return err
 		}
-		return a.imageListing().printOne(a, *f, info)
+		return a.imageListing(nil).printOne(a, *f, info)
 	})
 	return cmd
 }

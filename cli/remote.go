@@ -34,6 +34,7 @@ type remote struct {
 	border      border.Keeper
 	federation  admin.Federation
 	settlements admin.Settlements
+	cooperation admin.Cooperation
 	probes      monitor.Control
 	metrics     monitor.Querier
 	http        *httpapi.Client
@@ -50,7 +51,7 @@ func connect(x siteContext) (*remote, error) {
 		at = append(at, hostPort(u))
 	}
 	c := &httpapi.Client{Base: x.URL, Token: x.Token, HTTP: &http.Client{Transport: httpapi.NewMembers(tls, at...).Transport()}}
-	return &remote{smi: smi.NewClient(c), trade: smi.NewTradeClient(c), elastic: smi.NewElasticityClient(c), vmi: vmi.NewClient(c), site: admin.NewClient(c), border: border.NewKeeperClient(c), federation: admin.NewFederationClient(c), settlements: admin.NewSettlementClient(c),
+	return &remote{smi: smi.NewClient(c), trade: smi.NewTradeClient(c), elastic: smi.NewElasticityClient(c), vmi: vmi.NewClient(c), site: admin.NewClient(c), border: border.NewKeeperClient(c), federation: admin.NewFederationClient(c), settlements: admin.NewSettlementClient(c), cooperation: admin.NewCooperationClient(c),
 		probes: wire.NewClient(c), metrics: promapi.Client{Base: c.Base + promapi.Prefix, HTTP: c.HTTP, Token: c.Token}, http: c}, nil
 }
 

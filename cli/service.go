@@ -143,6 +143,9 @@ func (a *app) showService(f format, s smi.Service) error {
 	for _, u := range s.URLs {
 		a.printf("%s  (%s, %s)\n", u.URL, u.Component, count(u.Backends, "backend"))
 	}
+	for _, x := range s.Standbys {
+		a.printf("standby %s: %s\n", x.Site, a.standbyWords(x))
+	}
 	if s.Undone != "" {
 		a.printf("%s\n", oneLine(s.Undone))
 	}

@@ -141,7 +141,7 @@ func (s *site) openSM() *sm.Manager {
 	m := sm.New(sm.Config{
 		Trade: s.desk,
 		Site:  s.cfg.Name, Store: s.store, VMI: s.veem, Images: references{s.images}, Events: s.events, Network: flat, Monitor: s.metering.repository, Sink: s.metering.store,
-		AccountingInterval: s.cfg.AccountingInterval, Now: time.Now, Log: s.cfg.Log,
+		AccountingInterval: s.cfg.AccountingInterval, Standings: s.standingOf, Now: time.Now, Log: s.cfg.Log,
 	})
 	s.veem.Attach(m.Identity(), m)
 	s.desk.Attach(m)

@@ -235,6 +235,9 @@ func (m *Manager) Get(ctx context.Context, customer, name string) (smi.Service, 
 		return smi.Service{}, err
 	}
 	s, err := m.showNow(ctx, rec, version)
+	if err == nil && m.cfg.Standings != nil {
+		s.Standbys = m.cfg.Standings(m.asSite(ctx), rec.ID)
+	}
 	return m.measured(s), err
 }
 

@@ -55,6 +55,8 @@ type Config struct {
 	Network string
 	// Trade admits what is to be paid for; nil: everything is.
 	Trade Trade
+	// Standings of a service at its standbys; nil: nobody knows.
+	Standings func(ctx context.Context, service string) []smi.Standby
 	// AccountingInterval is how often the VMI tells what VEEs have used; 0: 5 min.
 	AccountingInterval time.Duration
 	Now                func() time.Time

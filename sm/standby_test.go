@@ -229,4 +229,3 @@ func TestNeitherGapNorOverlap(t *testing.T) {
 		}
 	})
 }
-

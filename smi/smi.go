@@ -64,6 +64,17 @@ type Service struct {
 	Changed     time.Time   `json:"changed"`
 	Undone      string      `json:"undone,omitempty"`      // why the update before was
 	NotInEffect []string    `json:"notInEffect,omitempty"` // what the manifest asks for and this version does not do yet
+	Standbys    []Standby   `json:"standbys,omitempty"`    // only Get tells them
+}
+
+// Standby is a site that can go on with a service when its own is lost.
+type Standby struct {
+	Site string `json:"site"`
+	// At is how old what it has is; zero: it has nothing whole.
+	At      time.Time `json:"at,omitzero"`
+	Current bool      `json:"current,omitempty"` // it has the newest that was shipped
+	VEEs    int       `json:"vees,omitempty"`    // whose checkpoints are among it
+	Problem string    `json:"problem,omitempty"`
 }
 
 // Component of a service: desired and observed.
@@ -98,6 +109,7 @@ type Replica struct {
 type URL struct {
 	Component string `json:"component"`
 	URL       string `json:"url"`
+	Site      string `json:"site,omitempty"` // partner that users come in at; empty: here
 	Backends  int    `json:"backends"` // ready now
 }
 

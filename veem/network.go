@@ -32,6 +32,9 @@ type networkRecord struct {
 	Entry netip.Addr `json:"entry,omitzero"`
 	// Shared is what its own site tells of a network that is another site's.
 	Shared *peer.Network `json:"shared,omitempty"`
+	// Taken: it was another site's, and is as that has made it. What its service wishes for is
+	// not known yet.
+	Taken bool `json:"taken,omitempty"`
 }
 
 // networkID of a group's network and of its segment.
@@ -108,6 +111,12 @@ func (m *Manager) PutNetwork(ctx context.Context, n vmi.Network) (vmi.Network, e
 			}
 			r = *old
 			r.Deleted = nil
+			if r.Taken && old.Deleted == nil {
+				r.Wish, r.Taken = n.Wish, false
+				put(t, &t.networks, id, &r)
+				made = r.Network
+				return nil
+			}
 		} else if owned(t, n.Customer) >= maxNetworks {
 			return fault.New(fault.NoResources, "customer %q has %d networks already", n.Customer, maxNetworks).Try("remove services that are not needed: reservoir van list")
 		}

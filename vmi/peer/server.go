@@ -33,6 +33,7 @@ func Register(s *httpapi.Server, svc Site) {
 	registerNetworks(s, svc)
 	registerMoves(s, svc)
 	registerBooks(s, svc)
+	registerCooperation(s, svc)
 	registerGauges(s, svc)
 }
 

@@ -162,6 +162,7 @@ type served struct {
 	peer.Moves
 	peer.Books
 	peer.Gauges
+	peer.Cooperation
 }
 
 func (s served) Attributes(context.Context) (peer.Attributes, error) {
