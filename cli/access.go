@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strconv"
@@ -13,6 +14,8 @@ import (
 // backing is one backend of an access point, or an access point that has none.
 type backing struct {
 	point   vmi.AccessPoint
+	site    string // partner whose access point it is; empty: this one's
+	why     string // it has none
 	backend *vmi.Backend
 }
 
@@ -28,6 +31,7 @@ func accessListing() listing[backing] {
 		columns: []column[backing]{
 			{head: "ACCESS", cell: func(b backing) string { return b.point.Name }},
 			{head: "ADDRESS", cell: func(b backing) string { return b.point.Address }},
+			{head: "SITE", cell: func(b backing) string { return b.site }},
 			{head: "SPREAD", cell: func(b backing) string { return b.point.Algorithm }, wide: true},
 			{head: "HEALTH", cell: func(b backing) string { return b.point.Health }, wide: true},
 			{head: "BACKEND", cell: func(b backing) string { return b.of(func(k vmi.Backend) string { return k.Address }) }},
@@ -36,11 +40,25 @@ func accessListing() listing[backing] {
 			{head: "CONNECTIONS", cell: func(b backing) string {
 				return b.of(func(k vmi.Backend) string { return strconv.Itoa(k.Connections) })
 			}},
-			{head: "WHY", cell: func(b backing) string { return b.of(func(k vmi.Backend) string { return k.Why }) }},
+			{head: "WHY", cell: func(b backing) string {
+				return cmp.Or(b.why, b.of(func(k vmi.Backend) string { return k.Why }))
+			}},
 		},
 		name: func(b backing) string { return b.point.Name },
 		none: "the service has no public address: its components have no ports",
 	}
+}
+
+// backings of an access point, at least one.
+func backings(b backing, serving []vmi.Backend) (rows []backing) {
+	for i := range serving {
+		b.backend = &serving[i]
+		rows = append(rows, b)
+	}
+	if rows == nil {
+		rows = append(rows, b)
+	}
+	return rows
 }
 
 func backendState(k vmi.Backend) string {
@@ -70,11 +88,10 @@ func (a *app) serviceAccess(customer *string) *cobra.Command {
 		}
 		var rows []backing
 		for _, p := range points {
-			if len(p.Serving) == 0 {
-				rows = append(rows, backing{point: p})
-			}
-			for i := range p.Serving {
-				rows = append(rows, backing{p, &p.Serving[i]})
+			rows = append(rows, backings(backing{point: p}, p.Serving)...)
+			for _, e := range p.Elsewhere {
+				p.Address = e.Address
+				rows = append(rows, backings(backing{point: p, site: e.Site, why: e.Why}, e.Serving)...)
 			}
 		}
 		return accessListing().print(a, *f, rows)

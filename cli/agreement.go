@@ -191,6 +191,9 @@ func (a *app) showAgreement(g partners.Agreed) {
 		ways = []string{"no"}
 	}
 	say("migration", "%s", strings.Join(ways, ", "))
+	if g.Access {
+		say("access", "public addresses of %s may lead to VEEs of %s there", g.Lender, g.Borrower)
+	}
 }
 
 func agreementNames(ctx context.Context, r *remote, _ []string) ([]string, error) {

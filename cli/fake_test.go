@@ -411,6 +411,9 @@ func (f fakeVEEM) ListAccessPoints(context.Context, string) ([]vmi.AccessPoint, 
 			{VEE: "alpha.aaaaaaaaaa", Address: "10.80.128.2:80", Healthy: true, Connections: 3},
 			{VEE: "alpha.bbbbbbbbbb", Address: "10.80.128.3:80", Healthy: true, Draining: true, Connections: 1},
 			{VEE: "alpha.cccccccccc", Address: "10.80.128.4:80", Why: "answers /health with 500"},
+		}, Elsewhere: []vmi.PartnerPoint{
+			{Site: "beta", Address: "10.81.0.1:20000", Backends: 1, Serving: []vmi.Backend{{VEE: "alpha.dddddddddd", Address: "10.81.128.2:80", Healthy: true}}},
+			{Site: "gamma", Why: "agreement gamma.a1 lets site alpha have no access points here"},
 		}},
 		{Name: "web-53-udp", Port: 53, Scheme: "udp", Address: "10.80.0.1:20000"},
 	}, nil

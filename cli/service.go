@@ -141,7 +141,11 @@ func (a *app) showService(f format, s smi.Service) error {
 	}
 	a.printf("\nrevision %d, customer %s, created %s ago, id %s\n", s.Revision, s.Customer, a.since(s.Created), s.ID)
 	for _, u := range s.URLs {
-		a.printf("%s  (%s, %s)\n", u.URL, u.Component, count(u.Backends, "backend"))
+		at := ""
+		if u.Site != "" {
+			at = " at site " + u.Site
+		}
+		a.printf("%s  (%s, %s%s)\n", u.URL, u.Component, count(u.Backends, "backend"), at)
 	}
 	for _, x := range s.Standbys {
 		a.printf("standby %s: %s\n", x.Site, a.standbyWords(x))

@@ -151,6 +151,19 @@ func (a *abroad) Admit(partner string, has []vee.Descriptor, more vee.Descriptor
 	return agreement.Allows(deal, held(has), []vee.Descriptor{more}, a.location, a.now())
 }
 
+// AdmitAccess implements veem.Partnership.
+func (a *abroad) AdmitAccess(partner string) error {
+	x, err := a.partners.Partner(partner)
+	if err != nil {
+		return err
+	}
+	deal, err := x.Borrows(a.now())
+	if err == nil && !deal.Access {
+		err = fault.New(fault.Denied, "agreement %s lets site %s have no access points here", deal.ID, partner).Try("agree on it: access: true in the agreement's file")
+	}
+	return err
+}
+
 // Offer implements veem.Partnership.
 func (a *abroad) Offer(partner string, has []vee.Descriptor, more vee.Descriptor) (veem.Offer, error) {
 	x, err := a.partners.Partner(partner)

@@ -191,7 +191,8 @@ func (d *design) goal(rec record) deploy.Goal {
 			if !d.manifest.Reachable(&c) {
 				break
 			}
-			dc.Ports = append(dc.Ports, deploy.Port{Number: p.Port, Scheme: p.Scheme, Health: p.Health, Algorithm: algorithm(c.LoadBalancer)})
+			dc.Ports = append(dc.Ports, deploy.Port{Number: p.Port, Scheme: p.Scheme, Health: p.Health, Algorithm: algorithm(c.LoadBalancer),
+				Partners: c.LoadBalancer != nil && c.LoadBalancer.Partners})
 		}
 		if c.LoadBalancer != nil {
 			dc.Drain = time.Duration(c.LoadBalancer.Drain)
@@ -308,6 +309,11 @@ func (m *Manager) show(rec record, version uint64, d *design, vees map[vee.ID]vm
 		for _, p := range goal.Components[i].Ports {
 			if a, ok := access[deploy.AccessPointName(c.Name, p)]; ok && a.Address != "" {
 				s.URLs = append(s.URLs, smi.URL{Component: c.Name, URL: p.Scheme + "://" + a.Address, Backends: sc.Ready})
+				for _, e := range a.Elsewhere {
+					if e.Address != "" {
+						s.URLs = append(s.URLs, smi.URL{Component: c.Name, URL: p.Scheme + "://" + e.Address, Site: e.Site, Backends: e.Backends})
+					}
+				}
 			}
 		}
 	}

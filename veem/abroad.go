@@ -23,6 +23,8 @@ type Partnership interface {
 	// Admit one more VEE of a partner's beside those that it has here. Errors: Denied and
 	// QuotaExceeded, with what the agreement says.
 	Admit(partner string, has []vee.Descriptor, more vee.Descriptor) error
+	// AdmitAccess points for a partner's VEEs that are here. Errors: Denied.
+	AdmitAccess(partner string) error
 	// Offer of a partner for one more VEE of ours beside those that it has. Errors: why the
 	// agreement does not cover it.
 	Offer(partner string, has []vee.Descriptor, more vee.Descriptor) (Offer, error)

@@ -58,12 +58,17 @@ func (l *link) net() error {
 	return nil
 }
 
+// as the partner that calls.
+func (l *link) as(ctx context.Context) context.Context {
+	return identity.With(ctx, identity.Caller{ID: l.from.cfg.Site, Role: identity.Partner, Site: l.from.cfg.Site})
+}
+
 // over the link: the call, perhaps again much later, and its answer.
 func over[T any](ctx context.Context, l *link, name string, call func(context.Context, *Manager) (T, error)) (none T, err error) {
 	if err := l.net(); err != nil {
 		return none, err
 	}
-	as := identity.With(context.WithoutCancel(ctx), identity.Caller{ID: l.from.cfg.Site, Role: identity.Partner, Site: l.from.cfg.Site})
+	as := l.as(context.WithoutCancel(ctx))
 	l.mu.Lock()
 	l.calls[name]++
 	again := l.chaos > 0 && l.rng.IntN(6) == 0
@@ -221,6 +226,13 @@ func (a *agreed) Offer(partner string, has []vee.Descriptor, more vee.Descriptor
 type sites struct {
 	alpha, beta *fakeSite
 	link        *link
+func (a *agreed) AdmitAccess(partner string) error {
+	if a.price < 0 {
+		return fault.New(fault.Denied, "site %s may have no access points here", partner)
+	}
+	return nil
+}
+
 	agreed      *agreed // as alpha sees it
 	granted     *agreed // as beta sees it
 }
@@ -248,7 +260,7 @@ func inSites(t *testing.T, alphaHosts, betaHosts int, f func(s *sites)) {
 		var mu sync.Mutex
 		s := &sites{alpha: newFakeSite(t, "alpha"), beta: newFakeSite(t, "beta"), agreed: &agreed{vees: 100, price: .02, own: .01, country: "SE"}, granted: &agreed{vees: 100}}
 		s.link = &link{from: s.alpha, to: s.beta, rng: rand.New(rand.NewPCG(7, 7)), calls: map[string]int{}}
-		caps := []peer.Capability{peer.CanPlace, peer.CanNetwork}
+		caps := []peer.Capability{peer.CanPlace, peer.CanNetwork, peer.CanAccess}
 		now := time.Now()
 		s.link.partner = peer.Partner{Name: "beta", VMI: s.link, Site: siteLink{link: s.link}, Hello: peer.Hello{Site: "beta", Capabilities: caps}, Underlay: netip.MustParseAddr("192.0.2.200"),
 			Agreements: []peer.Agreement{{Terms: peer.Terms{ID: "beta.a1", Lender: "beta", Borrower: "alpha", From: now, Until: now.Add(1000 * time.Hour),

@@ -200,6 +200,10 @@ func (m *Manager) wakePoints(match func(*record) bool) {
 }
 
 func (m *Manager) lookAtPoint(ctx context.Context, key string) result {
+	if err := m.dropLodged(ctx, key); err != nil {
+		return m.attempt("access point "+key+" of a partner's", accessLane, err)
+	}
+	m.wakeElsewhere(key)
 	return m.attempt("balance access point "+key, accessLane, m.balance(ctx, key))
 }
 
@@ -326,7 +330,7 @@ func serving(a vmi.AccessPoint, states []plan.BackendState) vmi.AccessPoint {
 
 // samePoint reports whether a asks for what b is.
 func samePoint(a, b vmi.AccessPoint) bool {
-	return a.Name == b.Name && a.GroupID == b.GroupID && a.Customer == b.Customer && a.Tag == b.Tag && a.Port == b.Port &&
+	return a.Partners == b.Partners && a.Name == b.Name && a.GroupID == b.GroupID && a.Customer == b.Customer && a.Tag == b.Tag && a.Port == b.Port &&
 		a.Scheme == b.Scheme && a.Algorithm == b.Algorithm && a.Health == b.Health && slices.Equal(a.Draining, b.Draining)
 }
 
@@ -362,10 +366,13 @@ func checkPoint(a vmi.AccessPoint) error {
 // PutAccessPoint: vmi.Service.
 func (m *Manager) PutAccessPoint(ctx context.Context, a vmi.AccessPoint) (vmi.AccessPoint, error) {
 	caller := identity.From(ctx)
-	if err := mayWrite(caller); err != nil {
+	if err := checkPoint(a); err != nil {
 		return a, err
 	}
-	if err := checkPoint(a); err != nil {
+	if caller.Is(identity.Partner) && caller.Site != "" {
+		return m.lodgePoint(ctx, caller, a)
+	}
+	if err := mayWrite(caller); err != nil {
 		return a, err
 	}
 	if a.Customer == "" {
@@ -374,10 +381,16 @@ func (m *Manager) PutAccessPoint(ctx context.Context, a vmi.AccessPoint) (vmi.Ac
 	if !caller.Sees(a.Customer) {
 		return a, fault.New(fault.Denied, "access point %s: customer %q is not %s's", a.Name, a.Customer, orElse(caller.ID, "the caller"))
 	}
+	return m.setPoint(ctx, a)
+}
+
+// setPoint makes an access point that was checked, or changes it.
+func (m *Manager) setPoint(ctx context.Context, a vmi.AccessPoint) (vmi.AccessPoint, error) {
 	key := pointKey(a.GroupID, a.Name)
-	a.Backends, a.Serving = 0, nil
+	a.Backends, a.Serving, a.Elsewhere = 0, nil, nil
 	err := m.ledger.do(ctx, func(t *tx) error {
 		a.Address = ""
+		shared := a.Partners
 		if old := t.points.get(key); old != nil {
 			if old.Customer != a.Customer {
 				return fault.New(fault.Denied, "access point %s belongs to another customer", key)
@@ -385,8 +398,9 @@ func (m *Manager) PutAccessPoint(ctx context.Context, a vmi.AccessPoint) (vmi.Ac
 			if a.Address = old.Address; samePoint(old.AccessPoint, a) {
 				return nil
 			}
+			shared = shared || old.Shared
 		}
-		put(t, &t.points, key, &pointRecord{a})
+		put(t, &t.points, key, &pointRecord{AccessPoint: a, Shared: shared})
 		rewall(t, a.GroupID)
 		return nil
 	})
@@ -418,7 +432,9 @@ func rewall(t *tx, group string) {
 // DeleteAccessPoint: vmi.Service. fault.NotFound when there is none.
 func (m *Manager) DeleteAccessPoint(ctx context.Context, groupID, name string) error {
 	caller := identity.From(ctx)
-	if err := mayWrite(caller); err != nil {
+	if caller.Is(identity.Partner) && caller.Site != "" {
+		groupID = foreign(caller.Site, groupID)
+	} else if err := mayWrite(caller); err != nil {
 		return err
 	}
 	key := pointKey(groupID, name)
@@ -427,7 +443,7 @@ func (m *Manager) DeleteAccessPoint(ctx context.Context, groupID, name string) e
 		switch {
 		case p == nil:
 			return fault.New(fault.NotFound, "group %q has no access point %q", groupID, name)
-		case !caller.Sees(p.Customer):
+		case !caller.Is(identity.Partner) && !caller.Sees(p.Customer):
 			return fault.New(fault.Denied, "access point %s belongs to another customer", key)
 		}
 		put(t, &t.points, key, nil)
@@ -457,6 +473,7 @@ func (m *Manager) ListAccessPoints(ctx context.Context, groupID string) ([]vmi.A
 	states := m.cfg.Balancer.Show(keys...)
 	for i, key := range keys {
 		list[i] = serving(list[i], states[key])
+		list[i].Elsewhere = m.elsewhere.of(key)
 	}
 	slices.SortFunc(list, func(a, b vmi.AccessPoint) int {
 		return strings.Compare(pointKey(a.GroupID, a.Name), pointKey(b.GroupID, b.Name))

@@ -29,6 +29,8 @@ const (
 	switchJob
 	fenceJob
 	noticeJob
+	reserveJob
+	partnerPointJob // name is HOST\x00POINT
 )
 
 // queue runs jobs: one job never in parallel with itself, each lane at most laneWidth at a

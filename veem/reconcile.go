@@ -36,6 +36,8 @@ func (m *Manager) reconcile(ctx context.Context, j job) result {
 		return m.reap(ctx, host, id)
 	case pointJob:
 		return m.lookAtPoint(ctx, j.name)
+	case partnerPointJob:
+		return m.lookElsewhere(ctx, j.name)
 	case placeJob:
 		return m.placePending(ctx)
 	case segmentJob:
@@ -101,7 +103,7 @@ func (m *Manager) changedVEE(c change) {
 	if c.after != nil && c.after.Switch != "" {
 		m.queue.add(job{switchJob, c.after.Switch}, placeLane)
 	}
-	if serves(c.before) != serves(c.after) {
+	if serves(c.before) != serves(c.after) || c.after != nil && c.after.lodges() && c.after.State == vee.Destroyed {
 		m.wakePoints(func(r *record) bool { return c.after != nil && r.ID == c.after.ID })
 	}
 }

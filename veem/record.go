@@ -178,7 +178,11 @@ func (h hostRecord) driverNames() (names []string) {
 }
 
 // pointRecord is an access point; Backends is not stored.
-type pointRecord struct{ vmi.AccessPoint }
+type pointRecord struct {
+	vmi.AccessPoint
+	// Shared: partners may have been asked to open it too, at some time.
+	Shared bool `json:"shared,omitempty"`
+}
 
 func pointKey(group, name string) string { return group + "/" + name }
 

@@ -184,13 +184,14 @@ type Config struct {
 // Manager is a site's VEE Manager. It implements vmi.Service and the renewals of
 // vhi.Manager. Everything that changes something waits for Run to be running.
 type Manager struct {
-	cfg    Config
-	ledger *ledger
-	hosts  hosts
-	queue  *queue
-	hub    hub
-	access access
-	events eventHub
+	cfg       Config
+	ledger    *ledger
+	hosts     hosts
+	queue     *queue
+	hub       hub
+	access    access
+	elsewhere elsewhere
+	events    eventHub
 	// accountant sends out what VEEs have used.
 	accountant    accountant
 	reconfiguring reconfiguring

@@ -151,7 +151,7 @@ func registerVEEs(s *httpapi.Server, svc Service) {
 
 func registerAccessPoints(s *httpapi.Server, svc Service) {
 	const path = "/vmi/v1/groups/{group}/access-points/{name}"
-	httpapi.Register(s, httpapi.Op{Method: "PUT", Path: path, Summary: "Make or change an access point", Roles: writers},
+	httpapi.Register(s, httpapi.Op{Method: "PUT", Path: path, Summary: "Make or change an access point", Roles: commanders},
 		func(ctx context.Context, in *struct {
 			Group string `path:"group"`
 			Name  string `path:"name"`
@@ -162,7 +162,7 @@ func registerAccessPoints(s *httpapi.Server, svc Service) {
 			}
 			return svc.PutAccessPoint(ctx, in.Body)
 		})
-	httpapi.RegisterNoBody(s, httpapi.Op{Method: "DELETE", Path: path, Summary: "Remove an access point", Roles: writers},
+	httpapi.RegisterNoBody(s, httpapi.Op{Method: "DELETE", Path: path, Summary: "Remove an access point", Roles: commanders},
 		func(ctx context.Context, in *pointInput) error { return svc.DeleteAccessPoint(ctx, in.Group, in.Name) })
 	httpapi.Register(s, httpapi.Op{Method: "GET", Path: "/vmi/v1/access-points", Summary: "List access points", Roles: readers},
 		func(ctx context.Context, in *struct {

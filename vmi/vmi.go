@@ -248,6 +248,17 @@ type AccessPoint struct {
 }
 
 // Backend of an access point.
+	// Elsewhere are the access points of partners, as they were told last.
+	Elsewhere []PartnerPoint `json:"elsewhere,omitempty"`
+}
+
+// PartnerPoint is the access point of a partner for VEEs that it has.
+type PartnerPoint struct {
+	Site     string    `json:"site"`
+	Address  string    `json:"address,omitempty"` // host:port at that site
+	Backends int       `json:"backends"`
+	Serving  []Backend `json:"serving,omitempty"`
+	Why      string    `json:"why,omitempty"` // there is none, or it is not known how it is
 type Backend struct {
 	VEE         vee.ID `json:"vee"`
 	Address     string `json:"address"` // host:port

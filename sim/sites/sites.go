@@ -619,7 +619,12 @@ func (t terms) Notice(lender, borrower string) *veem.Notice {
 	return &veem.Notice{From: n.From, By: n.By.Add(-t.s.Clock), Why: n.Why}
 }
 
-func (t terms) Offer(partner string, _ []vee.Descriptor, _ vee.Descriptor) (veem.Offer, error) {
+func (t terms) AdmitAccess(string) error { return nil }
+
+func (t terms) Offer(partner string, has []vee.Descriptor, more vee.Descriptor) (veem.Offer, error) {
+	if err := t.ceiling(partner, t.s.Name, has, more); err != nil {
+		return veem.Offer{}, err
+	}
 	at := t.s.u.Offers[partner].Characteristics.Location
 	price := func(site string) float64 { return cmp.Or(t.s.u.PerHour[site], 1) }
 	return veem.Offer{Agreement: partner + ".aaaaaaaaaa", PerHour: price(partner), OwnPerHour: price(t.s.Name), Currency: "EUR",

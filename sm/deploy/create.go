@@ -191,12 +191,12 @@ func (p *planner) access() {
 		for _, port := range c.Ports {
 			a := vmi.AccessPoint{
 				Name: AccessPointName(c.Name, port), Tag: c.Name, Port: port.Number, Scheme: port.Scheme,
-				Algorithm: port.Algorithm, Health: port.Health, Draining: p.leaving(c.Name),
+				Algorithm: port.Algorithm, Health: port.Health, Partners: port.Partners, Draining: p.leaving(c.Name),
 			}
 			wanted[a.Name] = true
 			is, there := p.w.AccessPoints[a.Name]
 			same := there && is.Tag == a.Tag && is.Port == a.Port && is.Scheme == a.Scheme && is.Algorithm == a.Algorithm &&
-				is.Health == a.Health && slices.Equal(is.Draining, a.Draining) && is.Address != ""
+				is.Health == a.Health && is.Partners == a.Partners && slices.Equal(is.Draining, a.Draining) && is.Address != ""
 			if !same && !p.held(Access) {
 				p.do(Action{Kind: PutAccessPoint, Access: a})
 			}

@@ -76,6 +76,7 @@ type Port struct {
 	Scheme    string
 	Algorithm string // of spreading
 	Health    string // path that is asked
+	Partners  bool   // those that have replicas have an access point too
 }
 
 // State is what has to be remembered. The zero value is that of a new service.

@@ -466,6 +466,28 @@ func (p *Place) Capture(ctx context.Context, id vee.ID, nic int) (io.ReadWriteCl
 }
 
 // Disks of a VEE.
+// OpenAccess opens an access point of this site's at the partner, for those of its VEEs that the
+// partner has.
+func (p *Place) OpenAccess(ctx context.Context, a vmi.AccessPoint) (vmi.AccessPoint, error) {
+	x, err := p.partner()
+	if err == nil {
+		err = x.Hello.Needs(peer.CanAccess)
+	}
+	if err != nil {
+		return a, err
+	}
+	return x.VMI.PutAccessPoint(ctx, a)
+}
+
+// CloseAccess closes one.
+func (p *Place) CloseAccess(ctx context.Context, groupID, name string) error {
+	x, err := p.partner()
+	if err != nil {
+		return err
+	}
+	return x.VMI.DeleteAccessPoint(ctx, groupID, name)
+}
+
 func (p *Place) Disks(ctx context.Context, id vee.ID) ([]vee.DiskInfo, error) {
 	x, err := p.partner()
 	if err != nil {

@@ -32,6 +32,8 @@ type Terms struct {
 	Locations []Location `json:"locations,omitempty"`
 	SLA       Promise    `json:"sla,omitzero"`
 	Movable   Movable    `json:"movable,omitzero"`
+	// Access: the lender's public addresses may lead to the borrower's VEEs there.
+	Access bool `json:"access,omitempty"`
 }
 
 // Ceiling of all VEEs of the borrower at once.

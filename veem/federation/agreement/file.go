@@ -46,7 +46,8 @@ type file struct {
 		Availability  float64 `yaml:"availability"`
 		CreditPercent float64 `yaml:"credit-percent"`
 	} `yaml:"sla"`
-	Move []string `yaml:"move"`
+	Move   []string `yaml:"move"`
+	Access bool     `yaml:"access"`
 }
 
 // Parse reads the terms that a person proposes for an agreement between two sites:
@@ -63,6 +64,7 @@ type file struct {
 //	locations: [{country: SE}]
 //	sla: {availability: 0.999, credit-percent: 10}
 //	move: [live, cold]          # how VEEs may cross; empty: not at all
+//	access: true                # the lender's public addresses may lead to the borrower's VEEs
 //
 // The identifier and the names of the sites are for the caller to fill in: us and partner are
 // put where lend says. fault.Malformed.
@@ -142,6 +144,7 @@ func Parse(text []byte, us, partner string, now time.Time) (t peer.Terms, err er
 			return bad("move: %q: want live or cold", how)
 		}
 	}
+	t.Access = f.Access
 	return t, nil
 }
 
