@@ -57,6 +57,7 @@ type offered struct {
 	peer.Networks
 	peer.Moves
 	peer.Books
+	peer.Cooperation
 	peer.Gauges
 }
 
