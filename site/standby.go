@@ -2,6 +2,7 @@ package site
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -55,7 +56,9 @@ func (s *site) openCooperation(ctx context.Context) (err error) {
 			}
 			return v.Checkpoint
 		},
-		Read:   s.veem.ReadCheckpoint,
+		Read: func(ctx context.Context, id vee.ID, n int, from int64) (io.ReadWriteCloser, error) {
+			return s.veem.ReadCheckpoint(identity.With(ctx, s.self()), id, n, from) // who asks for it was told of it
+		},
 		GiveUp: s.giveUp, Record: record, Every: of(5 * time.Second), Late: of(5 * time.Minute), Now: time.Now, Log: s.cfg.Log,
 	})
 	return nil
