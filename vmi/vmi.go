@@ -241,10 +241,24 @@ type AccessPoint struct {
 	// Health is asked of every VEE; empty: a VEE is well when it accepts connections.
 	Health string `json:"health,omitempty" doc:"path that answers 200 to 399 when a VEE is well"`
 	// Draining VEEs keep the connections that they have and get no new one.
-	Draining []vee.ID  `json:"draining,omitempty"`
+	Draining []vee.ID `json:"draining,omitempty"`
+	// Partners: each partner site that has VEEs of it opens an access point for those too, where
+	// the agreement with it lets it.
+	Partners bool      `json:"partners,omitempty"`
 	Address  string    `json:"address,omitempty"` // assigned, host:port
 	Backends int       `json:"backends"`          // ready and well now
 	Serving  []Backend `json:"serving,omitempty"` // observed
+	// Elsewhere are the access points of partners, as they were told last.
+	Elsewhere []PartnerPoint `json:"elsewhere,omitempty"`
+}
+
+// PartnerPoint is the access point of a partner for VEEs that it has.
+type PartnerPoint struct {
+	Site     string    `json:"site"`
+	Address  string    `json:"address,omitempty"` // host:port at that site
+	Backends int       `json:"backends"`
+	Serving  []Backend `json:"serving,omitempty"`
+	Why      string    `json:"why,omitempty"` // there is none, or it is not known how it is
 }
 
 // Backend of an access point.
