@@ -1,9 +1,11 @@
 package veem
 
 import (
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/van/border"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
@@ -156,5 +158,84 @@ func TestRouteOfAMigration(t *testing.T) {
 	}
 	if _, ok := past.route(address); ok {
 		t.Error("what goes from partner to partner has a route here")
+	}
+}
+
+// What goes cold has the power that it travels in at both ends, whatever is wanted of it
+// afterwards; nothing but its destruction overtakes it.
+func TestDecideCold(t *testing.T) {
+	now := time.Unix(9, 0)
+	for _, c := range []struct {
+		state vee.State
+		power vhi.Power
+	}{{vee.Defined, vhi.Stopped}, {vee.Suspended, vhi.Suspended}} {
+		in := lodger("@alpha", "h3")
+		in.Move.Cold, in.State, in.Target = c.power, c.state, c.state
+		if d := decideArriving(in, saying(0, 7, vhi.Incoming, vhi.MoveReceiving), now); d.rec.Host != "@alpha" || d.rec.Move.Cancelling {
+			t.Errorf("%s, on its way: on %s, cancelling %v", c.state, d.rec.Host, d.rec.Move.Cancelling)
+		}
+		if d := decideArriving(in, saying(1, 7, c.power, vhi.MoveTaken), now); d.rec.Host != "h3" || d.rec.State != c.state || d.rec.Phase == vee.PhaseRunning {
+			t.Errorf("%s, there: %s %s on %s", c.state, d.rec.State, d.rec.Phase, d.rec.Host)
+		}
+		in.Target = vee.Active
+		if d := decideArriving(in, saying(0, 7, vhi.Incoming, vhi.MoveReceiving), now); d.rec.Move.Cancelling {
+			t.Errorf("%s, and it shall run afterwards: %q", c.state, d.rec.Move.Error)
+		}
+		in.retarget(vee.Destroyed)
+		if d := decideArriving(in, saying(0, 7, vhi.Incoming, vhi.MoveReceiving), now); !d.rec.Move.Cancelling {
+			t.Errorf("%s, and it is destroyed: it goes on", c.state)
+		}
+	}
+	out := lodger("h3", "@alpha") // it runs, and is shut down for it
+	out.Move.Cold = vhi.Stopped
+	if a := out.assignment(time.Second); a.Power != vhi.Stopped || a.Move == nil || a.Move.Cold != vhi.Stopped {
+		t.Errorf("its host is told %+v", a)
+	}
+	if d := decideLeaving(out, saying(0, 7, vhi.Stopped, vhi.MoveDisks), now); d.rec.State != vee.Defined || d.rec.Target != vee.Active {
+		t.Errorf("shut down it is %s for %s", d.rec.State, d.rec.Target)
+	}
+	out.cancelMove("x")
+	if a := out.assignment(time.Second); a.Power != vhi.Running || a.Move != nil {
+		t.Errorf("given up, its host is told %+v", a)
+	}
+}
+
+// Who may be migrated how, and why not.
+func TestMayMove(t *testing.T) {
+	for name, c := range map[string]struct {
+		change     func(*record)
+		live, cold fault.Code
+	}{
+		"it runs":          {func(*record) {}, "", ""},
+		"stopped":          {func(r *record) { r.State, r.Target = vee.Defined, vee.Defined }, fault.WrongState, ""},
+		"suspended":        {func(r *record) { r.State, r.Target = vee.Suspended, vee.Suspended }, fault.WrongState, ""},
+		"paused":           {func(r *record) { r.State, r.Target = vee.Paused, vee.Paused }, fault.WrongState, fault.WrongState},
+		"on its way":       {func(r *record) { r.Target = vee.Suspended }, fault.WrongState, fault.WrongState},
+		"never assigned":   {func(r *record) { r.State, r.Target, r.Assigned = vee.Defined, vee.Defined, false }, fault.WrongState, fault.WrongState},
+		"migrating":        {func(r *record) { r.Move = lodger("h3", "@alpha").Move }, fault.WrongState, fault.WrongState},
+		"being given away": {func(r *record) { r.Lease = &lease{Sealing: true} }, "", fault.WrongState},
+	} {
+		r := lodger("h3", "@alpha")
+		r.Move = nil
+		c.change(&r)
+		for cold, want := range map[bool]fault.Code{false: c.live, true: c.cold} {
+			if err := r.mayMove(cold); (err == nil) != (want == "") || err != nil && !fault.Has(err, want) {
+				t.Errorf("%s, cold %v: %v", name, cold, err)
+			}
+		}
+	}
+}
+
+// noBorder is never crossed.
+type noBorder struct{ Crossing }
+
+// An address of this site's public network stays here, which is said before anything moves.
+func TestPublicAddressesStay(t *testing.T) {
+	m := &Manager{cfg: Config{Site: "alpha", Crossing: noBorder{}, Partnership: &agreed{}}}
+	r := lodger("h1", "@beta")
+	r.Descriptor.NICs = []vee.NIC{{Network: "back"}, {Network: "site", Public: true, Address: "192.0.2.7/24"}}
+	err := m.mayGo(nil, r, "beta", nil)
+	if f := fault.From(err); !fault.Has(err, fault.Unsupported) || len(f.Next) == 0 || !strings.Contains(f.Message, "192.0.2.7") {
+		t.Errorf("%+v", f)
 	}
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/reservoir-cloud/reservoir/vmi"
 )
 
-// Evacuation: what runs at a host, or at the site, goes to partners while it runs (seed 1,
-// "HA with live VM migration"). It is a plan like any other (reconfigure.go), whose steps lead
+// Evacuation: what is at a host, or at the site, goes to partners: while it runs (seed 1, "HA
+// with live VM migration"), or cold, what does not run and what may cross in no other way. It is a plan like any other (reconfigure.go), whose steps lead
 // over the border; where one fails, the rest is planned anew until the deadline.
 
 func (r *runRecord) evacuates() bool { return r != nil && r.Cause == causeEvacuate }
@@ -101,7 +101,7 @@ func (m *Manager) planEvacuation(ctx context.Context, e vmi.Evacuate, deadline *
 		if err != nil {
 			return err
 		}
-		x := &exodus{m: m, t: t, sites: sites, sent: map[string][]vee.Descriptor{}}
+		x := &exodus{m: m, t: t, sites: sites, cold: e.Cold, sent: map[string][]vee.Descriptor{}}
 		if deadline != nil {
 			x.left = max(0, deadline.Sub(t.now))
 		}
@@ -144,6 +144,7 @@ type exodus struct {
 	t     *tx
 	sites []string
 	home  bool                        // to hosts of this site first: VEEs leave a partner
+	cold  bool                        // what runs may be shut down, if it can cross in no other way
 	left  time.Duration               // until the deadline; 0: there is time
 	sent  map[string][]vee.Descriptor // by host
 	lanes [atOnce]struct {            // migrations at a time
@@ -157,7 +158,7 @@ type exodus struct {
 func (x *exodus) urgent(host string) (rs []record) {
 	serving := map[vee.ID]bool{}
 	for _, r := range x.t.vees.all() {
-		if r.lodges() || r.Host == "" || r.State == vee.Destroyed || r.away() && !x.home || host != "" && r.Host != host || !r.Holds && r.State == vee.Defined {
+		if r.lodges() || r.Host == "" || r.State == vee.Destroyed || r.away() && !x.home || host != "" && r.Host != host || !r.Assigned && r.State == vee.Defined {
 			continue
 		}
 		rs = append(rs, *r)
@@ -169,10 +170,15 @@ func (x *exodus) urgent(host string) (rs []record) {
 		}
 	}
 	rank := func(r record) int {
-		if serving[r.ID] {
-			return 0
+		switch {
+		case r.Target == vee.Defined:
+			return 3
+		case r.Target != vee.Active:
+			return 2
+		case !serving[r.ID]:
+			return 1
 		}
-		return 1
+		return 0
 	}
 	slices.SortFunc(rs, func(a, b record) int {
 		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(x.copy(&a), x.copy(&b)), strings.Compare(string(a.ID), string(b.ID)))
@@ -182,22 +188,18 @@ func (x *exodus) urgent(host string) (rs []record) {
 
 // copy is what has to go over for a VEE.
 func (x *exodus) copy(r *record) vee.Bytes {
-	return r.Descriptor.Memory + x.m.hosts.diskUsed(r.Host, r.ID)
+	used := x.m.hosts.diskUsed(r.Host, r.ID)
+	if r.Target == vee.Defined {
+		return used
+	}
+	return used + r.Descriptor.Memory
 }
 
 // send r with the next free lane to the first site that takes it, or say why it stays.
 func (x *exodus) send(p *vmi.Reconfiguration, r record) (why string) {
-	switch {
-	case r.moving():
-		return "it is on its way to host " + r.Move.To
-	case r.State != vee.Active || r.Target != vee.Active || !r.Assigned:
-		return fmt.Sprintf("it is %s: only an ACTIVE one is migrated live", r.State)
-	case !x.m.hosts.alive(r.Host):
-		return "host " + r.Host + " does not answer"
-	case !x.t.hosts.get(r.Host).can(opMigrate):
-		return "the hypervisor of host " + r.Host + " cannot migrate live"
-	case r.Lease != nil:
-		return fault.From(errLeased(r.ID)).Message
+	ways, why := x.ways(&r)
+	if why != "" {
+		return why
 	}
 	lane := &x.lanes[0]
 	for i := range x.lanes {
@@ -215,12 +217,12 @@ func (x *exodus) send(p *vmi.Reconfiguration, r record) (why string) {
 		sites = append([]string{""}, sites...)
 	}
 	for _, site := range sites {
-		to, err := x.fits(r, site)
+		to, cold, err := x.through(r, site, ways)
 		if err != nil {
 			reasons = append(reasons, "site "+cmp.Or(site, x.m.cfg.Site)+": "+fault.From(err).Message)
 			continue
 		}
-		s := vmi.ReconfigureStep{VEE: r.ID, Name: r.Descriptor.Name, From: r.Host, To: to, StartMS: lane.end.Milliseconds(), EndMS: (lane.end + took).Milliseconds()}
+		s := vmi.ReconfigureStep{VEE: r.ID, Name: r.Descriptor.Name, From: r.Host, To: to, Cold: cold, StartMS: lane.end.Milliseconds(), EndMS: (lane.end + took).Milliseconds()}
 		if lane.last > 0 {
 			s.After = []int{lane.last - 1}
 		}
@@ -232,9 +234,55 @@ func (x *exodus) send(p *vmi.Reconfiguration, r record) (why string) {
 	return strings.Join(reasons, "; ")
 }
 
+// ways in which r may leave, the best first (true: cold), or why there is none.
+func (x *exodus) ways(r *record) (ways []bool, why string) {
+	live := r.Target == vee.Active
+	switch err := r.mayMove(!live); {
+	case r.moving():
+		return nil, "it is on its way to host " + r.Move.To
+	case err != nil:
+		return nil, fault.From(err).Message
+	case !x.m.hosts.alive(r.Host):
+		return nil, "host " + r.Host + " does not answer"
+	case !live:
+		ways = []bool{true}
+	case r.Lease != nil && !x.cold:
+		return nil, fault.From(errLeased(r.ID)).Message
+	case r.Lease != nil:
+		ways = []bool{true}
+	case x.cold:
+		ways = []bool{false, true}
+	default:
+		ways = []bool{false}
+	}
+	ways = slices.DeleteFunc(ways, func(cold bool) bool {
+		op, _ := operation(cold)
+		return !x.t.hosts.get(r.Host).can(op)
+	})
+	if len(ways) == 0 {
+		return nil, "the hypervisor of host " + r.Host + " cannot migrate it so"
+	}
+	return ways, ""
+}
+
+// through is the first way in which r fits a site; the error is that of the first.
+func (x *exodus) through(r record, site string, ways []bool) (host string, cold bool, err error) {
+	for _, way := range ways {
+		to, no := x.fits(r, site, way)
+		if no == nil {
+			return to, way, nil
+		}
+		if err == nil {
+			err = no
+		}
+	}
+	return "", false, err
+}
+
 // fits a site: what was agreed covers it, and there is room beside those that go before. The
 // answer is the host that it goes to. "" is this site.
-func (x *exodus) fits(r record, site string) (host string, err error) {
+func (x *exodus) fits(r record, site string, cold bool) (host string, err error) {
+	op, what := operation(cold)
 	if site != "" {
 		if err := x.m.mayGo(x.t, r, site, x.sent[vhi.AtSite(site)]); err != nil {
 			return "", err
@@ -249,10 +297,10 @@ func (x *exodus) fits(r record, site string) (host string, err error) {
 		case h.Closed != "":
 		case siteOfHost(h.Name) != site:
 			h.Closed = "it is not asked for"
-		case !x.t.hosts.get(h.Name).can(opMigrate) && site != "":
-			h.Closed = "no agreement lets VEEs cross there while they run"
-		case !x.t.hosts.get(h.Name).can(opMigrate):
-			h.Closed = "its hypervisor cannot receive a live migration"
+		case !x.t.hosts.get(h.Name).can(op) && site != "":
+			h.Closed = "no agreement lets VEEs cross there " + what
+		case !x.t.hosts.get(h.Name).can(op):
+			h.Closed = "its hypervisor cannot receive a " + what + " migration"
 		case failedTo(&r, h.Name, x.t.now.Add(-x.m.cfg.Timing.Rest)):
 			h.Closed = "its migration there has failed: " + r.Move.Error
 		}

@@ -106,7 +106,8 @@ func (o *owners) arrive(r ownership.Renew, l *ledger) (out renewal) {
 			switch {
 			case v != nil && v.leased():
 				return false
-			case v != nil && v.State == vee.Destroyed, v == nil && h.Epoch.Generation == l.gen:
+			case v != nil && v.State == vee.Destroyed, v == nil && h.Epoch.Generation == l.gen,
+				v != nil && v.Lease == nil && !v.at(r.Host): // it has left cold
 				out.over = append(out.over, h.VEE)
 			}
 			return true

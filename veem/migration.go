@@ -298,7 +298,15 @@ func (m *Manager) tickets() (p tickets, err error) {
 
 // unburdened is nil for a VEE that can be packed, so that none is shut down in vain.
 func (m *Manager) unburdened(ctx context.Context, id vee.ID) error {
-	list, err := m.ListSnapshots(ctx, id)
+	r, known := m.ledger.vee(id)
+	if !known || !r.Assigned {
+		return nil // which is refused for another reason
+	}
+	h, err := m.client(r.Host)
+	if err != nil {
+		return err
+	}
+	list, err := h.Snapshots(ctx, id)
 	if err != nil || len(list) == 0 {
 		return err
 	}

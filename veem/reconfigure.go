@@ -67,6 +67,11 @@ type runRecord struct {
 
 func (r *runRecord) running() bool { return r != nil && r.State == vmi.ReconfigurationRunning }
 
+// cold: a step that is to be done moves the VEE so; any step, for none.
+func (r *runRecord) cold(id vee.ID) bool {
+	return r.running() && slices.ContainsFunc(r.Steps, func(s vmi.ReconfigureStep) bool { return s.Cold && (id == "" || s.VEE == id) })
+}
+
 func (r *runRecord) steps() []rebalance.Step {
 	steps := make([]rebalance.Step, len(r.Steps))
 	for i, s := range r.Steps {
@@ -165,7 +170,7 @@ func (m *Manager) closed(h *hostRecord, run *runRecord) string {
 		return "it does not answer"
 	case h.Notice != nil:
 		return h.Notice.Why
-	case !h.can(opMigrate):
+	case !h.can(opMigrate) && !(run.cold("") && h.can(opPack)):
 		return "its hypervisor cannot receive a live migration"
 	}
 	return ""
@@ -198,16 +203,24 @@ func (m *Manager) movable(s *state, r *record, run *runRecord) rebalance.VEE {
 			v.Stuck = "its migration to host " + move.To + " did not succeed: " + v.Failed
 		}
 	}
+	cold := run.cold(r.ID)
+	op, what := operation(cold)
 	switch {
 	case r.moving():
 	case vhi.SiteOf(r.Host) != "" && !run.crosses():
 		v.Stuck = "it is at another site"
+	case cold && r.mayMove(true) != nil:
+		v.Stuck = fault.From(r.mayMove(true)).Message
+	case cold:
 	case r.State != vee.Active || r.Target != vee.Active || !r.Assigned:
 		v.Stuck = fmt.Sprintf("it is %s: only an ACTIVE one is migrated live", r.State)
+	}
+	switch {
+	case r.moving() || v.Stuck != "":
 	case !m.hosts.alive(r.Host):
 		v.Stuck = "host " + r.Host + " does not answer"
-	case !s.hosts.rows[r.Host].can(opMigrate):
-		v.Stuck = "the hypervisor of host " + r.Host + " cannot migrate live"
+	case !s.hosts.rows[r.Host].can(op):
+		v.Stuck = "the hypervisor of host " + r.Host + " cannot migrate " + what
 	}
 	return v
 }
@@ -318,13 +331,18 @@ func (m *Manager) beginStep(ctx context.Context, w *situation, s vmi.Reconfigure
 	if err != nil {
 		return err
 	}
+	if s.Cold {
+		if err := m.unburdened(ctx, s.VEE); err != nil {
+			return err
+		}
+	}
 	return m.ledger.do(ctx, func(t *tx) error {
 		r, ok := t.vee(s.VEE)
 		if run := t.runs.get(runKey); !ok || !run.running() || run.ID != w.run.ID || r.moving() || r.Host != s.From {
 			return nil // looked at again
 		}
-		if r.State != vee.Active || r.Target != vee.Active || !r.Assigned {
-			return fault.New(fault.WrongState, "VEE %s is %s (target %s): only an ACTIVE one is migrated live", r.ID, r.State, r.Target)
+		if err := r.mayMove(s.Cold); err != nil {
+			return err
 		}
 		board := m.board(t)
 		for i := range board {
@@ -340,7 +358,7 @@ func (m *Manager) beginStep(ctx context.Context, w *situation, s vmi.Reconfigure
 				return err
 			}
 		}
-		in := vmi.Migrate{AutoConverge: true}
+		in := vmi.Migrate{AutoConverge: true, Cold: s.Cold}
 		if end := w.run.Deadline; end != nil {
 			in.DeadlineMS = max(1, end.Sub(t.now).Milliseconds())
 		}

@@ -1,6 +1,7 @@
 package sites
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -178,5 +179,40 @@ func TestColdAndWanted(t *testing.T) {
 			v, err := a.m.GetVEE(a.As(), id)
 			return fault.Has(err, fault.NotFound) || v.State == vee.Destroyed
 		})
+	})
+}
+
+// A site is left with what runs, and then with what does not; in the time that there is.
+func TestEvacuationOfWhatDoesNotRun(t *testing.T) {
+	stage(t, 2, []string{"alpha", "beta"}, func(s *scene) {
+		a := s.Sites["alpha"]
+		ids := map[string]vee.ID{}
+		for name, action := range map[string]vee.Action{"runs": "", "sleeps": vee.Suspend, "lies": vee.Shutdown, "waits": vee.Pause} {
+			ids[name] = s.deployAs(name, vee.RestartInPlace)
+			if action != "" {
+				s.act(ids[name], action)
+			}
+		}
+		short, err := a.m.PlanEvacuation(a.As(), vmi.Evacuate{To: "beta", DeadlineMS: 3000})
+		s.must(err)
+		if len(short.Steps) != 2 || short.Steps[0].Name != "runs" || short.Steps[1].Name != "sleeps" {
+			t.Errorf("in three seconds: %+v", short.Steps)
+		}
+		p, err := a.m.Evacuate(a.As(), vmi.Evacuate{To: "beta"})
+		s.must(err)
+		var steps []string
+		for _, st := range p.Steps {
+			steps = append(steps, fmt.Sprint(st.Name, " ", st.Cold))
+		}
+		if want := "[runs false sleeps true lies true]"; fmt.Sprint(steps) != want {
+			t.Errorf("plan %v, want %s", steps, want)
+		}
+		if len(p.Stays) != 1 || p.Stays[0].Name != "waits" || p.Stays[0].Why == "" {
+			t.Errorf("stays: %+v", p.Stays)
+		}
+		for name, state := range map[string]vee.State{"runs": vee.Active, "sleeps": vee.Suspended, "lies": vee.Defined} {
+			s.until(name+" has left", func() bool { at, _ := s.holds(ids[name]); return at == "beta" })
+			s.lies(ids[name], state)
+		}
 	})
 }
