@@ -106,8 +106,8 @@ type VEE struct {
 	Error      string          `json:"error,omitempty"` // the last one, while it stands
 	Host       string          `json:"host,omitempty"`
 	// Why it was placed there, and not elsewhere; empty where it has moved since.
-	Why string `json:"why,omitempty"`
-	Site       string          `json:"custodySite"`
+	Why  string `json:"why,omitempty"`
+	Site string `json:"custodySite"`
 	// Custody under which it is here, of a VEE of another site: the newest that was obeyed.
 	Custody *Custody `json:"custody,omitempty"`
 	// Evicted: it is a VEE of another site whose agreement is over, and it does not run any more.
@@ -262,17 +262,6 @@ type PartnerPoint struct {
 }
 
 // Backend of an access point.
-	// Elsewhere are the access points of partners, as they were told last.
-	Elsewhere []PartnerPoint `json:"elsewhere,omitempty"`
-}
-
-// PartnerPoint is the access point of a partner for VEEs that it has.
-type PartnerPoint struct {
-	Site     string    `json:"site"`
-	Address  string    `json:"address,omitempty"` // host:port at that site
-	Backends int       `json:"backends"`
-	Serving  []Backend `json:"serving,omitempty"`
-	Why      string    `json:"why,omitempty"` // there is none, or it is not known how it is
 type Backend struct {
 	VEE         vee.ID `json:"vee"`
 	Address     string `json:"address"` // host:port
@@ -329,6 +318,7 @@ type Service interface {
 	Accounting
 	Monitoring
 	Quotas
+	Reservations
 	Networks
 	Reach
 	Storage
