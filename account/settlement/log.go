@@ -13,7 +13,6 @@ package settlement
 
 import (
 	"math"
-	"time"
 
 	"github.com/reservoir-cloud/reservoir/account"
 	"github.com/reservoir-cloud/reservoir/vee"
@@ -45,15 +44,15 @@ func Own() Sight { return Sight{AfterMS: math.MinInt64, BeforeMS: math.MaxInt64}
 
 // Hear appends what the lender tells that is new: the steps of its VEE after the one that was
 // heard last (zero: none was). What cannot have been so is not believed, and put as near as
-// can be: a time out of sight at its edge, a size as it was asked for. It returns the time of
-// the last step that was heard, and how many of them were not believed.
+// can be: a time out of sight at its edge, a size as it was asked for. It returns the last step
+// that was heard, and how many of them were not believed.
 //
 // A clock that was set back turns no log back: what it tells takes no time until the hour has
 // come again. (Nor does it turn back an account.Meter.)
-func (l Log) Hear(steps []vmi.Step, heard time.Time, s Sight) (out Log, last time.Time, doubted int) {
+func (l Log) Hear(steps []vmi.Step, heard vmi.Step, s Sight) (out Log, last vmi.Step, doubted int) {
 	out, last = append(Log{}, l...), heard
 	for _, step := range after(steps, heard) {
-		last = step.At
+		last = vmi.Step{At: step.At, State: step.State, Phase: step.Phase, Counted: step.Counted}
 		if step.Counted == nil {
 			continue
 		}
@@ -76,21 +75,26 @@ func (l Log) Hear(steps []vmi.Step, heard time.Time, s Sight) (out Log, last tim
 
 // after the step that was heard, by its place: a clock may have been set back since. Where it
 // is not among them any more, those with a later time.
-func after(steps []vmi.Step, heard time.Time) []vmi.Step {
-	if heard.IsZero() {
+func after(steps []vmi.Step, heard vmi.Step) []vmi.Step {
+	if heard.At.IsZero() {
 		return steps
 	}
 	for i := len(steps) - 1; i >= 0; i-- {
-		if steps[i].At.Equal(heard) {
+		if Same(steps[i], heard) {
 			return steps[i+1:]
 		}
 	}
 	for i, s := range steps {
-		if s.At.After(heard) {
+		if s.At.After(heard.At) {
 			return steps[i:]
 		}
 	}
 	return nil
+}
+
+// Same reports whether two steps are one. There may be several at one moment.
+func Same(a, b vmi.Step) bool {
+	return a.At.Equal(b.At) && a.State == b.State && a.Phase == b.Phase && (a.Counted == nil) == (b.Counted == nil) && (a.Counted == nil || *a.Counted == *b.Counted)
 }
 
 // add e, unless nothing changed.

@@ -49,7 +49,7 @@ func drawLife(t *rapid.T) (steps []vmi.Step) {
 		now += rapid.Int64Range(0, month/20).Draw(t, "ms")
 		z := account.Size{VCPUs: rapid.Int64Range(1, 8).Draw(t, "vcpus"), MemoryMiB: rapid.Int64Range(1, 4096).Draw(t, "MiB")}
 		s := step(now, rapid.SampledFrom(vee.States).Draw(t, "state"), rapid.Bool().Draw(t, "wanted"), z)
-		s.At = s.At.Add(time.Duration(len(steps))) // no two at one moment, though in one ms
+		s.At = s.At.Add(time.Duration(len(steps))) // within one ms
 		steps = append(steps, s)
 	}
 	return steps
@@ -57,7 +57,7 @@ func drawLife(t *rapid.T) (steps []vmi.Step) {
 
 // heardInLooks is the log of who looks now and then, and sees the newest steps alone.
 func heardInLooks(t *rapid.T, steps []vmi.Step, seen int, sight Sight) (l Log) {
-	var last time.Time
+	var last vmi.Step
 	for n := 0; n < len(steps); {
 		n = min(len(steps), n+rapid.IntRange(0, seen).Draw(t, "until the next look"))
 		l, last, _ = l.Hear(steps[max(0, n-seen):n], last, sight)
@@ -101,9 +101,9 @@ func TestBooksOfTheSameLifeAgree(t *testing.T) {
 func TestALostStepIsFound(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		steps := drawLife(t)
-		ours, _, _ := Log(nil).Hear(steps, time.Time{}, Own())
+		ours, _, _ := Log(nil).Hear(steps, vmi.Step{}, Own())
 		k := rapid.IntRange(0, len(steps)-1).Draw(t, "lost")
-		theirs, _, _ := Log(nil).Hear(slices.Delete(slices.Clone(steps), k, k+1), time.Time{}, Own())
+		theirs, _, _ := Log(nil).Hear(slices.Delete(slices.Clone(steps), k, k+1), vmi.Step{}, Own())
 		from, until := steps[k].At.UnixMilli(), ms(month)
 		if k+1 < len(steps) {
 			until = steps[k+1].At.UnixMilli()
@@ -138,7 +138,7 @@ func TestALostStepIsFound(t *testing.T) {
 // What cannot have been so is not believed.
 func TestWhatIsNotBelieved(t *testing.T) {
 	sight := Sight{AfterMS: ms(10 * hour), BeforeMS: ms(11 * hour), Most: &small}
-	base, heard, doubted := Log(nil).Hear([]vmi.Step{step(10*hour, vee.Active, true, small)}, time.Time{}, sight)
+	base, heard, doubted := Log(nil).Hear([]vmi.Step{step(10*hour, vee.Active, true, small)}, vmi.Step{}, sight)
 	if doubted != 0 || len(base) != 1 {
 		t.Fatalf("%+v, %d", base, doubted)
 	}
@@ -172,8 +172,8 @@ func TestWhatIsNotBelieved(t *testing.T) {
 // that it was set back by is in neither.
 func TestAClockThatIsSet(t *testing.T) {
 	steps := []vmi.Step{step(0, vee.Active, true, small), step(2*hour, vee.Defined, false, small)}
-	theirs, _, _ := Log(nil).Hear(steps, time.Time{}, Own())
-	ours, heard, _ := Log(nil).Hear(steps[:1], time.Time{}, Own())
+	theirs, _, _ := Log(nil).Hear(steps, vmi.Step{}, Own())
+	ours, heard, _ := Log(nil).Hear(steps[:1], vmi.Step{}, Own())
 	ours = ours.Skip(ms(hour/2), ms(hour/2+hour))
 	ours, _, _ = ours.Hear(steps, heard, Own())
 	var found []string
@@ -187,17 +187,28 @@ func TestAClockThatIsSet(t *testing.T) {
 		t.Errorf("found %v", found)
 	}
 	back := []vmi.Step{step(2*hour, vee.Active, true, small), step(hour, vee.Paused, false, small), step(3*hour, vee.Destroyed, false, small)}
-	l, _, _ := Log(nil).Hear(back, time.Time{}, Own())
-	again, _, _ := Log(nil).Hear(back[:2], time.Time{}, Own())
-	again, _, _ = again.Hear(back, back[1].At, Own())
+	l, _, _ := Log(nil).Hear(back, vmi.Step{}, Own())
+	again, _, _ := Log(nil).Hear(back[:2], vmi.Step{}, Own())
+	again, _, _ = again.Hear(back, back[1], Own())
 	want := []Line{{VEE: web1, Interval: account.Interval{FromMS: ms(2 * hour), ToMS: ms(3 * hour), Used: account.Meter{AtMS: 0}.To(hour, small.Rate(vee.Paused)).Used}}}
 	if got := l.Lines(web1, "", deal, ms(0), ms(month)); !slices.Equal(got, want) || Compare(got, again.Lines(web1, "", deal, ms(0), ms(month))) != nil {
 		t.Errorf("set back: %+v", got)
 	}
 }
 
+// Two steps at one moment, between which somebody looked.
+func TestStepsAtOneMoment(t *testing.T) {
+	steps := []vmi.Step{step(0, vee.Active, true, small), step(hour, vee.Active, false, small), step(hour, vee.Defined, false, small)}
+	l, heard, _ := Log(nil).Hear(steps[:2], vmi.Step{}, Own())
+	l, heard, _ = l.Hear(steps, heard, Own())
+	again, _, _ := l.Hear(steps, heard, Own())
+	if len(l) != 3 || l[2].State != vee.Defined || len(again) != 3 {
+		t.Errorf("%+v, then %+v", l, again)
+	}
+}
+
 func TestALenderThatShowsAVEENoLonger(t *testing.T) {
-	l, _, _ := Log(nil).Hear([]vmi.Step{step(0, vee.Active, true, small)}, time.Time{}, Own())
+	l, _, _ := Log(nil).Hear([]vmi.Step{step(0, vee.Active, true, small)}, vmi.Step{}, Own())
 	l = l.Gone(ms(hour))
 	if lines := l.Lines(web1, "", deal, ms(0), ms(month)); len(lines) != 1 || lines[0].ToMS != ms(hour) || !l.Ended() || len(l.Gone(ms(2*hour))) != 2 {
 		t.Errorf("%+v", l)
@@ -235,7 +246,7 @@ func TestWhatIsNoBook(t *testing.T) {
 func FuzzTheirBook(f *testing.F) {
 	f.Add([]byte(`[{"vee":"alpha.aaaaaaaaaa","fromMs":1,"toMs":9,"used":{"activeMs":8,"vcpuMs":8},"outMs":0}]`))
 	f.Add([]byte(`[{"vee":"alpha.aaaaaaaaaa","fromMs":1,"toMs":9,"used":{"diskMiBMs":1152921504606846976}}]`))
-	l, _, _ := Log(nil).Hear([]vmi.Step{step(0, vee.Active, true, small)}, time.Time{}, Own())
+	l, _, _ := Log(nil).Hear([]vmi.Step{step(0, vee.Active, true, small)}, vmi.Step{}, Own())
 	ours := l.Lines(web1, "", deal, ms(0), ms(month))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		var lines []Line
@@ -271,8 +282,8 @@ func terms() Terms {
 func TestBill(t *testing.T) {
 	one := []vmi.Step{step(0, vee.Defined, true, small), step(hour, vee.Active, true, small), step(101*hour, vee.Defined, true, small), step(103*hour, vee.Active, true, small), step(400*hour, vee.Destroyed, false, small)}
 	two := []vmi.Step{step(0, vee.Active, true, small), step(300*hour, vee.Suspended, false, small), step(500*hour, vee.Active, true, small)}
-	a, _, _ := Log(nil).Hear(one, time.Time{}, Own())
-	b, _, _ := Log(nil).Hear(two, time.Time{}, Own())
+	a, _, _ := Log(nil).Hear(one, vmi.Step{}, Own())
+	b, _, _ := Log(nil).Hear(two, vmi.Step{}, Own())
 	lines := append(a.Lines(web1, "web-1", deal, ms(0), ms(month)), b.Lines(web2, "web-2", deal, ms(0), ms(month))...)
 	v, err := terms().Bill("beta.xsfew2b63m/2026-11", lines, t0, at(month))
 	if err != nil {

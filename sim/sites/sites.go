@@ -33,6 +33,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/veem"
 	"github.com/reservoir-cloud/reservoir/veem/federation"
 	agreements "github.com/reservoir-cloud/reservoir/veem/federation/agreement"
+	"github.com/reservoir-cloud/reservoir/veem/federation/books"
 	"github.com/reservoir-cloud/reservoir/veem/federation/broker"
 	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vhi/peer"
@@ -102,6 +103,7 @@ type Site struct {
 
 	mu      sync.Mutex
 	m       *veem.Manager // nil while it is down
+	books   *books.Keeper
 	cancel  context.CancelFunc
 	done    sync.WaitGroup
 	starts  int
@@ -240,9 +242,10 @@ func (s *Site) Start() error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s.mu.Lock()
-	s.m, s.cancel = m, cancel
+	s.m, s.cancel, s.books = m, cancel, s.openBooks(m)
 	s.mu.Unlock()
 	s.done.Go(func() { _ = m.Run(ctx) })
+	s.done.Go(func() { s.books.Run(ctx) })
 	for _, p := range places {
 		s.done.Go(func() { p.Run(ctx) })
 	}

@@ -328,6 +328,7 @@ func TestCrossingCutAtEachPhase(t *testing.T) {
 						if v := s.get(id); v.Restarts != 0 {
 							t.Errorf("%d restarts", v.Restarts)
 						}
+						s.booksAgree()
 					})
 				})
 			}

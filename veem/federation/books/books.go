@@ -85,7 +85,7 @@ type entry struct {
 	VEE   vee.ID         `json:"vee"`
 	Name  string         `json:"name"`
 	Part  int            `json:"part"`
-	Heard time.Time      `json:"heard"` // of the VEE's last step that is in it
+	Heard vmi.Step       `json:"heard"` // the VEE's last step that is in it
 	Log   settlement.Log `json:"log"`
 }
 

@@ -140,7 +140,7 @@ func (s *site) put(id vee.ID, state vee.State, wanted bool, z account.Size) {
 	if len(steps) >= maxSteps {
 		steps = slices.Delete(steps, 1, 2+len(steps)-maxSteps)
 	}
-	v.History = append(steps, vmi.Step{At: s.clock().Add(time.Duration(v.Version)), State: state, Counted: &vmi.Counted{Agreement: deal, Wanted: wanted, Size: z}})
+	v.History = append(steps, vmi.Step{At: s.clock(), State: state, Counted: &vmi.Counted{Agreement: deal, Wanted: wanted, Size: z}})
 	s.vees[id] = v
 }
 

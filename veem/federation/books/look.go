@@ -216,7 +216,7 @@ func (k *Keeper) hear(ctx, from context.Context, source Source, b *book, v vmi.V
 		k.cfg.Record(Event{Warning: true, Reason: "NotBelieved", Object: "vee/" + string(v.ID),
 			Message: fmt.Sprintf("what site %s tells of VEE %s cannot have been so (%d times): our book has what can", b.partner, v.ID, doubted)})
 	}
-	if !heard.Equal(t.Heard) {
+	if !settlement.Same(heard, t.Heard) {
 		t.Heard = heard
 		write(t, log)
 	}
