@@ -26,19 +26,18 @@ func (a *app) agreementListing() listing[partners.Agreed] {
 	return listing[partners.Agreed]{
 		columns: []column[partners.Agreed]{
 			{head: "ID", cell: func(g partners.Agreed) string { return g.ID }},
-			{head: "STATE", cell: func(g partners.Agreed) string { return string(g.State) }},
+			{head: "STATE", cell: func(g partners.Agreed) string {
+				if g.State == partners.Ending && g.Leave != nil {
+					return "ending, until " + g.Leave.UTC().Format(time.RFC3339)
+				}
+				return string(g.State)
+			}},
 			{head: "LENDER", cell: func(g partners.Agreed) string { return g.Lender }},
 			{head: "BORROWER", cell: func(g partners.Agreed) string { return g.Borrower }},
 			{head: "CEILING", cell: func(g partners.Agreed) string {
 				return fmt.Sprintf("%d VEEs, %d vCPUs, %v", g.Ceiling.VEEs, g.Ceiling.VCPUs, g.Ceiling.Memory)
 			}},
 			{head: "UNTIL", cell: func(g partners.Agreed) string { return g.Until.UTC().Format(time.DateOnly) }},
-			{head: "LEAVE-BY", cell: func(g partners.Agreed) string {
-				if g.Leave == nil {
-					return "-"
-				}
-				return g.Leave.UTC().Format(time.RFC3339)
-			}},
 			{head: "TOLD", cell: func(g partners.Agreed) string { return yes(g.Told) }, wide: true},
 		},
 		name: func(g partners.Agreed) string { return g.ID },

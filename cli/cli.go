@@ -82,7 +82,7 @@ keeps them as many and as well as the manifest says, and gives the service a URL
 	})
 	root.AddGroup(&cobra.Group{ID: "services", Title: "Services and what they run on"},
 		&cobra.Group{ID: "process", Title: "This machine"})
-	for _, c := range []*cobra.Command{a.serviceCmd(), a.accountCmd(), a.veeCmd(), a.vanCmd(), a.imageCmd(), a.manifestCmd(), a.metricCmd(), a.probeCmd(), a.eventCmd(), a.hostCmd(), a.siteCmd(), a.federationCmd(), a.agreementCmd(), a.planCmd(), a.simCmd(), a.contextCmd()} {
+	for _, c := range []*cobra.Command{a.serviceCmd(), a.accountCmd(), a.veeCmd(), a.vanCmd(), a.imageCmd(), a.manifestCmd(), a.metricCmd(), a.probeCmd(), a.eventCmd(), a.hostCmd(), a.siteCmd(), a.federationCmd(), a.agreementCmd(), a.reservationCmd(), a.planCmd(), a.simCmd(), a.contextCmd()} {
 		c.GroupID = "services"
 		root.AddCommand(c)
 	}

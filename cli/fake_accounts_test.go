@@ -35,6 +35,42 @@ func (f fakeSM) Usage(_ context.Context, _, name string) (smi.ServiceUsage, erro
 	return smi.ServiceUsage{Customer: "acme", Service: name, VEEs: []smi.VEEUsage{v}, Total: hour}, nil
 }
 
+func (f fakeVEEM) reservations() []vmi.Reservation {
+	from := time.Date(2030, 6, 1, 8, 0, 0, 0, time.UTC)
+	return []vmi.Reservation{
+		{Reserve: vmi.Reserve{ID: "alpha.r2v9q2m7xd", At: "beta", Customer: "acme", VEEs: 4, VCPUs: 2, Memory: 4 * vee.GiB, From: from, Until: from.Add(8 * time.Hour)},
+			State: vmi.ReservationReserved, Agreement: "beta.k3v9q2m7xd", PerHour: 0.16, Currency: "EUR"},
+		{Reserve: vmi.Reserve{ID: "alpha.w5b2c8n4kq", VEEs: 2, VCPUs: 1, Memory: vee.GiB, Disk: 10 * vee.GiB, From: from.Add(-24 * time.Hour), Until: from},
+			State: vmi.ReservationExpired, Note: "no VEE was placed under it within 1h0m0s of its beginning"},
+	}
+}
+
+func (f fakeVEEM) Reserve(_ context.Context, r vmi.Reserve) (vmi.Reservation, error) {
+	out := f.reservations()[0]
+	r.ID = out.ID
+	out.Reserve = r
+	return out, nil
+}
+func (f fakeVEEM) CommitReservation(ctx context.Context, id string) (vmi.Reservation, error) {
+	return f.GetReservation(ctx, id)
+}
+func (f fakeVEEM) CancelReservation(ctx context.Context, id string) (vmi.Reservation, error) {
+	r, err := f.GetReservation(ctx, id)
+	r.State, r.Note = vmi.ReservationCancelled, "by operator"
+	return r, err
+}
+func (f fakeVEEM) GetReservation(_ context.Context, id string) (vmi.Reservation, error) {
+	for _, r := range f.reservations() {
+		if r.ID == id {
+			return r, nil
+		}
+	}
+	return vmi.Reservation{}, notThere("reservation", id)
+}
+func (f fakeVEEM) ListReservations(context.Context) ([]vmi.Reservation, error) {
+	return f.reservations(), nil
+}
+
 func (f fakeVEEM) SetQuota(_ context.Context, q vmi.SetQuota) (vmi.Quota, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -17,6 +17,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/manifest"
 	"github.com/reservoir-cloud/reservoir/sm/rules"
 	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/veem/federation/broker"
 )
 
 // pkg is a manifest with the image files that came with it.
@@ -71,8 +72,33 @@ func (a *app) readPackage(ctx context.Context, file string) (*pkg, error) {
 	return p, nil
 }
 
-// checkRules finds mistakes in conditions, which a manifest carries as texts.
+// under has the replicas of a manifest placed under a reservation, but for components that name
+// one themselves.
+func (p *pkg) under(reservation string) error {
+	if p.service.Sites == nil {
+		p.service.Sites = &manifest.Sites{}
+	}
+	p.service.Sites.Reservation = reservation
+	text, err := p.service.YAML()
+	p.text = string(text)
+	return err
+}
+
+// checkRules finds mistakes in conditions and requirements, which a manifest carries as texts.
 func checkRules(s *manifest.Service, file string) error {
+	wishes := map[string]*manifest.Sites{"sites": s.Sites}
+	for _, c := range s.Components {
+		wishes["component "+c.Name+": sites"] = c.Sites
+	}
+	for where, w := range wishes {
+		if w == nil || w.Require == "" {
+			continue
+		}
+		q := broker.Question{Requirement: w.Require, Users: &vee.Point{}} // where they are is checked with all the rest
+		if _, err := broker.New(q); err != nil {
+			return fault.New(fault.Malformed, "%s: %s.require: %w", file, where, err).Try("what it may read: reservoir federation find --help; then: reservoir manifest check %s", file)
+		}
+	}
 	if _, err := rules.Compile(s); err != nil {
 		return fault.New(fault.Malformed, "%s: %w", file, err).Try("correct it, then: reservoir manifest check %s", file)
 	}

@@ -179,6 +179,7 @@ their VEEs.`
 	}
 	var d smi.Deploy
 	cmd.Flags().StringVar(&d.Name, "name", "", "name of the service (the manifest's)")
+	reservation := cmd.Flags().String("reservation", "", "`ID` of a reservation that its VEEs are placed under (the manifest's)")
 	cmd.Flags().BoolVar(&d.BestEffort, "best-effort", false, "where there is not enough room, wait for it")
 	f, w := outputFlag(cmd), waitFlags(cmd)
 	cmd.RunE = a.onSite(func(ctx context.Context, r *remote, args []string) error {
@@ -187,6 +188,11 @@ their VEEs.`
 			return err
 		}
 		defer p.Close()
+		if *reservation != "" {
+			if err := p.under(*reservation); err != nil {
+				return err
+			}
+		}
 		d.Customer, d.Replace, d.Manifest, d.File = *customer, replace, p.text, p.name
 		if d.Images, err = a.pushFiles(ctx, r, p); err != nil {
 			return err

@@ -22,7 +22,7 @@ import (
 
 func (a *app) veeCmd() *cobra.Command {
 	return noun("vee", "Virtual execution environments: look, pause, suspend, console",
-		a.veeList(), a.veeShow(),
+		a.veeList(), a.veeShow(), a.veeWhy(),
 		a.veeAction("activate", vee.Activate, vee.Active, "Start a stopped VEE, or let a paused or suspended one go on", "resume"),
 		a.veeAction("pause", vee.Pause, vee.Paused, "Stop the vCPUs, keep the memory"),
 		a.veeAction("suspend", vee.Suspend, vee.Suspended, "Save the memory to disk and free the host"),

@@ -225,6 +225,15 @@ func (a *abroad) look(ctx context.Context) {
 	a.here = broker.Candidate{Attributes: at, Here: true, Silent: err}
 }
 
+// Covers implements veem.Partnership.
+func (a *abroad) Covers(lender, borrower string, from, until time.Time) error {
+	x, err := a.partners.Partner(cmp.Or(other(lender, a.site), borrower))
+	if err != nil {
+		return err
+	}
+	return agreement.Covers(x.Agreements, lender, borrower, from, until)
+}
+
 // Notice implements veem.Partnership.
 func (a *abroad) Notice(lender, borrower string) *veem.Notice {
 	x, err := a.partners.Partner(cmp.Or(other(lender, a.site), borrower))

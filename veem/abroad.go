@@ -30,6 +30,8 @@ type Partnership interface {
 	Offer(partner string, has []vee.Descriptor, more vee.Descriptor) (Offer, error)
 	// Candidates are this site and its partners, by name, as far as is known of them now.
 	Candidates() map[string]broker.Candidate
+	// Covers is nil when one agreement covers all of that time. Errors: Denied.
+	Covers(lender, borrower string, from, until time.Time) error
 	// Notice that VEEs of the borrower have at the lender; this site is one of the two. nil: an
 	// agreement covers them, or there never was one.
 	Notice(lender, borrower string) *Notice
@@ -201,12 +203,12 @@ func (r *record) destroyReserved() {
 // choose places for rs, beside everything that has one: at this site and at its partners, as
 // the policy of each VEE wants it.
 func (m *Manager) choose(t *tx, rs []record) []placement.Choice {
-	x := &choosing{m: m, t: t, board: m.board(t)}
+	x := &choosing{m: m, t: t, board: m.board(t), under: map[string]int{}}
 	simple := !slices.ContainsFunc(x.board, func(h placement.Host) bool { return isPartner(h.Name) })
 	batch := len(rs)
 	for i := range rs {
 		simple = simple && anywhere(rs[i].Descriptor.Where)
-		if slices.ContainsFunc(rs[i].Rules, func(p vmi.PlacementRule) bool { return p.Scope == scopeSite }) {
+		if rs[i].Descriptor.Where.Reservation != "" || slices.ContainsFunc(rs[i].Rules, func(p vmi.PlacementRule) bool { return p.Scope == scopeSite }) {
 			batch, simple = 1, false // each has to see where the one before went
 		}
 	}
@@ -226,6 +228,7 @@ type choosing struct {
 	t     *tx
 	board []placement.Host
 	known map[string]broker.Candidate // by site, ours too; nil: not asked yet
+	under map[string]int              // VEEs of the call that were placed under a reservation
 }
 
 // place a batch: each at the first of its sites that has room.
@@ -268,8 +271,16 @@ func (x *choosing) attempt(rs []record, all []placement.Choice, barred func(i in
 	if len(part) == 0 {
 		return
 	}
-	for j, c := range x.m.chooseBarred(x.t, part, x.board, bars) {
+	board := x.board
+	id := part[0].Descriptor.Where.Reservation
+	if id != "" {
+		board = x.slotsOf(id) // it is alone
+	}
+	for j, c := range x.m.chooseBarred(x.t, part, board, bars) {
 		all[which[j]] = c
+		if c.Host != "" && id != "" {
+			x.under[id]++
+		}
 		for h := range x.board {
 			if c.Host != "" && x.board[h].Name == c.Host {
 				x.board[h].Used = x.board[h].Used.Plus(part[j].Descriptor.Resources())
@@ -322,7 +333,17 @@ func (x *choosing) offer(r *record, host string, policy vee.Partnering) (Offer, 
 			has = append(has, o.Descriptor)
 		}
 	}
-	offer, err := m.cfg.Partnership.Offer(site, has, r.Descriptor)
+	var offer Offer
+	may := func(has []vee.Descriptor) (err error) {
+		offer, err = m.cfg.Partnership.Offer(site, has, r.Descriptor)
+		return err
+	}
+	var err error
+	if r.Descriptor.Where.Reservation != "" { // its place is counted already
+		err = may(nil)
+	} else {
+		err = x.t.within(borrowedAt(site), has, x.t.now, time.Time{}, "", may)
+	}
 	if err != nil {
 		return offer, fault.From(err).Message
 	}

@@ -209,12 +209,28 @@ func (a *agreed) Admit(partner string, has []vee.Descriptor, _ vee.Descriptor) e
 	return nil
 }
 
+func (a *agreed) Covers(lender, borrower string, from, until time.Time) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ended {
+		return fault.New(fault.Denied, "the agreement has ended")
+	}
+	return nil
+}
+
 func (a *agreed) Candidates() map[string]broker.Candidate { return a.known }
 
 func (a *agreed) Notice(string, string) *Notice {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.notice
+}
+
+func (a *agreed) AdmitAccess(partner string) error {
+	if a.price < 0 {
+		return fault.New(fault.Denied, "site %s may have no access points here", partner)
+	}
+	return nil
 }
 
 func (a *agreed) Offer(partner string, has []vee.Descriptor, more vee.Descriptor) (Offer, error) {
@@ -226,13 +242,6 @@ func (a *agreed) Offer(partner string, has []vee.Descriptor, more vee.Descriptor
 type sites struct {
 	alpha, beta *fakeSite
 	link        *link
-func (a *agreed) AdmitAccess(partner string) error {
-	if a.price < 0 {
-		return fault.New(fault.Denied, "site %s may have no access points here", partner)
-	}
-	return nil
-}
-
 	agreed      *agreed // as alpha sees it
 	granted     *agreed // as beta sees it
 }

@@ -55,6 +55,8 @@ type state struct {
 	networks shelf[networkRecord]
 	logs     shelf[logRecord]
 	switches shelf[contextSwitch]
+	// reservations of capacity for a later time.
+	reservations shelf[reservation]
 
 	segments segments // an index of the rows
 }
@@ -78,6 +80,7 @@ func newLedger(s Records, gen uint64, now func() time.Time, log *slog.Logger, ch
 	}
 	l.vees.kind, l.hosts.kind, l.points.kind, l.receipts.kind = kindVEE, kindHost, kindPoint, kindReceipt
 	l.accounts.kind, l.quotas.kind, l.networks.kind, l.runs.kind, l.logs.kind, l.switches.kind = kindAccount, kindQuota, kindNetwork, kindRun, kindLog, kindSwitch
+	l.reservations.kind = kindReservation
 	l.segments = newSegments()
 	for _, s := range l.shelves() {
 		s.clear()
@@ -86,7 +89,7 @@ func newLedger(s Records, gen uint64, now func() time.Time, log *slog.Logger, ch
 }
 
 func (s *state) shelves() []anyShelf {
-	return []anyShelf{&s.vees, &s.hosts, &s.points, &s.receipts, &s.accounts, &s.quotas, &s.networks, &s.runs, &s.logs, &s.switches}
+	return []anyShelf{&s.vees, &s.hosts, &s.points, &s.receipts, &s.accounts, &s.quotas, &s.networks, &s.runs, &s.logs, &s.switches, &s.reservations}
 }
 
 // read lets f look at the records as they are in the store. f must not keep the maps, and

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
@@ -208,13 +209,12 @@ func (m *Manager) admitLodger(t *tx, site string, r record) error {
 	if m.cfg.Partnership == nil {
 		return fault.New(fault.Denied, "site %s lends nothing to site %s", m.cfg.Site, site)
 	}
-	var has []vee.Descriptor
-	for _, o := range t.vees.all() {
-		if o.lodges() && o.ID.Site() == site && o.ID != r.ID && o.State != vee.Destroyed {
-			has = append(has, o.Descriptor)
-		}
+	if r.Descriptor.Where.Reservation != "" { // its place is counted already
+		return m.cfg.Partnership.Admit(site, nil, r.Descriptor)
 	}
-	return m.cfg.Partnership.Admit(site, has, r.Descriptor)
+	return t.within(lentTo(site), m.lodging(t, site, r.ID), t.now, time.Time{}, "", func(has []vee.Descriptor) error {
+		return m.cfg.Partnership.Admit(site, has, r.Descriptor)
+	})
 }
 
 // obey a partner's action on one of its VEEs, under the custody that it names.

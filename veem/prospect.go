@@ -111,9 +111,19 @@ func (x *choosing) prospect(r *record) prospect {
 	policy := m.policyOver(where)
 	if r.lodges() {
 		policy = vee.PartnersNever // its own site has decided about sites
-		where = vee.Where{}
+		where = vee.Where{Reservation: where.Reservation}
 	}
 	counts, bySite := x.rules(r)
+	if id := where.Reservation; id != "" {
+		site, why := x.underReservation(r)
+		for _, h := range x.board {
+			if other := siteOfHost(h.Name); why != "" {
+				bySite[other] = why
+			} else if other != site {
+				bySite[other] = fmt.Sprintf("it is placed under reservation %s, which is at site %s", id, cmp.Or(site, m.cfg.Site))
+			}
+		}
+	}
 	spread := x.spread(r)
 	j, err := judgeOf(where, policy, r.Descriptor)
 	by := map[string]standing{}

@@ -52,6 +52,8 @@ func (m *Manager) reconcile(ctx context.Context, j job) result {
 		return m.fence(ctx, j.name)
 	case switchJob:
 		return m.lookAtSwitch(ctx, j.name)
+	case reserveJob:
+		return m.lookAtReservations(ctx)
 	case noticeJob:
 		return m.lookAtNotices(ctx)
 	default:
@@ -303,8 +305,16 @@ func (m *Manager) chooseBarred(t *tx, rs []record, board []placement.Host, barre
 	return m.cfg.Placer.Place(board, requests, rules)
 }
 
-// board is the hosts as the placement sees them, by name.
+// board is the hosts as the placement sees them, by name, with all that is reserved on them for
+// later: what is placed may stay for ever.
 func (m *Manager) board(t *tx) []placement.Host {
+	hosts := m.unbooked(t)
+	t.book(hosts, t.now, time.Time{}, "")
+	return hosts
+}
+
+// unbooked is the board without reservations.
+func (m *Manager) unbooked(t *tx) []placement.Host {
 	at := map[string]int{}
 	var hosts []placement.Host
 	capacity := m.capacities(t.hosts.all(), t.vees.all())

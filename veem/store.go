@@ -49,6 +49,8 @@ const (
 	kindRun     = "reconfiguration"
 	kindLog     = "ownership"
 	kindSwitch  = "context-switch"
+
+	kindReservation = "reservation"
 )
 
 // OnStore keeps the records in the site's store.
@@ -61,7 +63,7 @@ func (s siteRecords) of(kind string) store.Collection[json.RawMessage] {
 }
 
 func (s siteRecords) Load(ctx context.Context) (rows []Row, err error) {
-	for _, kind := range []string{kindVEE, kindHost, kindPoint, kindReceipt, kindIntent, kindAccount, kindQuota, kindNetwork, kindRun, kindLog, kindSwitch} {
+	for _, kind := range []string{kindVEE, kindHost, kindPoint, kindReceipt, kindIntent, kindAccount, kindQuota, kindNetwork, kindRun, kindLog, kindSwitch, kindReservation} {
 		objects, err := s.of(kind).List(ctx, "")
 		if err != nil {
 			return nil, fmt.Errorf("list each %s: %w", kind, err)

@@ -317,4 +317,5 @@ func (m *Manager) wakeAll() {
 	m.queue.add(job{planJob, ""}, planLane)
 	m.queue.add(job{leaseJob, ""}, leaseLane)
 	m.queue.add(job{noticeJob, ""}, noticeLane)
+	m.queue.add(job{reserveJob, ""}, noticeLane)
 }

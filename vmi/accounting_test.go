@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/reservoir-cloud/reservoir/account"
 	"github.com/reservoir-cloud/reservoir/internal/fault"
@@ -54,7 +55,25 @@ func (r *recorder) GetQuota(_ context.Context, c string) (vmi.Quota, error) {
 func (r *recorder) ListQuotas(context.Context) ([]vmi.Quota, error) {
 	return []vmi.Quota{someMore}, r.got()
 }
+func (r *recorder) Reserve(_ context.Context, q vmi.Reserve) (vmi.Reservation, error) {
+	return someRoom, r.got(q)
+}
+func (r *recorder) CommitReservation(_ context.Context, id string) (vmi.Reservation, error) {
+	return someRoom, r.got(id)
+}
+func (r *recorder) CancelReservation(_ context.Context, id string) (vmi.Reservation, error) {
+	return someRoom, r.got(id)
+}
+func (r *recorder) GetReservation(_ context.Context, id string) (vmi.Reservation, error) {
+	return someRoom, r.got(id)
+}
+func (r *recorder) ListReservations(context.Context) ([]vmi.Reservation, error) {
+	return []vmi.Reservation{someRoom}, r.got()
+}
 func (r *recorder) DeleteQuota(_ context.Context, c string) error { return r.got(c) }
+
+var someRoom = vmi.Reservation{Reserve: vmi.Reserve{ID: "alpha.aaaaaaaaaa", At: "beta", Customer: "acme", VEEs: 2, VCPUs: 1, Memory: vee.GiB, Disk: vee.GiB,
+	From: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC), Until: time.Date(2030, 1, 2, 0, 0, 0, 0, time.UTC), UseWithinMS: 5}, State: vmi.ReservationActive, Agreement: "beta.a", PerHour: 0.5, Currency: "EUR", Used: 1, Note: "n"}
 
 // accounts runs the methods of accounting, monitoring and quotas in a fixed order.
 func accounts(ctx context.Context, s vmi.Service) (results []any, errs []error) {

@@ -64,6 +64,17 @@ func (c *counting) SetQuota(_ context.Context, q vmi.SetQuota) (vmi.Quota, error
 	c.n++
 	return vmi.Quota{Customer: q.Customer, Version: uint64(c.n), Limits: q.Limits}, nil
 }
+func (c *counting) Reserve(_ context.Context, r vmi.Reserve) (vmi.Reservation, error) {
+	c.n++
+	return vmi.Reservation{Reserve: r, Used: c.n}, nil
+}
+func (c *counting) CommitReservation(_ context.Context, id string) (vmi.Reservation, error) {
+	c.n++
+	return vmi.Reservation{Reserve: vmi.Reserve{ID: id}, Used: c.n}, nil
+}
+func (c *counting) CancelReservation(ctx context.Context, id string) (vmi.Reservation, error) {
+	return c.CommitReservation(ctx, id)
+}
 func (c *counting) DeleteQuota(context.Context, string) error { c.n++; return nil }
 func (c *counting) Migrate(_ context.Context, r vmi.Migrate) (vmi.Migration, error) {
 	c.n++
@@ -175,6 +186,15 @@ var keyed = map[string]func(ctx context.Context, s vmi.Service, v int) (any, err
 	},
 	"DELETE /vmi/v1/quotas/{customer}": func(ctx context.Context, s vmi.Service, v int) (any, error) {
 		return nil, s.DeleteQuota(ctx, fmt.Sprint("acme", v))
+	},
+	"POST /vmi/v1/reservations": func(ctx context.Context, s vmi.Service, v int) (any, error) {
+		return s.Reserve(ctx, vmi.Reserve{VEEs: v, VCPUs: 1, Memory: vee.GiB})
+	},
+	"POST /vmi/v1/reservations/{id}/commit": func(ctx context.Context, s vmi.Service, v int) (any, error) {
+		return s.CommitReservation(ctx, fmt.Sprint("alpha.r", v))
+	},
+	"POST /vmi/v1/reservations/{id}/cancel": func(ctx context.Context, s vmi.Service, v int) (any, error) {
+		return s.CancelReservation(ctx, fmt.Sprint("alpha.r", v))
 	},
 	"POST /vmi/v1/migrations": func(ctx context.Context, s vmi.Service, v int) (any, error) {
 		return s.Migrate(ctx, vmi.Migrate{VEE: id, To: fmt.Sprint("h", v)})

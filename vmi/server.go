@@ -75,6 +75,7 @@ func Register(s *httpapi.Server, svc Service) {
 	registerAccounting(s, svc)
 	registerMonitoring(s, svc)
 	registerQuotas(s, svc)
+	registerReservations(s, svc)
 	registerMigrations(s, svc)
 	registerReconfigurations(s, svc)
 	registerOwnership(s, svc)

@@ -559,7 +559,7 @@ type partners struct{ s *Site }
 func (p partners) Partner(name string) (sitepeer.Partner, error) {
 	there := p.s.u.Sites[name]
 	x := sitepeer.Partner{Name: name, VMI: remote{from: p.s, to: there}, Site: remoteSite{remote: remote{from: p.s, to: there}}, Seen: time.Now(),
-		Hello:      sitepeer.Hello{Site: name, Capabilities: []sitepeer.Capability{sitepeer.CanPlace, sitepeer.CanMove, sitepeer.CanMoveCold, sitepeer.CanNetwork}},
+		Hello:      sitepeer.Hello{Site: name, Capabilities: []sitepeer.Capability{sitepeer.CanPlace, sitepeer.CanReserve, sitepeer.CanMove, sitepeer.CanMoveCold, sitepeer.CanNetwork}},
 		Agreements: []sitepeer.Agreement{p.s.u.agreement(name, p.s.Name), p.s.u.agreement(p.s.Name, name)}}
 	if err := p.s.trusts(name); err != nil {
 		return x, err
@@ -588,8 +588,23 @@ func agreement(lender, borrower string) sitepeer.Agreement {
 // terms of all agreements: everything is allowed while they are in force.
 type terms struct{ s *Site }
 
-func (t terms) Admit(partner string, _ []vee.Descriptor, _ vee.Descriptor) error {
-	return t.inForce(t.s.Name, partner)
+func (t terms) Admit(partner string, has []vee.Descriptor, more vee.Descriptor) error {
+	if err := t.inForce(t.s.Name, partner); err != nil {
+		return err
+	}
+	return t.ceiling(t.s.Name, partner, has, more)
+}
+
+// ceiling of an agreement, in vCPUs.
+func (t terms) ceiling(lender, borrower string, has []vee.Descriptor, more vee.Descriptor) error {
+	sum, most := more.VCPUs, t.s.u.agreement(lender, borrower).Ceiling.VCPUs
+	for _, d := range has {
+		sum += d.VCPUs
+	}
+	if sum > most {
+		return fault.New(fault.QuotaExceeded, "site %s would have %d vCPUs at %s; the ceiling is %d", borrower, sum, lender, most)
+	}
+	return nil
 }
 
 func (t terms) inForce(lender, borrower string) error {
@@ -601,6 +616,11 @@ func (t terms) inForce(lender, borrower string) error {
 		}
 	}
 	return agreements.InForce(t.s.u.agreement(lender, borrower), time.Now())
+}
+
+// Covers a time.
+func (t terms) Covers(lender, borrower string, from, until time.Time) error {
+	return agreements.Covers([]sitepeer.Agreement{t.s.u.agreement(lender, borrower)}, lender, borrower, from, until)
 }
 
 // Candidates are what the sites have told.
@@ -710,6 +730,26 @@ func (r remote) WatchVEEs(ctx context.Context, f vmi.Filter) (<-chan vmi.Change,
 		}
 	})
 	return out, nil
+}
+
+func (r remote) Reserve(ctx context.Context, in vmi.Reserve) (vmi.Reservation, error) {
+	return call(ctx, r, func(ctx context.Context, m *veem.Manager) (vmi.Reservation, error) { return m.Reserve(ctx, in) })
+}
+
+func (r remote) CommitReservation(ctx context.Context, id string) (vmi.Reservation, error) {
+	return call(ctx, r, func(ctx context.Context, m *veem.Manager) (vmi.Reservation, error) {
+		return m.CommitReservation(ctx, id)
+	})
+}
+
+func (r remote) CancelReservation(ctx context.Context, id string) (vmi.Reservation, error) {
+	return call(ctx, r, func(ctx context.Context, m *veem.Manager) (vmi.Reservation, error) {
+		return m.CancelReservation(ctx, id)
+	})
+}
+
+func (r remote) GetReservation(ctx context.Context, id string) (vmi.Reservation, error) {
+	return call(ctx, r, func(ctx context.Context, m *veem.Manager) (vmi.Reservation, error) { return m.GetReservation(ctx, id) })
 }
 
 // remoteSite is the rest of what sites say to each other.

@@ -192,6 +192,45 @@ func (p *Place) stays(x peer.Partner) (peer.Agreement, bool) {
 	return peer.Agreement{}, false
 }
 
+// Book capacity at the partner for a later time. It implements veem.Booking.
+func (p *Place) Book(ctx context.Context, r vmi.Reserve) (vmi.Reservation, error) {
+	x, err := p.partner()
+	if err == nil {
+		err = x.Hello.Needs(peer.CanReserve)
+	}
+	if err != nil {
+		return vmi.Reservation{}, err
+	}
+	return x.VMI.Reserve(ctx, r)
+}
+
+// CommitBooking at the partner.
+func (p *Place) CommitBooking(ctx context.Context, id string) (vmi.Reservation, error) {
+	x, err := p.partner()
+	if err != nil {
+		return vmi.Reservation{}, err
+	}
+	return x.VMI.CommitReservation(ctx, id)
+}
+
+// CancelBooking at the partner.
+func (p *Place) CancelBooking(ctx context.Context, id string) (vmi.Reservation, error) {
+	x, err := p.partner()
+	if err != nil {
+		return vmi.Reservation{}, err
+	}
+	return x.VMI.CancelReservation(ctx, id)
+}
+
+// Booked is how a reservation is at the partner.
+func (p *Place) Booked(ctx context.Context, id string) (vmi.Reservation, error) {
+	x, err := p.partner()
+	if err != nil {
+		return vmi.Reservation{}, err
+	}
+	return x.VMI.GetReservation(ctx, id)
+}
+
 // failure of a call about one VEE.
 func failure(outs []vmi.Outcome, err error) error {
 	if err != nil || len(outs) != 1 || outs[0].OK {
@@ -427,6 +466,28 @@ func (p *Place) RemoveNetwork(ctx context.Context, id string) error {
 	return nil
 }
 
+// OpenAccess opens an access point of this site's at the partner, for those of its VEEs that the
+// partner has.
+func (p *Place) OpenAccess(ctx context.Context, a vmi.AccessPoint) (vmi.AccessPoint, error) {
+	x, err := p.partner()
+	if err == nil {
+		err = x.Hello.Needs(peer.CanAccess)
+	}
+	if err != nil {
+		return a, err
+	}
+	return x.VMI.PutAccessPoint(ctx, a)
+}
+
+// CloseAccess closes one.
+func (p *Place) CloseAccess(ctx context.Context, groupID, name string) error {
+	x, err := p.partner()
+	if err != nil {
+		return err
+	}
+	return x.VMI.DeleteAccessPoint(ctx, groupID, name)
+}
+
 // What people do with a VEE is passed on.
 
 // Console attaches to the serial console.
@@ -466,28 +527,6 @@ func (p *Place) Capture(ctx context.Context, id vee.ID, nic int) (io.ReadWriteCl
 }
 
 // Disks of a VEE.
-// OpenAccess opens an access point of this site's at the partner, for those of its VEEs that the
-// partner has.
-func (p *Place) OpenAccess(ctx context.Context, a vmi.AccessPoint) (vmi.AccessPoint, error) {
-	x, err := p.partner()
-	if err == nil {
-		err = x.Hello.Needs(peer.CanAccess)
-	}
-	if err != nil {
-		return a, err
-	}
-	return x.VMI.PutAccessPoint(ctx, a)
-}
-
-// CloseAccess closes one.
-func (p *Place) CloseAccess(ctx context.Context, groupID, name string) error {
-	x, err := p.partner()
-	if err != nil {
-		return err
-	}
-	return x.VMI.DeleteAccessPoint(ctx, groupID, name)
-}
-
 func (p *Place) Disks(ctx context.Context, id vee.ID) ([]vee.DiskInfo, error) {
 	x, err := p.partner()
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/vmi/peer"
 )
 
@@ -57,4 +58,26 @@ func why(a peer.Agreement) string {
 		text += " (" + a.End.Reason + ")"
 	}
 	return text
+}
+
+// Covers is nil when one agreement is in force between the two for all of that time, or says
+// why none is.
+func Covers(list []peer.Agreement, lender, borrower string, from, until time.Time) error {
+	var closest error
+	for _, a := range list {
+		switch {
+		case a.Lender != lender || a.Borrower != borrower:
+			continue
+		case !a.Covers(from):
+			closest = InForce(a, from)
+		case until.After(a.Until):
+			closest = fault.New(fault.Denied, "agreement %s is in force until %s, and not until %s", a.ID, day(a.Until), day(until)).Try("reservoir agreement list")
+		default:
+			return nil
+		}
+	}
+	if closest != nil {
+		return fault.New(fault.Denied, "%w", closest).Try("reservoir agreement list")
+	}
+	return fault.New(fault.Denied, "there is no agreement by which site %s borrows of site %s", borrower, lender).Try("reservoir agreement list")
 }
