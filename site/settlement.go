@@ -11,7 +11,7 @@ import (
 
 // openBooks keeps the books about VEEs of partners here, and of ours at partners.
 func (s *site) openBooks() *books.Keeper {
-	every := time.Duration(float64(5*time.Second) * s.cfg.HAScale)
+	every := time.Duration(float64(15*time.Second) * s.cfg.HAScale)
 	return books.New(books.Config{
 		Site: s.cfg.Name, Store: s.store, Partners: s.partners, Agreements: s.allAgreements, Home: s.veem,
 		Every: max(leastHello, every), Call: 30 * time.Second,

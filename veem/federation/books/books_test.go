@@ -464,6 +464,19 @@ func TestAnAgreementThatEnds(t *testing.T) {
 	}
 }
 
+// A borrower that names an agreement that there is not pays by the one that there is.
+func TestABorrowerThatNamesAnotherAgreement(t *testing.T) {
+	w := lent(t)
+	for _, s := range w.sites["beta"].vees[web1].History {
+		s.Counted.Agreement = "beta.xzzzzzzzzz"
+	}
+	w.end()
+	s := w.settled("beta")
+	if s.Bill.Total.String() != "43.2" || s.Agree || len(s.Differences) == 0 {
+		t.Errorf("%s, %+v", s.Bill, s.Differences)
+	}
+}
+
 // Only the partner of an agreement sees the book about it.
 func TestWhoMayReadTheBook(t *testing.T) {
 	w := lent(t)

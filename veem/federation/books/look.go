@@ -3,6 +3,7 @@ package books
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/account"
@@ -11,6 +12,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/identity"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vmi"
+	"github.com/reservoir-cloud/reservoir/vmi/peer"
 )
 
 // look at all VEEs of a book that was heard to its end.
@@ -211,6 +213,9 @@ func (k *Keeper) hear(ctx, from context.Context, source Source, b *book, v vmi.V
 		}
 	}
 	t.Name = name
+	if b.lent {
+		whole.History = k.named(b, whole.History)
+	}
 	log, heard, doubted := t.Log.Hear(whole.History, t.Heard, sight)
 	if doubted > 0 {
 		k.cfg.Record(Event{Warning: true, Reason: "NotBelieved", Object: "vee/" + string(v.ID),
@@ -222,6 +227,34 @@ func (k *Keeper) hear(ctx, from context.Context, source Source, b *book, v vmi.V
 	}
 	t.version, t.created = whole.Version, whole.Created
 	return t, nil
+}
+
+// named are the steps of a VEE that lodges here under agreements that there are: the borrower
+// names one, and does not get rid of its bill by naming another.
+func (k *Keeper) named(b *book, steps []vmi.Step) []vmi.Step {
+	all := k.cfg.Agreements()
+	holds := func(id string, at time.Time) bool {
+		return slices.ContainsFunc(all, func(a peer.Agreement) bool {
+			return a.ID == id && a.Lender == k.cfg.Site && a.Borrower == b.partner && a.Signed() && !at.Before(a.From) && at.Before(a.Leave())
+		})
+	}
+	out := slices.Clone(steps)
+	for i, s := range out {
+		if s.Counted == nil || holds(s.Counted.Agreement, s.At) {
+			continue
+		}
+		c := *s.Counted
+		for _, a := range all { // the last one that was signed, where none holds
+			if a.Lender != k.cfg.Site || a.Borrower != b.partner || !a.Signed() {
+				continue
+			}
+			if c.Agreement = a.ID; holds(a.ID, s.At) {
+				break
+			}
+		}
+		out[i].Counted = &c
+	}
+	return out
 }
 
 // again is the tail of a VEE that the book has had before, or a new one.
