@@ -97,6 +97,16 @@ func accounts(ctx context.Context, s vmi.Service) (results []any, errs []error) 
 	add(nil, s.DeleteQuota(ctx, "acme"))
 	page, err := s.ListVEEs(ctx, vmi.Filter{Limit: 10, Continue: id})
 	add(page, err)
+	room, err := s.Reserve(ctx, someRoom.Reserve)
+	add(room, err)
+	room, err = s.CommitReservation(ctx, "alpha.a/b")
+	add(room, err)
+	room, err = s.CancelReservation(ctx, "alpha.a")
+	add(room, err)
+	room, err = s.GetReservation(ctx, "alpha.a")
+	add(room, err)
+	rooms, err := s.ListReservations(ctx)
+	add(rooms, err)
 	return results, errs
 }
 
@@ -118,12 +128,12 @@ func TestAccountsLocalAndRemoteAlike(t *testing.T) {
 
 func TestAccountsRoles(t *testing.T) {
 	for role, want := range map[identity.Role]string{
-		identity.Operator: "xxxxxxxx",
-		identity.SiteRole: "xxxxxxxx",
-		identity.Provider: "xxx.x..x",
-		identity.Auditor:  "..x.xx.x",
-		identity.Partner:  ".......x",
-		identity.HostRole: "........",
+		identity.Operator: "xxxxxxxxxxxxx",
+		identity.SiteRole: "xxxxxxxxxxxxx",
+		identity.Provider: "xxx.x..xxxxxx",
+		identity.Auditor:  "..x.xx.x...xx",
+		identity.Partner:  ".......xxxxxx",
+		identity.HostRole: ".............",
 	} {
 		remote, _ := serve(t, &recorder{}, role)
 		_, errs := accounts(t.Context(), remote)
