@@ -110,11 +110,12 @@ type book struct {
 	partner string
 	lent    bool // by us
 
-	mu     sync.Mutex // one look at a time
-	opened bool
-	last   look
-	saved  time.Time        // when last was put on record
-	tails  map[vee.ID]*tail // of VEEs that are at the lender or are still shown by it
+	mu      sync.Mutex // one look at a time
+	opened  bool
+	last    look
+	saved   time.Time // when last was put on record
+	showing showing
+	tails   map[vee.ID]*tail // of VEEs that are at the lender or are still shown by it
 }
 
 // tail of a VEE's log: its last entry, and the VEE's version that it has.

@@ -127,12 +127,15 @@ func (k *Keeper) Lines(ctx context.Context, q peer.LinesAsked) (peer.Page, error
 	if err != nil {
 		return peer.Page{}, err
 	}
-	if q.After == "" {
-		k.fresh(ctx, a)
-	}
-	lines, through, err := k.lines(ctx, a, from, until)
-	if err != nil {
-		return peer.Page{}, err
+	b := k.of(a)
+	lines, through, shown := b.goOn(q)
+	if !shown {
+		if q.After == "" {
+			k.fresh(ctx, a)
+		}
+		if lines, through, err = k.lines(ctx, a, from, until); err != nil {
+			return peer.Page{}, err
+		}
 	}
 	p := peer.Page{Lines: []settlement.Line{}, ThroughMS: through.UnixMilli()}
 	first := 0
@@ -146,10 +149,35 @@ func (k *Keeper) Lines(ctx context.Context, q peer.LinesAsked) (peer.Page, error
 	if p.Lines = append(p.Lines, lines[first:last]...); last < len(lines) {
 		p.Next = position(lines[last-1])
 	}
+	b.show(q, lines, through, p.Next)
 	if s, _, err := k.statements.Get(ctx, statementKey(a.ID, q.Period)); err == nil {
 		p.Statement = s.Number
 	}
 	return p, nil
+}
+
+// showing is a book that a partner reads page by page: all of it as it was at the first.
+type showing struct {
+	agreement, period, next string
+	lines                   []settlement.Line
+	through                 time.Time
+}
+
+// goOn with what is being shown, if that is what is asked for.
+func (b *book) goOn(q peer.LinesAsked) ([]settlement.Line, time.Time, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.showing
+	return s.lines, s.through, q.After != "" && s.agreement == q.Agreement && s.period == q.Period && s.next == q.After
+}
+
+// show the rest with the next page.
+func (b *book) show(q peer.LinesAsked, lines []settlement.Line, through time.Time, next string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.showing = (showing{}); next != "" {
+		b.showing = showing{q.Agreement, q.Period, next, lines, through}
+	}
 }
 
 // position after a line.
