@@ -35,10 +35,10 @@ func (b *bench) cooperating() Cooperating {
 // in exactly one of the two accounts.
 func TestAServiceGoesToAnotherSite(t *testing.T) {
 	alpha := newBench(t, 21)
-	s := alpha.deploy(smi.Deploy{Manifest: standing(2)})
+	alpha.deploy(smi.Deploy{Manifest: standing(2)})
 	alpha.ready("shop")
 	alpha.scale("shop", 3)
-	s = alpha.ready("shop")
+	s := alpha.ready("shop")
 	alpha.until("all are listened to", func() bool { return len(alpha.group(s.ID)) == 4 && alpha.heard(s.ID) })
 	vees := alpha.group(s.ID)
 	one := vees[slices.Sorted(maps.Keys(vees))[0]]

@@ -24,8 +24,8 @@ func (m *Manager) ReadCheckpoint(ctx context.Context, id vee.ID, n int, from int
 	return h.Checkpoint(ctx, id, n, from)
 }
 
-// TakeOver what is here of a partner's service that this site goes on with: its VEEs and its
-// networks are this site's, of that customer, and the partner sees and commands them no more.
+// TakeOver what is here of a partner's service that this site goes on with: its VEEs, its access
+// points and its networks are this site's, of that customer, and the partner sees and commands them no more.
 // The VEEs run on, and keep their identifiers and addresses; the networks end at this site. One
 // that is on its way between the two sites just now stays the partner's. It may be called again,
 // and answers the same.
@@ -37,6 +37,16 @@ func (m *Manager) TakeOver(ctx context.Context, site, service, customer string) 
 			if n.GroupID == group && n.Shared != nil {
 				taken = append(taken, *n)
 			}
+		}
+		var points []pointRecord
+		for _, p := range t.points.all() {
+			if p.GroupID == group && p.Customer != customer {
+				points = append(points, *p)
+			}
+		}
+		for _, p := range points { // they stay where they are
+			p.Customer = customer
+			put(t, &t.points, pointKey(p.GroupID, p.Name), &p)
 		}
 		for _, r := range taken {
 			r.Shared, r.Tunnel, r.Customer, r.Taken = nil, 0, customer, true

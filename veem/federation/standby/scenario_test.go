@@ -331,7 +331,7 @@ func (w *world) step() {
 }
 
 func (w *world) settle() {
-	for range 12 {
+	for range 6 {
 		w.step()
 	}
 }
@@ -388,6 +388,7 @@ func TestAServiceIsShipped(t *testing.T) {
 	}
 	w.cut["alpha beta"] = true
 	w.checkpoint(3)
+	w.settle()
 	w.settle()
 	if !slices.Contains(alpha.reasons(), "StandbyLate") {
 		t.Errorf("nobody is told that the standby does not follow: %v", alpha.events)

@@ -447,7 +447,7 @@ func (p *part) Read(b []byte) (int, error) {
 	}
 	n, err := p.stream.Read(b[:min(int64(len(b)), left)])
 	p.at += int64(n)
-	if err == io.EOF && p.at < int64(p.of.Size) {
+	if errors.Is(err, io.EOF) && p.at < int64(p.of.Size) {
 		err = io.ErrUnexpectedEOF
 	}
 	return n, err
