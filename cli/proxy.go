@@ -28,10 +28,10 @@ Open towards other sites: TCP and UDP on --outside. Nothing else of the site nee
 		Example: `  reservoir proxy --dir /var/lib/reservoir-proxy --site https://10.0.0.5:8440 \
       --listen 10.0.0.2:8442 --inside 10.0.0.2:8444 --outside 192.0.2.7:8443 --join TOKEN`}
 	c := post.Config{Version: version}
-	var joinFile, underlay string
+	var joinFile, underlay, sites string
 	fl := cmd.Flags()
 	fl.StringVar(&c.Dir, "dir", "", "`DIRECTORY` of everything that the proxy keeps")
-	fl.StringVar(&c.Site, "site", "", "where the site answers, https://HOST:PORT")
+	fl.StringVar(&sites, "site", "", "where the site answers, https://HOST:PORT; of several members, with commas between")
 	fl.StringVar(&c.JoinToken, "join", "", "one-time `TOKEN`")
 	fl.StringVar(&joinFile, "join-file", "", "`FILE` with the token: keeps it out of the list of processes")
 	fl.StringVar(&c.Listen, "listen", "", "`ADDRESS:PORT` inside, where the site says what to do (8442)")
@@ -51,7 +51,11 @@ Open towards other sites: TCP and UDP on --outside. Nothing else of the site nee
 			}
 			c.JoinToken = strings.TrimSpace(string(token))
 		}
-		c.Site = strings.TrimSuffix(strings.TrimPrefix(c.Site, "https://"), "/")
+		for s := range strings.SplitSeq(sites, ",") {
+			if s = strings.TrimSuffix(strings.TrimPrefix(s, "https://"), "/"); s != "" {
+				c.Sites = append(c.Sites, s)
+			}
+		}
 		c.Log = a.log()
 		return post.Run(cmd.Context(), c)
 	}

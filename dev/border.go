@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 
@@ -38,7 +39,7 @@ func (c Config) outside(i int) string { return fmt.Sprintf("198.18.%d.%d", c.Sub
 func (c Config) proxy(i int, site node) node {
 	n := node{site: site.site, host: proxyName, proxy: true, netns: site.netns + "-" + proxyName, address: c.address(i, 2), dir: filepath.Join(c.Dir, site.site, proxyName)}
 	at := func(address string, port int) string { return address + ":" + strconv.Itoa(port) }
-	n.args = append([]string{"proxy", "--dir", n.dir, "--site", "https://" + at(site.address, sitePort), "--join-file", filepath.Join(c.Dir, site.site, proxyName+".token"),
+	n.args = append([]string{"proxy", "--dir", n.dir, "--site", strings.Join(c.urls(i), ","), "--join-file", filepath.Join(c.Dir, site.site, proxyName+".token"),
 		"--listen", at(n.address, proxyPort), "--inside", at(n.address, insidePort), "--outside", at(c.outside(i), outsidePort)}, c.ProxyArgs...)
 	return n
 }

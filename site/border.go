@@ -39,6 +39,7 @@ type gate struct {
 	segments func() []border.Segment
 	doors    func() []veem.Door // that may be led through
 	opened   func()             // Forward may answer otherwise than before
+	members  func() []string    // addresses of the control plane, if it is one of several
 
 	wake chan struct{} // of size one
 
@@ -58,12 +59,21 @@ func (s *site) openGate(ctx context.Context) (*gate, error) {
 	g := &gate{site: s.cfg.Name, control: s.cfg.Advertise, records: store.NewCollection[border.Presence](s.store, "border"), dial: s.toProxy,
 		every: time.Duration(s.cfg.HAScale * float64(2*time.Second)), log: s.cfg.Log, now: time.Now,
 		borders: func() map[string]peer.Border { return nil }, segments: func() []border.Segment { return nil },
-		doors: func() []veem.Door { return nil }, opened: func() {}, ways: map[veem.Door]*doorway{}, wake: make(chan struct{}, 1)}
+		doors: func() []veem.Door { return nil }, opened: func() {}, members: s.controlPlane, ways: map[veem.Door]*doorway{}, wake: make(chan struct{}, 1)}
 	var err error
 	if g.proxy, _, err = g.records.Get(ctx, proxyKey); fault.Has(err, fault.NotFound) {
 		err = nil
 	}
 	return g, err
+}
+
+// controlPlane is where its members answer, for the proxy, which was told one address at its
+// start; none: it is one process.
+func (s *site) controlPlane() []string {
+	if !s.member.several() {
+		return nil
+	}
+	return s.addresses()
 }
 
 // toProxy speaks to the site's proxy, and takes nobody else for it.
@@ -168,11 +178,12 @@ func (g *gate) failure() error {
 func (g *gate) sync(ctx context.Context) error {
 	g.putting.Lock()
 	defer g.putting.Unlock()
-	borders, doors := g.borders(), g.doors()
+	borders, doors, members := g.borders(), g.doors(), g.members()
 	segments := g.segments() // after the doors, so that each has its network
 	g.mu.Lock()
 	g.keepWays(doors)
 	next, odd := compose(g.control, borders, segments, g.routes, g.listWays())
+	next.Members = members
 	next.Version = g.want.Version
 	changed := next.Version == 0 || !reflect.DeepEqual(next, g.want)
 	if changed {

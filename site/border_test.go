@@ -82,7 +82,7 @@ func TestTheProxyIsToldWhatItDoesNotHold(t *testing.T) {
 	p := &someProxy{}
 	borders := map[string]peer.Border{}
 	g := &gate{site: "alpha", control: "10.0.0.1:8440", dial: func(string) border.Proxy { return p }, log: slog.New(slog.DiscardHandler), now: time.Now,
-		borders: func() map[string]peer.Border { return borders }, segments: func() []border.Segment { return nil }, doors: func() []veem.Door { return nil }, opened: func() {}, wake: make(chan struct{}, 1)}
+		borders: func() map[string]peer.Border { return borders }, segments: func() []border.Segment { return nil }, doors: func() []veem.Door { return nil }, opened: func() {}, members: func() []string { return nil }, wake: make(chan struct{}, 1)}
 	sync := func() {
 		t.Helper()
 		if err := g.sync(t.Context()); err != nil {
@@ -133,7 +133,7 @@ func TestDoorsOfTheProxy(t *testing.T) {
 		{VEE: "alpha.proxyproxy", MAC: "06:00:00:03:00:fe", Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.254")}, Host: plan.AtBorder}}}}
 	g := &gate{site: "alpha", control: "10.0.0.1:8440", dial: func(string) border.Proxy { return p }, log: slog.New(slog.DiscardHandler), now: time.Now,
 		borders: func() map[string]peer.Border { return nil }, segments: func() []border.Segment { return []border.Segment{segment} },
-		doors: func() []veem.Door { return wanted }, opened: func() { news++ }, ways: map[veem.Door]*doorway{}, wake: make(chan struct{}, 1)}
+		doors: func() []veem.Door { return wanted }, opened: func() { news++ }, members: func() []string { return nil }, ways: map[veem.Door]*doorway{}, wake: make(chan struct{}, 1)}
 	if _, err := g.Door(t.Context(), to(10)); !fault.Has(err, fault.Unavailable) {
 		t.Errorf("a door at a site without a proxy: %v", err)
 	}

@@ -3,7 +3,6 @@ package site
 import (
 	"context"
 	"net"
-	"net/http"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -14,6 +13,7 @@ import (
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/internal/httpapi"
 	"github.com/reservoir-cloud/reservoir/internal/identity"
+	"github.com/reservoir-cloud/reservoir/internal/join"
 	"github.com/reservoir-cloud/reservoir/internal/store"
 	"github.com/reservoir-cloud/reservoir/site/admin"
 	"github.com/reservoir-cloud/reservoir/site/peer"
@@ -175,8 +175,7 @@ func (m *member) cluster(joining []admin.MemberRecord) *store.Cluster {
 	return c
 }
 
-// join the control plane with the one-time token. An answer that was lost is asked for again:
-// the key is the same.
+// join the control plane with the one-time token.
 func (m *member) join(ctx context.Context) (*store.Cluster, error) {
 	c := m.cfg
 	if c.Member.JoinToken == "" {
@@ -186,40 +185,19 @@ func (m *member) join(ctx context.Context) (*store.Cluster, error) {
 	if _, err := passphrase(c.unseal()); err != nil {
 		return nil, err // better now than as half a member
 	}
-	pin, _, err := identity.ParseJoinToken(identity.Secret(c.Member.JoinToken))
-	if err != nil {
-		return nil, err
-	}
-	csr, err := m.keys.CSR()
-	if err != nil {
-		return nil, err
-	}
-	hc := &http.Client{Transport: httpapi.NewMembers(identity.PinnedTLS(pin, time.Now), c.Member.Join...).Transport(), Timeout: 20 * time.Second}
-	defer hc.CloseIdleConnections()
-	there := admin.NewClient(&httpapi.Client{Base: "https://" + c.Member.Join[0], HTTP: hc})
-	for wait := 200 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		r, err := there.JoinMember(ctx, admin.MemberJoin{Token: c.Member.JoinToken, Member: c.Member.Name, CSR: csr,
+	var got admin.MemberPapers
+	err := join.Site(ctx, m.keys, join.Way{Sites: c.Member.Join, Token: c.Member.JoinToken, Log: c.Log}, func(ctx context.Context, site *httpapi.Client, csr []byte) (_ join.Papers, err error) {
+		got, err = admin.NewClient(site).JoinMember(ctx, admin.MemberJoin{Token: c.Member.JoinToken, Member: c.Member.Name, CSR: csr,
 			Address: c.Advertise, Own: c.addressOf(c.Member.Listen), Store: c.addressOf(c.Member.StoreListen)})
-		if err == nil {
-			if r.Site != c.Name {
-				return nil, fault.New(fault.WrongState, "the token is of site %s, not of %s", r.Site, c.Name).Try("reservoir site --name %s", r.Site)
-			}
-			if err := m.keys.Install(r.Certificate, r.Bundle); err != nil {
-				return nil, err
-			}
-			c.Log.Info("joined", "site", r.Site, "member", c.Member.Name)
-			return m.cluster(r.Record), nil
+		if err == nil && got.Site != c.Name {
+			err = fault.New(fault.WrongState, "the token is of site %s, not of %s", got.Site, c.Name).Try("reservoir site --name %s", got.Site)
 		}
-		if !fault.Has(err, fault.Unavailable) && !fault.Has(err, fault.Timeout) && !fault.Has(err, fault.Conflict) {
-			return nil, err
-		}
-		c.Log.Info("cannot join the control plane yet; trying again", "err", err)
-		select {
-		case <-ctx.Done():
-			return nil, err
-		case <-time.After(wait):
-		}
+		return join.Papers{Site: got.Site, Certificate: got.Certificate, Bundle: got.Bundle}, err
+	})
+	if err != nil {
+		return nil, err
 	}
+	return m.cluster(got.Record), nil
 }
 
 // accessLease is until when this member may have the addresses of access points: it leads till

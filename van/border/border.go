@@ -11,6 +11,7 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"net"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -24,7 +25,10 @@ import (
 
 // Config is all that a proxy is to do.
 type Config struct {
-	Version  uint64    `json:"version"` // grows with every change of the rest
+	Version uint64 `json:"version"` // grows with every change of the rest
+	// Members are where the site's control plane answers, host:port each; none: it is one
+	// process, where the proxy was told at its start.
+	Members  []string  `json:"members,omitempty"`
 	Peers    []Peer    `json:"peers,omitempty"`
 	Segments []Segment `json:"segments,omitempty"`
 	Routes   []Route   `json:"routes,omitempty"`
@@ -93,6 +97,11 @@ func ValidTicket(t string) bool { return ticketForm.MatchString(t) }
 
 // Check that a configuration can be followed. fault.Malformed.
 func (c Config) Check() error {
+	for _, m := range c.Members {
+		if _, _, err := net.SplitHostPort(m); err != nil {
+			return malformed("a member of the control plane answers at %q: want host:port", m)
+		}
+	}
 	peers, keys, addresses := map[string]bool{}, map[string]string{}, map[netip.Addr]string{}
 	for _, p := range c.Peers {
 		switch {

@@ -31,6 +31,7 @@ func TestConfigsThatCannotBeFollowed(t *testing.T) {
 		t.Fatal(err)
 	}
 	for why, spoil := range map[string]func(c *Config){
+		"a member of the control":     func(c *Config) { c.Members = []string{"10.0.0.1"} },
 		"a peer has the name":         func(c *Config) { c.Peers[0].Site = "Not a name" },
 		"want 32 bytes in base64":     func(c *Config) { c.Peers[0].Key = "short" },
 		"peer gamma is there twice":   func(c *Config) { c.Peers[0].Site = "gamma" },

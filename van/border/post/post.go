@@ -31,13 +31,13 @@ import (
 
 // Config of a proxy. All addresses are host:port.
 type Config struct {
-	Dir       string // all that it keeps; made with mode 0700
-	Site      string // of the control plane
-	JoinToken string // one time; not needed once it has joined
-	Listen    string // for the site: how the proxy is told what to do
-	Inside    string // relay for the site's own processes
-	Outside   string // relay for other sites by TCP, and the tunnel by UDP
-	Advertise string // how other sites reach Outside; empty: as it is
+	Dir       string   // all that it keeps; made with mode 0700
+	Sites     []string // of the members of the control plane; any of them will do
+	JoinToken string   // one time; not needed once it has joined
+	Listen    string   // for the site: how the proxy is told what to do
+	Inside    string   // relay for the site's own processes
+	Outside   string   // relay for other sites by TCP, and the tunnel by UDP
+	Advertise string   // how other sites reach Outside; empty: as it is
 	Underlay  netip.Addr
 	HAScale   float64 // scales every timing together; 0: 1
 	Version   string
@@ -48,7 +48,7 @@ func (c *Config) check() error {
 	bad := func(format string, args ...any) error {
 		return fault.New(fault.Malformed, format, args...).Try("reservoir proxy --help")
 	}
-	if c.Dir == "" || c.Site == "" {
+	if c.Dir == "" || len(c.Sites) == 0 {
 		return bad("a proxy needs a directory and the address of its site")
 	}
 	var ports [3]netip.AddrPort
@@ -89,9 +89,10 @@ type post struct {
 	started  time.Time
 	changed  chan struct{} // of size one: there is something to announce
 
-	mu   sync.Mutex
-	held border.Config
-	err  error // of the last attempt to make it so
+	members *httpapi.Members // of the control plane
+	mu      sync.Mutex
+	held    border.Config
+	err     error // of the last attempt to make it so
 }
 
 // Run joins if need be, and then serves until ctx is done. What the kernel holds stays, so
@@ -172,10 +173,10 @@ func (p *post) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	manager := border.NewManagerClient(&httpapi.Client{Base: "https://" + p.cfg.Site, HTTP: &http.Client{Transport: &http.Transport{
-		TLSClientConfig: p.keys.ClientTLS(site), ForceAttemptHTTP2: true, IdleConnTimeout: time.Minute,
-		DialContext: (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
-	}}})
+	p.mu.Lock()
+	p.members = httpapi.NewMembers(p.keys.ClientTLS(site), membersOf(p.cfg, p.held)...)
+	p.mu.Unlock()
+	manager := border.NewManagerClient(&httpapi.Client{Base: "https://" + p.cfg.Sites[0], HTTP: &http.Client{Transport: p.members.Transport()}})
 	api := httpapi.NewServer("Reservoir proxy of site "+p.keys.Site(), p.cfg.Version, p.cfg.Log)
 	border.RegisterProxy(api, p)
 	auth := &identity.Authenticator{Site: p.keys.Site()}
@@ -226,6 +227,7 @@ func (p *post) Put(ctx context.Context, c border.Config) error {
 		return fmt.Errorf("keep what the site puts: %w", err)
 	}
 	p.held = c
+	p.members.Set(membersOf(p.cfg, c))
 	p.err = p.follow(context.WithoutCancel(ctx), c)
 	select {
 	case p.changed <- struct{}{}:
