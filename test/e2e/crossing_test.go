@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -94,6 +95,24 @@ func (u *union) vee(site, name string) (found *vmi.VEE) {
 	return found
 }
 
+// fetch a page on a connection of its own, with patience.
+func fetch(ctx context.Context, url string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	r.Close = true
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return "", err
+	}
+	defer answer.Body.Close()
+	page, err := io.ReadAll(answer.Body)
+	return string(page), err
+}
+
 // A VEE goes to a partner and back while it runs: a download from it, through the access
 // point of its own site and over the network that the two sites share, goes on to its end.
 func TestCrossSiteMigration(t *testing.T) {
@@ -148,6 +167,27 @@ func TestCrossSiteMigration(t *testing.T) {
 		u.until("the download goes on "+where, func() bool { return count.Load() > before+100_000 })
 	}
 
+	// Meanwhile users ask the worker itself, which is on a private network alone, through its
+	// access point, one request after the other.
+	asking, stopAsking := context.WithCancel(t.Context())
+	var asked atomic.Int64
+	var lost atomic.Pointer[error]
+	askers := make(chan struct{})
+	go func() {
+		defer close(askers)
+		for asking.Err() == nil {
+			page, err := fetch(asking, s.URLs[1].URL)
+			if err == nil && !strings.HasPrefix(page, "hostname: worker-1\n") {
+				err = fmt.Errorf("the page is %q", page)
+			}
+			if err != nil && asking.Err() == nil {
+				lost.CompareAndSwap(nil, &err)
+			}
+			asked.Add(1)
+		}
+	}()
+	defer func() { stopAsking(); <-askers }()
+
 	flows("at alpha")
 	u.at("alpha", "vee", "migrate", "worker-1", "--to", "beta", "--wait", "--timeout", "2m")
 	here, there := u.vee("alpha", "worker-1"), u.vee("beta", "worker-1")
@@ -157,6 +197,12 @@ func TestCrossSiteMigration(t *testing.T) {
 	flows("from beta")
 	u.at("alpha", "vee", "migrate", "worker-1", "--to", "h1", "--wait", "--timeout", "2m")
 	flows("back at alpha")
+	served := asked.Load()
+	u.until("users are served after it is back", func() bool { return asked.Load() > served+10 })
+	stopAsking()
+	if <-askers; lost.Load() != nil {
+		t.Errorf("of %d requests through the access point one was lost: %v", asked.Load(), *lost.Load())
+	}
 	hangUp()
 	<-done
 	if !errors.Is(broken, context.Canceled) {
@@ -175,5 +221,30 @@ func TestCrossSiteMigration(t *testing.T) {
 	if now := u.vee("alpha", "worker-1"); now.Host != "h1" || now.Restarts != 0 || now.State != vee.Active {
 		t.Errorf("%+v", now)
 	}
+	u.goesCold("worker-1")
+	t.Logf("%d requests through the access point, none lost", asked.Load())
 	t.Logf("%d bytes while the VEE went to the partner and back; the longest stall was %v", got.Len(), stall.Round(time.Millisecond))
+}
+
+// goesCold: a VEE goes to the partner suspended, goes on there with its memory, comes back by a
+// restart, and has its addresses.
+func (u *union) goesCold(name string) {
+	u.t.Helper()
+	before := u.vee("alpha", name)
+	u.at("alpha", "vee", "suspend", name, "--wait", "--timeout", "1m")
+	u.at("alpha", "vee", "migrate", name, "--to", "beta", "--cold", "--wait", "--timeout", "2m")
+	if here, there := u.vee("alpha", name), u.vee("beta", name); here.Host != "@beta" || here.State != vee.Suspended || there == nil || there.State != vee.Suspended {
+		u.t.Fatalf("suspended, at alpha %+v, at beta %+v", here, there)
+	}
+	runs := func() bool {
+		v := u.vee("alpha", name)
+		return v.State == vee.Active && v.GuestReady
+	}
+	u.at("alpha", "vee", "resume", name, "--wait", "--timeout", "1m")
+	u.until("it goes on at beta", runs)
+	u.at("alpha", "vee", "migrate", name, "--to", "h1", "--cold", "--wait", "--timeout", "2m")
+	u.until("it runs at alpha again", runs)
+	if now := u.vee("alpha", name); now.Host != "h1" || now.Descriptor.NICs[0].Address != before.Descriptor.NICs[0].Address {
+		u.t.Errorf("back by a restart: %+v", now)
+	}
 }
