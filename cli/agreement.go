@@ -190,6 +190,9 @@ func (a *app) showAgreement(g partners.Agreed) {
 		ways = []string{"no"}
 	}
 	say("migration", "%s", strings.Join(ways, ", "))
+	if g.PromoteMS > 0 {
+		say("promotion", "after %s of silence %s goes on with services of %s", time.Duration(g.PromoteMS)*time.Millisecond, g.Lender, g.Borrower)
+	}
 	if g.Access {
 		say("access", "public addresses of %s may lead to VEEs of %s there", g.Lender, g.Borrower)
 	}

@@ -32,6 +32,9 @@ type Terms struct {
 	Locations []Location `json:"locations,omitempty"`
 	SLA       Promise    `json:"sla,omitzero"`
 	Movable   Movable    `json:"movable,omitzero"`
+	// PromoteMS is how long the borrower must have been silent until the lender goes on by itself
+	// with those of its services that it is a standby of; 0: only when an operator says so.
+	PromoteMS int64 `json:"promoteMs,omitempty"`
 	// Access: the lender's public addresses may lead to the borrower's VEEs there.
 	Access bool `json:"access,omitempty"`
 }
@@ -112,7 +115,7 @@ func (a Agreement) Ends() time.Time {
 	end := a.Until
 	if a.End != nil {
 		told := a.End.At
-		if a.End.Known.After(told) {
+		if !a.End.Known.IsZero() { // At may be by another clock
 			told = a.End.Known
 		}
 		if told.Before(end) {

@@ -23,7 +23,7 @@ type Shipment struct {
 	// Definition is the caller's Service Manager's, and for the reader's: VEE Managers do not
 	// look into it.
 	Definition []byte `json:"definition" maxLength:"699052"` // base64 of MaxDefinition
-	Digest     string `json:"digest"`                         // "sha256:…" of Definition
+	Digest     string `json:"digest"`                        // "sha256:…" of Definition
 	// Images that the service's VEEs are made of, now or after the update that is under way:
 	// digests of their manifests.
 	Images []string `json:"images,omitempty" maxItems:"256"`

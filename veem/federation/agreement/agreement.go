@@ -62,6 +62,8 @@ var (
 const (
 	maxTypes  = 100
 	maxNotice = 366 * 24 * time.Hour
+	// minPromote: a site that is restarted, or whose proxy is, has not gone.
+	minPromote = 2 * time.Minute
 )
 
 // Check the terms themselves; the error names every mistake.
@@ -78,6 +80,7 @@ func Check(t peer.Terms) error {
 	say(!vee.ValidName(t.Lender) || !vee.ValidName(t.Borrower) || t.Lender == t.Borrower,
 		"lender %q and borrower %q: want two sites", t.Lender, t.Borrower)
 	say(!t.Until.After(t.From), "until %s: want a time after from, %s", t.Until.Format(time.RFC3339), t.From.Format(time.RFC3339))
+	say(t.PromoteMS != 0 && t.PromoteMS < minPromote.Milliseconds(), "promoteMs %d: want 0, or at least %v", t.PromoteMS, minPromote)
 	say(t.NoticeMS < 0 || t.NoticeMS > maxNotice.Milliseconds(), "noticeMs %d: want 0 to a year", t.NoticeMS)
 	c := t.Ceiling
 	say(c.VEEs < 1 || c.VCPUs < 1 || c.Memory < 1 || c.Disk < 0, "ceiling of %d VEEs, %d vCPUs, %v of memory and %v of disk: want some of each", c.VEEs, c.VCPUs, c.Memory, c.Disk)

@@ -57,6 +57,7 @@ func TestParse(t *testing.T) {
 		"lend: false\nuntil: 2027-01-01\nceiling: {memory: lots}":           "ceiling: memory",
 		"lend: false\nuntil: 2027-01-01\nprices: {vee: much}":               "prices: vee",
 		"lend: false\nuntil: 2027-01-01\nmove: [teleport]":                  "teleport",
+		"lend: false\nuntil: 2027-01-01\npromote-after: never":              "promote-after",
 		"lend: false\nuntil: 2027-01-01\nfree: true":                        "free",
 		"lend: true\nuntil: 2027-01-01\nx: " + strings.Repeat("a", maxFile): "bytes",
 	} {
@@ -73,6 +74,7 @@ func TestCheck(t *testing.T) {
 		"two sites":     func(t *peer.Terms) { t.Borrower = t.Lender },
 		"after from":    func(t *peer.Terms) { t.Until = t.From },
 		"noticeMs":      func(t *peer.Terms) { t.NoticeMS = -1 },
+		"promoteMs":     func(t *peer.Terms) { t.PromoteMS = 1000 },
 		"ceiling":       func(t *peer.Terms) { t.Ceiling.VEEs = 0 },
 		"instance type": func(t *peer.Terms) { t.Types[1].Name = "small" },
 		"of its own":    func(t *peer.Terms) { t.Types[0].Name = "" },

@@ -48,6 +48,8 @@ type file struct {
 	} `yaml:"sla"`
 	Move   []string `yaml:"move"`
 	Access bool     `yaml:"access"`
+	// PromoteAfter so long a silence.
+	PromoteAfter string `yaml:"promote-after"`
 }
 
 // Parse reads the terms that a person proposes for an agreement between two sites:
@@ -65,6 +67,7 @@ type file struct {
 //	sla: {availability: 0.999, credit-percent: 10}
 //	move: [live, cold]          # how VEEs may cross; empty: not at all
 //	access: true                # the lender's public addresses may lead to the borrower's VEEs
+//	promote-after: 30m          # of silence the lender goes on with the borrower's services; empty: never by itself
 //
 // The identifier and the names of the sites are for the caller to fill in: us and partner are
 // put where lend says. fault.Malformed.
@@ -105,6 +108,13 @@ func Parse(text []byte, us, partner string, now time.Time) (t peer.Terms, err er
 			return bad("notice: %w", err)
 		}
 		t.NoticeMS = notice.Milliseconds()
+	}
+	if f.PromoteAfter != "" {
+		after, err := time.ParseDuration(f.PromoteAfter)
+		if err != nil {
+			return bad("promote-after: %w", err)
+		}
+		t.PromoteMS = after.Milliseconds()
 	}
 	size := func(what, text string) (b vee.Bytes) {
 		if text != "" && err == nil {

@@ -75,7 +75,6 @@ func (h *Shelf) Promote(ctx context.Context, o Order) ([]Shown, error) {
 // mayPromote refuses to succeed a site that is there, or that another has succeeded.
 func (h *Shelf) mayPromote(ctx context.Context, o Order, chosen []row) error {
 	x, err := h.cfg.Partners.Partner(o.Site)
-	now := h.cfg.Now()
 	switch {
 	case fault.Has(err, fault.NotFound): // it was revoked or has left: nobody hears of it any more
 	case err != nil:
@@ -83,9 +82,9 @@ func (h *Shelf) mayPromote(ctx context.Context, o Order, chosen []row) error {
 	case x.Down == nil:
 		return fault.New(fault.WrongState, "site %s answers: its services are there", o.Site).
 			Try("to have its VEEs here: at site %s, reservoir site evacuate --to %s", o.Site, h.cfg.Site)
-	case !o.Fenced && now.Sub(x.Seen) < h.cfg.Silent:
-		return fault.New(fault.WrongState, "site %s answered %s ago: it may be back soon", o.Site, now.Sub(x.Seen).Round(time.Second)).
-			Try("try again in %s, or, when it is sure that nothing runs there: reservoir federation promote %s --i-am-sure --fenced", (h.cfg.Silent - now.Sub(x.Seen)).Round(time.Second), o.Site)
+	case !o.Fenced && h.silence(x) < h.cfg.Silent:
+		return fault.New(fault.WrongState, "site %s has been silent for %s: it may be back soon", o.Site, h.silence(x).Round(time.Second)).
+			Try("try again in %s, or, when it is sure that nothing runs there: reservoir federation promote %s --i-am-sure --fenced", (h.cfg.Silent - h.silence(x)).Round(time.Second), o.Site)
 	}
 	for _, r := range chosen {
 		if p, found := h.another(ctx, r); r.Promoted == nil && found {
@@ -97,6 +96,39 @@ func (h *Shelf) mayPromote(ctx context.Context, o Order, chosen []row) error {
 		}
 	}
 	return nil
+}
+
+// silence of a partner, as far as this process has listened.
+func (h *Shelf) silence(x peer.Partner) time.Duration {
+	since := x.Seen
+	if since.Before(h.opened) {
+		since = h.opened
+	}
+	return h.cfg.Now().Sub(since)
+}
+
+// agreed promotions: of services whose site has been silent for as long as the agreement says.
+func (h *Shelf) agreed(ctx context.Context, rows []row) {
+	asked := map[string]bool{}
+	for _, r := range rows {
+		if r.Whole == nil || r.Promoted != nil || asked[r.Site] {
+			continue
+		}
+		asked[r.Site] = true
+		x, err := h.cfg.Partners.Partner(r.Site)
+		if err != nil || x.Down == nil {
+			continue
+		}
+		deal, err := x.Borrows(h.cfg.Now())
+		after := time.Duration(deal.PromoteMS) * time.Millisecond
+		if err != nil || after == 0 || h.silence(x) < after {
+			continue
+		}
+		if _, err := h.Promote(ctx, Order{Site: r.Site}); err != nil && ctx.Err() == nil {
+			h.once("agreed "+r.Site, Event{Warning: true, Reason: "PromotionFails", Object: "site/" + r.Site,
+				Message: fmt.Sprintf("agreement %s says that this site goes on with services of site %s after %s of silence: %s", deal.ID, r.Site, after, fault.From(err).Message)})
+		}
+	}
 }
 
 // another standby that has gone on with a service, of those that answer.

@@ -63,11 +63,13 @@ type site struct {
 	read     int // bytes of checkpoints that were read of it
 	lodging  vee.Bytes
 	disk     vee.Bytes // of the agreement's ceiling; 0: there is none
-	given    map[string]peer.Promotion
-	adopted  []Adoption
-	taken    []string
-	yielded  map[string]string
-	events   []Event
+	// agreedSilence is that of its agreements after which it is promoted.
+	agreedSilence time.Duration
+	given         map[string]peer.Promotion
+	adopted       []Adoption
+	taken         []string
+	yielded       map[string]string
+	events        []Event
 }
 
 func newWorld(t *testing.T, names ...string) *world {
@@ -186,7 +188,7 @@ func (s *site) Partner(name string) (peer.Partner, error) {
 	}
 	deal := func(lender, borrower string, disk vee.Bytes) {
 		if disk > 0 {
-			p.Agreements = append(p.Agreements, peer.Agreement{Terms: peer.Terms{ID: lender + ".deal", Lender: lender, Borrower: borrower, From: noon.Add(-time.Hour), Until: noon.AddDate(1, 0, 0), Ceiling: peer.Ceiling{Disk: disk}},
+			p.Agreements = append(p.Agreements, peer.Agreement{Terms: peer.Terms{ID: lender + ".deal", Lender: lender, Borrower: borrower, From: noon.Add(-time.Hour), Until: noon.AddDate(1, 0, 0), Ceiling: peer.Ceiling{Disk: disk}, PromoteMS: s.agreedSilence.Milliseconds()},
 				Signatures: map[string]string{lender: "x", borrower: "y"}})
 		}
 	}
@@ -318,6 +320,7 @@ func (w *world) step() {
 		if err != nil {
 			continue
 		}
+		s.shelf.agreed(ctx, rows)
 		for _, r := range rows {
 			if s.shelf.begin(r) {
 				if err := s.shelf.work(ctx, r); err != nil {
@@ -558,6 +561,31 @@ func TestNoSecondPromotion(t *testing.T) {
 	w.settle()
 	if len(w.sites["beta"].taken) != 1 || len(w.sites["beta"].adopted) != 1 {
 		t.Errorf("done more than once: %v, %v", w.sites["beta"].taken, w.sites["beta"].adopted)
+	}
+}
+
+// TestAnAgreementSaysSo: after so long a silence, as far as the site has listened.
+func TestAnAgreementSaysSo(t *testing.T) {
+	w := newWorld(t, "alpha", "beta")
+	beta := w.sites["beta"]
+	beta.agreedSilence = 5 * time.Minute
+	w.shop("beta")
+	w.settle()
+	w.now = w.now.Add(time.Hour)
+	w.settle()
+	if beta.shown().Promoted != nil {
+		t.Fatal("its partner answers")
+	}
+	w.cut["alpha beta"] = true
+	beta.start() // who is silent since when is not known any more
+	w.settle()
+	if beta.shown().Promoted != nil {
+		t.Fatal("too early")
+	}
+	w.now = w.now.Add(5 * time.Minute)
+	w.settle()
+	if got := beta.shown(); got.Promoted == nil || !got.Done {
+		t.Errorf("%+v", got)
 	}
 }
 

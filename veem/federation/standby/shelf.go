@@ -88,11 +88,12 @@ type Shelf struct {
 	images store.Collection[[]string] // by site, that may be needed here
 	news   chan struct{}
 
-	files sync.Mutex // a checkpoint comes or goes
-	mu    sync.Mutex // guards what follows
-	busy  map[string]bool
-	shut  map[string]bool // sites that have not given way yet
-	said  map[string]string
+	opened time.Time  // who was silent before is not known
+	files  sync.Mutex // a checkpoint comes or goes
+	mu     sync.Mutex // guards what follows
+	busy   map[string]bool
+	shut   map[string]bool // sites that have not given way yet
+	said   map[string]string
 }
 
 var _ peer.Cooperation = (*Shelf)(nil)
@@ -102,7 +103,7 @@ func OpenShelf(ctx context.Context, cfg ShelfConfig) (*Shelf, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder of partners' checkpoints: %w", err)
 	}
-	h := &Shelf{cfg: cfg, rows: store.NewCollection[row](cfg.Store, "standby"), images: store.NewCollection[[]string](cfg.Store, "standby-images"),
+	h := &Shelf{cfg: cfg, opened: cfg.Now(), rows: store.NewCollection[row](cfg.Store, "standby"), images: store.NewCollection[[]string](cfg.Store, "standby-images"),
 		news: make(chan struct{}, 1), busy: map[string]bool{}, shut: map[string]bool{}, said: map[string]string{}}
 	rows, err := h.rows.Values(ctx, "")
 	if err != nil {
@@ -140,6 +141,7 @@ func (h *Shelf) Run(ctx context.Context) error {
 				})
 			}
 		}
+		h.agreed(ctx, rows)
 		if err := h.ahead(ctx); err != nil && ctx.Err() == nil {
 			h.cfg.Log.Debug("images that partners may need here", "err", err)
 		}
