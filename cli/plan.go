@@ -133,6 +133,12 @@ func solutionListing() listing[solutionStep] {
 			{head: "TO", cell: func(s solutionStep) string { return s.To }},
 			{head: "BEGIN", cell: func(s solutionStep) string { return fmt.Sprintf("%.3gs", s.Begin) }},
 			{head: "END", cell: func(s solutionStep) string { return fmt.Sprintf("%.3gs", s.End) }},
+			{head: "MIB/S", wide: true, cell: func(s solutionStep) string {
+				if s.MiBPerSecond == 0 {
+					return "-"
+				}
+				return fmt.Sprintf("%.3g", s.MiBPerSecond)
+			}},
 			{head: "AFTER", cell: func(s solutionStep) string {
 				var after []string
 				for _, i := range s.After {

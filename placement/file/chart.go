@@ -171,8 +171,11 @@ func (pg *page) timeline(s *Solution) {
 			where = a.To
 		}
 		text := fmt.Sprintf("%d. %s %s %s", i+1, a.Action, who, where)
-		pg.Rows = append(pg.Rows, row{Kind: kindClass(s.plan.Actions[i].Kind), Text: text, X: 1000 * a.Begin / end, Width: max(2, 1000*(a.End-a.Begin)/end), Y: 18 * i,
-			Hint: fmt.Sprintf("%s: %.3g s to %.3g s", text, a.Begin, a.End)})
+		hint := fmt.Sprintf("%s: %.3g s to %.3g s", text, a.Begin, a.End)
+		if a.MiBPerSecond > 0 {
+			hint += fmt.Sprintf(", %.3g MiB/s", a.MiBPerSecond)
+		}
+		pg.Rows = append(pg.Rows, row{Kind: kindClass(s.plan.Actions[i].Kind), Text: text, X: 1000 * a.Begin / end, Width: max(2, 1000*(a.End-a.Begin)/end), Y: 18 * i, Hint: hint})
 	}
 	if n := len(s.Actions) - len(pg.Rows); n > 0 {
 		pg.Hidden = fmt.Sprintf("%s; %d more actions are not drawn", orNothing(pg.Hidden), n)

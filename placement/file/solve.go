@@ -43,6 +43,8 @@ type Action struct {
 	Begin  float64 `json:"beginSeconds"`
 	End    float64 `json:"endSeconds"`
 	After  []int   `json:"after,omitempty"` // actions that it comes after, from 0
+	// MiBPerSecond that a migration is to have, where migrations share links.
+	MiBPerSecond float64 `json:"mibPerSecond,omitempty"`
 }
 
 // Conflict is why a VEE has no place: drop one of its reasons, and there is a host again.
@@ -163,7 +165,7 @@ func (p *Problem) now() solve.Target {
 }
 
 func (p *Problem) action(a model.Action) Action {
-	out := Action{Action: a.Kind.String(), Begin: a.Start.Seconds(), End: a.End.Seconds()}
+	out := Action{Action: a.Kind.String(), Begin: a.Start.Seconds(), End: a.End.Seconds(), MiBPerSecond: a.MiBs}
 	if a.VEE != model.None {
 		out.VEE = p.Model.VEEs[a.VEE].Name
 	}

@@ -118,7 +118,7 @@ func (r *repair) reach(changes []change) (model.Plan, error) {
 	for _, x := range changes {
 		s.plan(x.vee, &r.m.VEEs[x.vee])
 	}
-	s.prepare()
+	s.prepare(false)
 	plan, err := s.run()
 	for _, x := range changes {
 		r.index.update(x.from)
