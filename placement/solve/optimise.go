@@ -79,10 +79,14 @@ func (o Objective) steer(b *board, h int32) float64 {
 	return cost
 }
 
-// Optimise m: repair it, then move VEEs for as long as there is time and the objective
-// gains. With Iterations instead of Stop the same input gives the same answer. It searches
-// twice beside each other, with two seeds, and answers with the better of both; if the time
-// is over at once, with the repaired placement.
+// Optimise m: repair it, then search large neighbourhoods of the placement for as long as
+// there is time: some VEEs are taken out and put back where that costs least (ruin), with
+// single moves and swaps in between, and what costs a little more is taken too, ever less of
+// it (docs/adr/0030). With Iterations instead of Stop the same input gives the same answer.
+//
+// Two search beside each other, one with more ruins, which empty hosts, the other with more
+// single steps, which even them out, and the answer is the better of both; if the time is over
+// at once, it is the repaired placement.
 func Optimise(m *model.Model, objective Objective, o Options) (Target, error) {
 	first, err := Repair(m, o)
 	if err != nil {
@@ -95,6 +99,7 @@ func Optimise(m *model.Model, objective Objective, o Options) (Target, error) {
 	var running sync.WaitGroup
 	for i := range found {
 		s := newSearch(m, objective, first, rand.New(rand.NewPCG(o.Seed, uint64(i))), everyRule)
+		s.wide = [...]float64{.15, .02}[i]
 		running.Go(func() { found[i] = s.run(o) })
 	}
 	running.Wait()
@@ -134,16 +139,20 @@ func switchedOff(m *model.Model, t Target) []bool {
 	return on
 }
 
+// search for better placements.
 type search struct {
 	*repair
 	objective Objective
 	random    *rand.Rand
 	moves     []int32   // VEEs that may move
 	cost      []float64 // of each host
-	best      []int32
-	gain      float64 // of the placement as it is, over the first
-	most      float64 // the largest gain so far, which best has
-	ahead     bool    // the placement as it is has it, and best not yet
+	gain      float64   // of the placement as it is, over the first
+	most      float64   // the largest gain so far
+	best      []int32   // the placement that had it
+	changed   []int32   // VEEs that have moved since then
+
+	wide  float64 // part of the iterations that are ruins, not single steps
+	ruins ruins
 }
 
 func newSearch(m *model.Model, objective Objective, from Target, random *rand.Rand, keep func(int, model.Constraint) bool) *search {
@@ -174,10 +183,15 @@ func newSearch(m *model.Model, objective Objective, from Target, random *rand.Ra
 	for h := range s.cost {
 		s.cost[h] = objective.steer(s.board, int32(h))
 	}
+	policy := Pack
+	if objective.Balance > 0 {
+		policy = Balance
+	}
+	s.index = newIndex(s.board, policy)
 	return s
 }
 
-// run simulated annealing with single moves and swaps.
+// run the search: simulated annealing of ruins and steps.
 func (s *search) run(o Options) Target {
 	if len(s.moves) > 0 && len(s.m.Hosts) > 1 {
 		heat := s.heat()
@@ -189,11 +203,13 @@ func (s *search) run(o Options) Target {
 			if o.Iterations > 0 {
 				t = heat * (1 - float64(n)/float64(o.Iterations))
 			}
-			s.step(-t * math.Log(1-s.random.Float64()))
+			bound := -t * math.Log(1-s.random.Float64())
+			if s.random.Float64() < s.wide {
+				s.ruin(bound)
+			} else {
+				s.step(bound)
+			}
 		}
-	}
-	if s.ahead {
-		s.keep()
 	}
 	return Target{State: s.state, At: s.best, On: s.on}
 }
@@ -258,22 +274,25 @@ func (s *search) step(bound float64) {
 		return
 	}
 	s.cost[a], s.cost[b] = costA, costB
-	if after > before && s.ahead {
-		s.keep()
-		s.best[v] = a
-		if w != model.None {
-			s.best[w] = b
-		}
+	s.index.update(a)
+	s.index.update(b)
+	s.changed = append(s.changed, v)
+	if w != model.None {
+		s.changed = append(s.changed, w)
 	}
-	s.gain += before - after
-	if s.gain > s.most+1e-9 {
-		s.most, s.ahead = s.gain, true
-	}
+	s.accept(before - after)
 }
 
-func (s *search) keep() {
-	copy(s.best, s.at)
-	s.ahead = false
+// accept the placement as it is, which gains so much over the one before.
+func (s *search) accept(gain float64) {
+	if s.gain += gain; s.gain <= s.most+1e-9 {
+		return
+	}
+	s.most = s.gain
+	for _, v := range s.changed {
+		s.best[v] = s.at[v]
+	}
+	s.changed = s.changed[:0]
 }
 
 // stillNear tells whether both are allowed where they are: with two VEEs that change
