@@ -47,7 +47,7 @@ func (g Migration) Duration(v *VEE) time.Duration {
 // that dirties its memory faster than nine tenths of that can be copied is slowed down to it,
 // as hypervisors do.
 func (g Migration) At(v *VEE, mibs float64) time.Duration {
-	if mibs <= 0 || v.MemoryMiB == 0 {
+	if !(mibs > 0) || v.MemoryMiB == 0 {
 		return g.Least
 	}
 	memory, rate := float64(v.MemoryMiB), min(v.DirtyMiBs, .9*mibs)
