@@ -94,6 +94,9 @@ func (a *app) planFile(f format, p *file.Problem, name, html string, o solve.Opt
 		if s.Conflict != nil {
 			return e.Try("drop one of these reasons, or see every host: reservoir plan %s --why %s", name, s.Conflict.VEE)
 		}
+		if len(s.Contradiction) > 0 {
+			return e.Try("drop one of these rules, or give it a weight, so that it is only wished for")
+		}
 		return e.Try("loosen a rule, or search longer: --deadline 60s")
 	}
 	return nil

@@ -82,6 +82,21 @@ func (a Action) String() string {
 	return fmt.Sprintf("%v VEE %d from host %d to host %d", a.Kind, a.VEE, a.From, a.To)
 }
 
+// Describe a with the model's names: "migrate web from h1 to h2".
+func (m *Model) Describe(a Action) string {
+	text := a.Kind.String()
+	if a.VEE != None {
+		text += " " + m.VEEs[a.VEE].Name
+	}
+	if a.From != None && a.From != a.To {
+		text += " from " + m.Hosts[a.From].Name
+	}
+	if a.To != None {
+		text += " to " + m.Hosts[a.To].Name
+	}
+	return text
+}
+
 // Duration of action a in model m.
 func (m *Model) Duration(a Action) time.Duration {
 	if a.VEE == None {

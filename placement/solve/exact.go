@@ -17,6 +17,9 @@ var ErrNotProven = errors.New("stopped before the placement was proven best")
 // small models, of some dozens of VEEs at most. Hosts are on as Repair leaves them. Where
 // Repair finds no place, its error stands if there is none indeed.
 func Exact(m *model.Model, objective Objective, o Options) (Target, error) {
+	if err := objective.validate(); err != nil {
+		return Target{}, err
+	}
 	off := objective.SwitchOff
 	objective.SwitchOff = false // once it is known which hosts are left
 	first, err := Optimise(m, objective, Options{Seed: o.Seed, Iterations: 2000})

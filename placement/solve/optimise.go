@@ -1,6 +1,7 @@
 package solve
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -24,6 +25,16 @@ type Objective struct {
 	Migrations float64
 	// SwitchOff the hosts that are left without a VEE and that no rule wants on.
 	SwitchOff bool
+}
+
+// validate that the weights are numbers from 0 on.
+func (o Objective) validate() error {
+	for name, w := range map[string]float64{"balance": o.Balance, "consolidate": o.Consolidate, "cost": o.Cost, "migrations": o.Migrations} {
+		if math.IsNaN(w) || math.IsInf(w, 0) || w < 0 {
+			return fmt.Errorf("the objective weighs %s with %v: a number from 0 on is needed", name, w)
+		}
+	}
+	return nil
 }
 
 // Score of a target for m, with the weights of the soft rules about places that it breaks;
@@ -88,6 +99,9 @@ func (o Objective) steer(b *board, h int32) float64 {
 // single steps, which even them out, and the answer is the better of both; if the time is over
 // at once, it is the repaired placement.
 func Optimise(m *model.Model, objective Objective, o Options) (Target, error) {
+	if err := objective.validate(); err != nil {
+		return Target{}, err
+	}
 	first, err := Repair(m, o)
 	if err != nil {
 		return Target{}, err
@@ -99,7 +113,7 @@ func Optimise(m *model.Model, objective Objective, o Options) (Target, error) {
 	var running sync.WaitGroup
 	for i := range found {
 		s := newSearch(m, objective, first, rand.New(rand.NewPCG(o.Seed, uint64(i))), everyRule)
-		s.wide = [...]float64{.15, .02}[i]
+		s.wide = [...]float64{.1, .003}[i]
 		running.Go(func() { found[i] = s.run(o) })
 	}
 	running.Wait()

@@ -48,7 +48,7 @@ func (s *schedule) run() (model.Plan, error) {
 		}
 		if len(s.waiting) > 0 && !s.bypass() && !s.sleep() {
 			a := s.waiting[0]
-			return model.Plan{}, fmt.Errorf("plan the reconfiguration: %v and %d more wait for each other: loosen a rule on the plan or a continuous one", a, len(s.waiting)-1)
+			return model.Plan{}, fmt.Errorf("plan the reconfiguration: %s and %d more wait for each other: loosen a rule on the plan or a continuous one", s.m.Describe(a), len(s.waiting)-1)
 		}
 	}
 	p := model.Plan{Actions: s.done}
