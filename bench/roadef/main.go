@@ -18,6 +18,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/reservoir-cloud/reservoir/bench/figure"
 	"github.com/reservoir-cloud/reservoir/placement/reassign"
 	"github.com/reservoir-cloud/reservoir/placement/roadef"
@@ -29,14 +31,50 @@ var short = []string{"a1_1", "a1_2", "a1_3", "a1_5"}
 func main() {
 	only := flag.String("only", "", "instances, with commas between; empty: all")
 	factor := flag.Float64("factor", 1, "of the challenge's time")
+	cpu := flag.Bool("cpu", false, "count the processor's time of both workers in place of the clock's, for a busy machine")
+	iterations := flag.Int64("iterations", 0, "of each worker, in place of any time: the same result on any machine; 0: time")
+	seed := flag.Uint64("seed", 1, "of the search")
 	out := flag.String("out", "", "folder for the assignments, for another referee; empty: none")
 	flag.Parse()
 	data := filepath.Join(cmp.Or(os.Getenv("RESERVOIR_DATA"), "../shared/data"), "roadef2012")
-	if err := run(data, *only, *factor, *out); err != nil {
+	o := options{only: *only, factor: *factor, cpu: *cpu, iterations: *iterations, seed: *seed, out: *out}
+	if err := run(data, o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench roadef:", err)
 		os.Exit(1)
 	}
 }
+
+type options struct {
+	only       string
+	factor     float64
+	cpu        bool
+	iterations int64
+	seed       uint64
+	out        string
+}
+
+// clock for a run with two workers, in seconds: the wall's, or half of the time that this
+// process has had on processors, which on a busy machine is what a quiet one would show.
+func (o options) clock() func() float64 {
+	if !o.cpu {
+		start := time.Now()
+		return func() float64 { return time.Since(start).Seconds() }
+	}
+	start := used()
+	return func() float64 { return (used() - start) / workers }
+}
+
+// used is the time in seconds that this process has had on processors.
+func used() float64 {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		panic(err) // cannot be for oneself
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()).Seconds()
+}
+
+// workers of the search: one for each core.
+const workers = 2
 
 // published figures of an instance.
 type published struct {
@@ -46,7 +84,7 @@ type published struct {
 
 func (p published) score(cost float64) float64 { return 100 * (cost - p.best) / p.initial }
 
-func run(data, only string, factor float64, out string) error {
+func run(data string, o options) error {
 	instances, err := read(filepath.Join(data, "published.csv"))
 	if err != nil {
 		return fmt.Errorf("%w: say where the data is with RESERVOIR_DATA", err)
@@ -55,15 +93,15 @@ func run(data, only string, factor float64, out string) error {
 	var worst, sum float64
 	n := 0
 	for _, p := range instances {
-		if only != "" && !slices.Contains(strings.Split(only, ","), p.name) {
+		if o.only != "" && !slices.Contains(strings.Split(o.only, ","), p.name) {
 			continue
 		}
 		limit := 300 * time.Second
 		if slices.Contains(short, p.name) {
 			limit = time.Minute
 		}
-		limit = time.Duration(factor * float64(limit))
-		costs, err := improve(data, p.name, limit, out)
+		limit = time.Duration(o.factor * float64(limit))
+		costs, err := improve(data, p.name, limit, o)
 		if err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
@@ -73,7 +111,7 @@ func run(data, only string, factor float64, out string) error {
 		worst, sum, n = max(worst, p.score(last)), sum+p.score(last), n+1
 	}
 	if n == 0 {
-		return fmt.Errorf("no instance is called %s", only)
+		return fmt.Errorf("no instance is called %s", o.only)
 	}
 	figure.Line("roadef_score_worst", worst, "%", "<=", .5)
 	figure.Line("roadef_score_mean", sum/float64(n), "%", "<=", .1)
@@ -81,8 +119,8 @@ func run(data, only string, factor float64, out string) error {
 }
 
 // improve an instance until limit, reading included: its cost after each round.
-func improve(data, name string, limit time.Duration, out string) (costs []float64, err error) {
-	start := time.Now()
+func improve(data, name string, limit time.Duration, o options) (costs []float64, err error) {
+	elapsed := o.clock()
 	model, err := unpack(filepath.Join(data, "model_"+name+".txt.gz"))
 	if err != nil {
 		return nil, err
@@ -95,21 +133,22 @@ func improve(data, name string, limit time.Duration, out string) (costs []float6
 	if err != nil {
 		return nil, err
 	}
-	best, err := reassign.Improve(p, reassign.Options{
-		Seed: 1, Workers: 2,
-		Elapsed:  func() float64 { return time.Since(start).Seconds() / limit.Seconds() },
-		Improved: func(_ []int32, cost int64) { costs = append(costs, float64(cost)) },
-	})
+	search := reassign.Options{Seed: o.seed, Workers: workers, Iterations: o.iterations,
+		Improved: func(_ []int32, cost int64) { costs = append(costs, float64(cost)) }}
+	if o.iterations == 0 {
+		search.Elapsed = func() float64 { return elapsed() / limit.Seconds() }
+	}
+	best, err := reassign.Improve(p, search)
 	if err != nil {
 		return nil, err
 	}
 	if cost, err := p.Cost(best.At); err != nil || cost != best.Cost {
 		return nil, fmt.Errorf("the placement found costs %d instead of %d: %w", cost, best.Cost, err)
 	}
-	if out == "" {
+	if o.out == "" {
 		return costs, nil
 	}
-	f, err := os.Create(filepath.Join(out, name+".txt"))
+	f, err := os.Create(filepath.Join(o.out, name+".txt"))
 	if err != nil {
 		return nil, err
 	}

@@ -88,22 +88,23 @@ func TestStateCounts(t *testing.T) {
 		for range 60 {
 			var m move
 			var ok bool
+			limit := rapid.Int64Range(-5, 1000).Draw(t, "limit")
 			if r.IntN(2) == 0 {
-				m, ok = s.shift(r.IntN(p.VEEs), r.IntN(p.Hosts))
+				m, ok = s.shift(r.IntN(p.VEEs), r.IntN(p.Hosts), limit)
 			} else {
 				v, w, c := r.IntN(p.VEEs), r.IntN(p.VEEs), r.IntN(p.Hosts)
 				if r.IntN(2) == 0 {
 					c = int(s.at[v])
 				}
-				m, ok = s.replace(v, w, c)
+				m, ok = s.replace(v, w, c, limit)
 			}
 			if !ok {
 				continue
 			}
 			s.make(m)
 			cost, err := p.Cost(s.at)
-			if (err == nil) != (s.over == 0) {
-				t.Fatalf("%d over capacity, but %v", s.over, err)
+			if (err == nil) != (s.overdrawn == 0) {
+				t.Fatalf("overdrawn by %d, but %v", s.overdrawn, err)
 			}
 			if err == nil && cost != s.cost {
 				t.Fatalf("counted %d, costs %d", s.cost, cost)
@@ -120,7 +121,7 @@ func TestImprove(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		o := Options{Seed: 1, Workers: 2, Iterations: 3 * between}
+		o := Options{Seed: 1, Workers: 2, Iterations: 3 * look}
 		got, err := Improve(p, o)
 		if err != nil {
 			t.Fatal(err)
