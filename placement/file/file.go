@@ -67,7 +67,10 @@ type Objective struct {
 	Balance     float64 `json:"balance"`
 	Consolidate float64 `json:"consolidate"`
 	Cost        float64 `json:"cost"`
+	Energy      float64 `json:"energy"`
+	Distance    float64 `json:"distance"`
 	Migrations  float64 `json:"migrations"`
+	Time        float64 `json:"time"`
 	SwitchOff   bool    `json:"switchOff"`
 }
 
@@ -83,6 +86,9 @@ type Host struct {
 	Labels          []string         `json:"labels"`
 	Hypervisors     []string         `json:"hypervisors"`
 	Price           float64          `json:"price"`
+	DistanceMS      float64          `json:"distanceMs"`
+	Watts           float64          `json:"watts"`
+	HeatWanted      float64          `json:"heatWanted"`
 	BootSeconds     float64          `json:"bootSeconds"`
 	ShutdownSeconds float64          `json:"shutdownSeconds"`
 
@@ -180,7 +186,7 @@ var states = map[string]model.State{"ready": model.Ready, "running": model.Runni
 // problem of a document that fits the schema.
 func (d *Document) problem() (*Problem, error) {
 	p := &Problem{Objective: solve.Objective{Balance: d.Objective.Balance, Consolidate: d.Objective.Consolidate, Cost: d.Objective.Cost,
-		Migrations: d.Objective.Migrations, SwitchOff: d.Objective.SwitchOff}}
+		Energy: d.Objective.Energy, Distance: d.Objective.Distance, Migrations: d.Objective.Migrations, Time: d.Objective.Time, SwitchOff: d.Objective.SwitchOff}}
 	n := &names{hosts: map[string]int32{}, vees: map[string]int32{}, dimensions: map[string]int{}}
 	var dimensions []model.Dimension
 	for i, name := range d.Dimensions {
@@ -231,7 +237,7 @@ func (d *Document) addHosts(n *names) error {
 			return err
 		}
 		n.hosts[h.Name] = n.m.AddHost(model.Host{Name: h.Name, Off: h.State == "off", Draining: h.State == "draining", Rack: h.Rack, Room: h.Room, Site: h.Site,
-			Jurisdiction: h.Jurisdiction, Labels: h.Labels, Hypervisors: h.Hypervisors, Price: h.Price,
+			Jurisdiction: h.Jurisdiction, Labels: h.Labels, Hypervisors: h.Hypervisors, Price: h.Price, Distance: h.DistanceMS, Watts: h.Watts, Heat: h.HeatWanted,
 			Boot: seconds(h.BootSeconds), Shutdown: seconds(h.ShutdownSeconds), LinkMiBs: h.MigrationMiBPerSecond}, capacity...)
 	}
 	return nil

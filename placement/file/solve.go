@@ -79,7 +79,7 @@ func (p *Problem) Solve(o solve.Options) *Solution {
 	}
 	s := &Solution{Feasible: true, Actions: []Action{}, SecondsInAll: plan.Makespan().Seconds(), Migrations: plan.Migrations(), plan: plan, target: target}
 	w := p.Objective
-	w.Migrations = 0
+	w.Migrations, w.Time = 0, 0
 	s.Before, s.After = w.Score(p.Model, p.now()), w.Score(p.Model, target)
 	for _, a := range plan.Actions {
 		s.Actions = append(s.Actions, p.action(a))
@@ -107,7 +107,7 @@ func (p *Problem) search(o solve.Options) (target solve.Target, plan model.Plan,
 		for _, i := range kept {
 			m.Require(p.Model.Rules[i].Constraint)
 		}
-		if w := p.Objective; w.Balance > 0 || w.Consolidate > 0 || w.Cost > 0 || w.SwitchOff {
+		if w := p.Objective; w.Balance+w.Consolidate+w.Cost+w.Energy+w.Distance > 0 || w.SwitchOff {
 			target, err = solve.Optimise(&m, w, o)
 		} else {
 			target, err = solve.Repair(&m, o)

@@ -36,6 +36,8 @@ type Host struct {
 
 	Price    float64       // per hour while it is on
 	Distance float64       // to the users of the services, in ms
+	Watts    float64       // that it draws while it has VEEs
+	Heat     float64       // part of them that somebody there wants as heat, 0 to 1
 	Boot     time.Duration // switching it on
 	Shutdown time.Duration // switching it off
 
@@ -215,6 +217,10 @@ func (m *Model) Validate() error {
 		amounts("host", h.Name, m.Capacity(int32(i)))
 		number("host", h.Name, "price", h.Price)
 		number("host", h.Name, "distance", h.Distance)
+		number("host", h.Name, "power", h.Watts)
+		if !(h.Heat >= 0 && h.Heat <= 1) {
+			bad("host %s has %v of its heat wanted: a part, from 0 to 1, is needed", h.Name, h.Heat)
+		}
 		number("host", h.Name, "link bandwidth", h.LinkMiBs)
 		if min(h.Boot, h.Shutdown) < 0 {
 			bad("host %s boots or shuts down in a negative time", h.Name)

@@ -73,7 +73,7 @@ func TestMillionRepaired(t *testing.T) {
 func TestNoNumber(t *testing.T) {
 	for _, w := range []float64{math.NaN(), math.Inf(1), -1} {
 		for kind, f := range map[string]func(*model.Model, solve.Objective, solve.Options) (solve.Target, error){"optimise": solve.Optimise, "exact": solve.Exact} {
-			for i, o := range []solve.Objective{{Balance: w}, {Consolidate: w}, {Cost: w}, {Migrations: w}} {
+			for i, o := range []solve.Objective{{Balance: w}, {Consolidate: w}, {Cost: w}, {Energy: w}, {Distance: w}, {Migrations: w}, {Time: w}} {
 				if _, err := f(site(2, "0:1"), o, solve.Options{}); err == nil || !strings.Contains(err.Error(), "a number from 0 on") {
 					t.Errorf("%s with weight %d of %v: %v", kind, i, w, err)
 				}

@@ -20,16 +20,25 @@ type Objective struct {
 	Consolidate float64
 	// Cost of the hosts with a VEE, in their price per hour.
 	Cost float64
+	// Energy of the hosts with a VEE, in watts, without what is wanted there as heat: a data
+	// furnace in winter costs nothing.
+	Energy float64
+	// Distance of VEEs to their users: the sum over VEEs of their hosts', in ms.
+	Distance float64
 	// Migrations that lead there. It is what keeps a site from churning: a move must gain
 	// more than this.
 	Migrations float64
+	// Time that migrations take, each by itself, in seconds: what it is until all is as wanted
+	// (BtrPlace's MinMTTR), but for what they wait for each other.
+	Time float64
 	// SwitchOff the hosts that are left without a VEE and that no rule wants on.
 	SwitchOff bool
 }
 
 // validate that the weights are numbers from 0 on.
 func (o Objective) validate() error {
-	for name, w := range map[string]float64{"balance": o.Balance, "consolidate": o.Consolidate, "cost": o.Cost, "migrations": o.Migrations} {
+	for name, w := range map[string]float64{"balance": o.Balance, "consolidate": o.Consolidate, "cost": o.Cost, "energy": o.Energy,
+		"distance": o.Distance, "migrations": o.Migrations, "time": o.Time} {
 		if math.IsNaN(w) || math.IsInf(w, 0) || w < 0 {
 			return fmt.Errorf("the objective weighs %s with %v: a number from 0 on is needed", name, w)
 		}
@@ -56,10 +65,19 @@ func (o Objective) Score(m *model.Model, t Target) float64 {
 
 // move is what it costs that v is on h and not where it was.
 func (o Objective) move(m *model.Model, v, h int32) float64 {
-	if x := &m.VEEs[v]; x.State == model.Running && x.Host != h {
+	x := &m.VEEs[v]
+	if x.State != model.Running || x.Host == h {
+		return 0
+	}
+	if o.Time == 0 {
 		return o.Migrations
 	}
-	return 0
+	return o.Migrations + o.Time*m.Migration.Duration(x).Seconds()
+}
+
+// inUse is what a host costs for having VEEs at all.
+func (o Objective) inUse(h *model.Host) float64 {
+	return o.Consolidate + o.Cost*h.Price + o.Energy*h.Watts*(1-h.Heat)
 }
 
 // host is what h costs as it is.
@@ -73,8 +91,8 @@ func (o Objective) host(b *board, h int32) (cost float64) {
 			}
 		}
 	}
-	if len(b.guests[h]) > 0 {
-		cost += o.Consolidate + o.Cost*b.m.Hosts[h].Price
+	if n := len(b.guests[h]); n > 0 {
+		cost += o.inUse(&b.m.Hosts[h]) + float64(n)*o.Distance*b.m.Hosts[h].Distance
 	}
 	return cost
 }
@@ -83,7 +101,7 @@ func (o Objective) host(b *board, h int32) (cost float64) {
 // less than one that is half full, so that the search empties it.
 func (o Objective) steer(b *board, h int32) float64 {
 	cost := o.host(b, h)
-	if each := o.Consolidate + o.Cost*b.m.Hosts[h].Price; each > 0 && len(b.guests[h]) > 0 {
+	if each := o.inUse(&b.m.Hosts[h]); each > 0 && len(b.guests[h]) > 0 {
 		full := min(1, max(0, b.fullness(h)))
 		cost -= .5 * each * full * full
 	}

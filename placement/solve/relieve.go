@@ -52,7 +52,7 @@ func (r *repair) relieve(hosts []int32) error {
 		if err := r.holds(h); err != nil {
 			return err
 		}
-		for _, v := range r.guests[h] {
+		for _, v := range slices.Clone(r.guests[h]) { // looking moves them about
 			if err := r.lawful(v); err != nil {
 				return err
 			}

@@ -145,7 +145,7 @@ func (s *search) offer(cost *float64) {
 			*cost += s.cost[h]
 		}
 	}
-	if s.objective.Migrations > 0 {
+	if s.objective.Migrations+s.objective.Time > 0 {
 		for _, v := range r.out {
 			add(s.m.VEEs[v].Host) // it may have left without need
 		}

@@ -191,7 +191,7 @@ func drawModel(t *rapid.T) *model.Model {
 	for h := range hosts {
 		kind := rapid.IntRange(0, 9).Draw(t, "host")
 		m.AddHost(model.Host{Name: fmt.Sprint("h", h), Rack: fmt.Sprint("r", h/2), Room: fmt.Sprint("m", h/3), Off: kind == 0, Draining: kind == 1,
-			Price: float64(h), Boot: 2 * time.Second, Shutdown: time.Second, LinkMiBs: rapid.SampledFrom([]float64{0, 0, 40, 250}).Draw(t, "link")}, amounts("capacity", 0, 12)...)
+			Price: float64(h), Watts: float64(100 * (h % 3)), Heat: float64(h%2) / 2, Distance: float64(h % 4), Boot: 2 * time.Second, Shutdown: time.Second, LinkMiBs: rapid.SampledFrom([]float64{0, 0, 40, 250}).Draw(t, "link")}, amounts("capacity", 0, 12)...)
 	}
 	for v := range rapid.IntRange(0, 12).Draw(t, "VEEs") {
 		x := model.VEE{Name: fmt.Sprint("v", v), Start: time.Second, Stop: time.Second, Suspend: time.Second, Resume: time.Second,
