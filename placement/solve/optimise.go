@@ -127,18 +127,22 @@ func Optimise(m *model.Model, objective Objective, o Options) (Target, error) {
 	if o.Iterations == 0 && o.Stop == nil {
 		o.Iterations = 50 * (len(m.VEEs) + 100)
 	}
+	best, least := first, objective.Score(m, first)
 	var found [2]Target
+	var score [2]float64
 	var running sync.WaitGroup
 	for i := range found {
 		s := newSearch(m, objective, first, rand.New(rand.NewPCG(o.Seed, uint64(i))), everyRule)
 		s.wide = [...]float64{.1, .003}[i]
-		running.Go(func() { found[i] = s.run(o) })
+		running.Go(func() {
+			found[i] = s.run(o)
+			score[i] = objective.Score(m, found[i])
+		})
 	}
 	running.Wait()
-	best, score := first, objective.Score(m, first)
-	for _, t := range found {
-		if s := objective.Score(m, t); s < score-1e-9 {
-			best, score = t, s
+	for i, t := range found {
+		if score[i] < least-1e-9 {
+			best, least = t, score[i]
 		}
 	}
 	if objective.SwitchOff {
