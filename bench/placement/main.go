@@ -1,6 +1,6 @@
 // Command placement measures the placement engine: BtrPlace's published workloads in repair
 // mode, a site of 10,000 hosts and 100,000 VEEs, and beside others on the same problems:
-// migrations with capped parallelism, hbal and hspace of Ganeti, proven optima (MiniZinc, CBC), Nomad's scheduler, and first
+// migrations with capped parallelism, hbal, hail and hspace of Ganeti, proven optima (MiniZinc, CBC), Nomad's scheduler, and first
 // fit and best fit on Azure's arrivals. The independent checker verifies every plan.
 //
 // With arguments it runs only those parts: workloads, scale, migrations, ganeti, optima, nomad, azure.
