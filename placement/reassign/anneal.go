@@ -15,7 +15,7 @@ const (
 	hot, cold = .1, .0004
 	low       = .1
 	rise      = 120
-	settle    = .6
+	settle    = .75
 	quench    = .96
 	forbidden = 1e5
 )

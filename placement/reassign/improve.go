@@ -30,7 +30,7 @@ type Result struct {
 
 // rounds end at these shares of the time. The first are quick, so that there is something
 // better soon; each anneals anew, the slower the better.
-var rounds = []float64{1. / 30, 1. / 5, 1}
+var rounds = []float64{.03, .16, 1}
 
 // Improve the initial placement of p, which must be feasible, by simulated annealing (as
 // Portal, Ritt, Borba and Buriol, "Simulated annealing for the machine reassignment problem",

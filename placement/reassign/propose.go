@@ -44,7 +44,7 @@ func (p *proposer) propose(s *state, limit int64) (m move, ok bool) {
 			return m, false
 		}
 		return s.shift(v, b, limit)
-	case kind < chains+shifts+siblings:
+	case kind < chains+shifts+siblings && len(p.family[service]) > 1:
 		family := p.family[service]
 		return p.replace(s, v, int(family[p.below(len(family))]), a, limit)
 	default:
