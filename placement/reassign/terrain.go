@@ -2,6 +2,7 @@ package reassign
 
 import (
 	"cmp"
+	"math"
 	"slices"
 )
 
@@ -12,9 +13,9 @@ type terrain struct {
 	few     [][]int32 // by VEE: the hosts where it may be, if those are listed
 	movable []int     // VEEs that may be elsewhere than at first
 	family  [][]int32 // by service: its VEEs
-	bySize  []int     // VEEs, the smallest load first
+	bySize  []int     // VEEs, the smallest first, by load and balance cost
 	rank    []int     // of each VEE in bySize
-	large   float64   // load cost of a large VEE: nine of ten are smaller
+	large   float64   // load and balance cost of a large VEE: nine of ten are smaller
 }
 
 // maxListed bounds the hosts in all lists of few.
@@ -55,6 +56,9 @@ func newTerrain(p *Problem) *terrain {
 		}
 		for r, d := range demand {
 			size[v] += float64(d) * float64(p.LoadWeight[r])
+		}
+		for _, b := range p.Balances {
+			size[v] += math.Abs(float64(demand[b.B])-float64(b.Target)*float64(demand[b.A])) * float64(b.Weight)
 		}
 		t.bySize[v] = v
 		t.family[p.Service[v]] = append(t.family[p.Service[v]], int32(v))
