@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"cmp"
 	"compress/gzip"
+	"context"
 	"encoding/csv"
 	"flag"
 	"fmt"
@@ -42,7 +43,7 @@ func main() {
 	out := flag.String("out", "", "folder for the assignments, for another referee; empty: none")
 	flag.Parse()
 	o := options{only: *only, factor: *factor, cpu: *cpu, iterations: *iterations, seed: *seed, referee: *referee, out: *out}
-	if err := run(filepath.Join(data, "roadef2012"), o); err != nil {
+	if err := run(context.Background(), filepath.Join(data, "roadef2012"), o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench roadef:", err)
 		os.Exit(1)
 	}
@@ -102,7 +103,7 @@ type published struct {
 
 func (p published) score(cost float64) float64 { return 100 * (cost - p.best) / p.initial }
 
-func run(data string, o options) error {
+func run(ctx context.Context, data string, o options) error {
 	instances, err := read(filepath.Join(data, "published.csv"))
 	if err != nil {
 		return fmt.Errorf("%w: say where the data is with RESERVOIR_DATA", err)
@@ -120,7 +121,7 @@ func run(data string, o options) error {
 			limit = time.Minute
 		}
 		limit = time.Duration(o.factor * float64(limit))
-		r, err := improve(data, p.name, limit, o)
+		r, err := improve(ctx, data, p.name, limit, o)
 		if err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
@@ -158,7 +159,7 @@ func (r result) after(seconds, initial float64) float64 {
 }
 
 // improve an instance until limit, reading included.
-func improve(data, name string, limit time.Duration, o options) (r result, err error) {
+func improve(ctx context.Context, data, name string, limit time.Duration, o options) (r result, err error) {
 	clock := o.clock()
 	model, initial := filepath.Join(data, "model_"+name+".txt.gz"), filepath.Join(data, "assignment_"+name+".txt.gz")
 	modelText, err := unpack(model)
@@ -200,15 +201,15 @@ func improve(data, name string, limit time.Duration, o options) (r result, err e
 	if err := os.WriteFile(final, text.Bytes(), 0o644); err != nil {
 		return r, err
 	}
-	return r, o.judge(model, initial, final, best.Cost)
+	return r, o.judge(ctx, model, initial, final, best.Cost)
 }
 
 // judge asks the referee what an assignment costs.
-func (o options) judge(model, initial, final string, cost int64) error {
+func (o options) judge(ctx context.Context, model, initial, final string, cost int64) error {
 	if o.referee == "" {
 		return nil
 	}
-	said, err := exec.Command("python3", o.referee, model, initial, final).Output()
+	said, err := exec.CommandContext(ctx, "python3", o.referee, model, initial, final).Output()
 	if err != nil {
 		return fmt.Errorf("referee %s (-referee= goes without): %w: %s", o.referee, err, said)
 	}
