@@ -86,7 +86,7 @@ sim-check: ## 1,000 seeds of random faults, the peers' ordeals, and deliberate b
 
 .PHONY: fuzz-placement
 fuzz-placement: ## Random sites and what befalls them, for some hours (FUZZ_CHECKS=100000 of each test)
-	$(GO) test ./placement/solve ./placement/reassign -run 'Agrees|Events|Relieve$$|Holds|Delay|Exact|Improve$$|Counts' -rapid.checks=$(or $(FUZZ_CHECKS),100000) -timeout 0 -v
+	$(GO) test ./placement/solve ./placement/reassign ./veem/rebalance -run 'Agrees|Events|Relieve$$|Holds|Delay|Exact|IsOne|Improve$$|Counts|Applied|Settles' -rapid.checks=$(or $(FUZZ_CHECKS),100000) -timeout 0 -v
 
 .PHONY: lint
 lint: .cache/bin/golangci-lint ## golangci-lint with .golangci.yml (builds it the first time: some minutes)

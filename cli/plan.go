@@ -94,6 +94,9 @@ func (a *app) planFile(f format, p *file.Problem, name, html string, o solve.Opt
 		if s.Conflict != nil {
 			return e.Try("drop one of these reasons, or see every host: reservoir plan %s --why %s", name, s.Conflict.VEE)
 		}
+		if len(s.Contradiction) > 0 {
+			return e.Try("drop one of these rules, or give it a weight, so that it is only wished for")
+		}
 		return e.Try("loosen a rule, or search longer: --deadline 60s")
 	}
 	return nil
@@ -133,6 +136,12 @@ func solutionListing() listing[solutionStep] {
 			{head: "TO", cell: func(s solutionStep) string { return s.To }},
 			{head: "BEGIN", cell: func(s solutionStep) string { return fmt.Sprintf("%.3gs", s.Begin) }},
 			{head: "END", cell: func(s solutionStep) string { return fmt.Sprintf("%.3gs", s.End) }},
+			{head: "MIB/S", wide: true, cell: func(s solutionStep) string {
+				if s.MiBPerSecond == 0 {
+					return "-"
+				}
+				return fmt.Sprintf("%.3g", s.MiBPerSecond)
+			}},
 			{head: "AFTER", cell: func(s solutionStep) string {
 				var after []string
 				for _, i := range s.After {

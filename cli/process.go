@@ -30,7 +30,7 @@ and ca.pem into its directory, for: reservoir context add.`
 	cmd.Example = `  reservoir site --dir /var/lib/reservoir --name alpha --advertise 10.0.0.5:8440 --vee-network 10.0.128.0/17 \
       --vee-prefix-len 16 --vee-gateway 10.0.0.1`
 	c := site.Config{Version: version}
-	var network, gateway, access, ports, pool, vans string
+	var network, gateway, access, ports, pool, vans, link string
 	fl := cmd.Flags()
 	control := controlFlags(fl, &c)
 	fl.StringVar(&c.Dir, "dir", "", "`DIRECTORY` of everything that the site keeps")
@@ -53,6 +53,7 @@ and ca.pem into its directory, for: reservoir context add.`
 	fl.DurationVar(&c.Rebalance.Every, "rebalance-every", 0, "time between two plans (5m)")
 	fl.Float64Var(&c.Rebalance.PerMove, "rebalance-per-move", 0, "what a single move must gain of the policy's score (0.01)")
 	fl.Float64Var(&c.Rebalance.Gain, "rebalance-gain", 0, "part of the score that a plan must gain to be worth it (0.05)")
+	fl.StringVar(&link, "migration-link", "", "`SIZE` that each host's link sends migrations in a second: plans share it out among them (unknown: two at a host)")
 	fl.Float64Var(&c.Relief.Overload, "overload", 0.9, "`PART` of a host's CPUs above which other hosts relieve it of VEEs by themselves; 0: never")
 	fl.Float64Var(&c.Relief.Calm, "overload-calm", 0.75, "part that it is brought to")
 	fl.DurationVar(&c.Relief.Lasts, "overload-for", 3*time.Minute, "how long it must last")
@@ -86,6 +87,9 @@ and ca.pem into its directory, for: reservoir context add.`
 			c.Federation.Partnerings = append(c.Federation.Partnerings, vee.Partnering(p))
 		}
 		if c.Monitoring.Disk, err = parse(vee.ParseBytes, "--metrics-disk", metricsDisk); err != nil {
+			return err
+		}
+		if c.Rebalance.Link, err = parse(parseBandwidth, "--migration-link", link); err != nil {
 			return err
 		}
 		if c.VEENetwork, err = parse(netip.ParsePrefix, "--vee-network", network); err != nil {

@@ -233,6 +233,12 @@ func moveListing() listing[numbered] {
 				return strings.Join(after, ",")
 			}},
 			{head: "STATE", cell: func(s numbered) string { return s.State }},
+			{head: "PER-SECOND", cell: func(s numbered) string {
+				if s.Bandwidth == 0 {
+					return ""
+				}
+				return s.Bandwidth.String()
+			}, wide: true},
 			{head: "VEE-ID", cell: func(s numbered) string { return string(s.VEE) }, wide: true},
 		},
 		name: func(s numbered) string { return string(s.VEE) },

@@ -138,8 +138,8 @@ func (c *Config) check() error {
 	}
 	if r := c.Rebalance; r.Policy != rebalance.None && !slices.Contains(rebalance.Policies, r.Policy) {
 		return fault.New(fault.Malformed, "rebalance %q: want one of %v", r.Policy, rebalance.Policies).Try("reservoir site --help")
-	} else if r.Every < 0 || !(r.PerMove >= 0) || !(r.Gain >= 0) {
-		return fault.New(fault.Malformed, "rebalancing every %v, by at least %v a move and %v in all: none may be negative", r.Every, r.PerMove, r.Gain).Try("reservoir site --help")
+	} else if r.Every < 0 || r.Link < 0 || !(r.PerMove >= 0) || !(r.Gain >= 0) {
+		return fault.New(fault.Malformed, "rebalancing every %v, by at least %v a move and %v in all, over links of %v: none may be negative", r.Every, r.PerMove, r.Gain, r.Link).Try("reservoir site --help")
 	}
 	for _, u := range c.AccountingListeners {
 		if err := checkListener(u); err != nil {

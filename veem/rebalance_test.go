@@ -250,6 +250,29 @@ func TestRebalance(t *testing.T) {
 	})
 }
 
+// Where the site's links are known, a plan gives each migration its part, and that is what
+// hosts are told.
+func TestRebalanceSharesLinks(t *testing.T) {
+	inSite(t, 2, func(s *fakeSite) {
+		s.stop()
+		s.cfg.Rebalancing.Link = 64 * vee.MiB
+		s.start()
+		all := s.deploy(2)
+		p, err := s.m.Rebalance(s.operator(), vmi.Rebalance{Policy: "consolidate"})
+		if err != nil || len(p.Steps) != 1 {
+			t.Fatalf("%+v, %v", p, err)
+		}
+		if b := p.Steps[0].Bandwidth; b <= 0 || b > 64*vee.MiB {
+			t.Errorf("held to %v of 64 MiB a second", b)
+		}
+		s.untilThat(all[0], "consolidated", func(vmi.VEE) bool { return s.plan().State == vmi.ReconfigurationDone })
+		done, err := s.m.ListMigrations(s.operator())
+		if err != nil || len(done) != 1 || done[0].Bandwidth != p.Steps[0].Bandwidth {
+			t.Errorf("migrations %+v, %v: want one, held to %v", done, err, p.Steps[0].Bandwidth)
+		}
+	})
+}
+
 // A site with a policy moves by itself, and then no more: nothing churns.
 func TestPolicyDoesNotChurn(t *testing.T) {
 	for _, policy := range rebalance.Policies {

@@ -29,6 +29,9 @@ type Rebalancing struct {
 	// PerMove is what a single move must gain, Gain the part of the score that a plan must:
 	// 0.01 and 0.05.
 	PerMove, Gain float64
+	// Link is what that of a host sends migrations in a second, and receives. Plans share it
+	// out then, and each migration is held to its part. 0: nobody knows.
+	Link vee.Bytes
 }
 
 func (r Rebalancing) withDefaults() Rebalancing {
@@ -50,6 +53,7 @@ const (
 	maxAttempts = 5   // at what an operator asked for, while the world changes
 	planTime    = 5 * time.Second
 	atOnce      = 2 // migrations at a host
+	mostAtOnce  = 8 // where they share a link that is known
 	linkSpeed   = 100 * vee.MiB
 	moveTime    = 2 * time.Second // the least that a migration is expected to take
 )
@@ -238,6 +242,9 @@ func (m *Manager) plan(w *situation, policy rebalance.Policy) (rebalance.Plan, e
 	deadline := m.cfg.Now().Add(planTime)
 	o := rebalance.Options{Policy: policy, PerMove: m.cfg.Rebalancing.PerMove, Gain: m.cfg.Rebalancing.Gain,
 		Slots: atOnce, Bandwidth: linkSpeed, Least: moveTime, Stop: func() bool { return m.cfg.Now().After(deadline) }}
+	if link := m.cfg.Rebalancing.Link; link > 0 {
+		o.Shared, o.Bandwidth, o.Slots = true, link, mostAtOnce
+	}
 	p, err := rebalance.Make(w.site, o)
 	if err != nil {
 		return p, fault.New(fault.NoResources, "%w", err).Try("reservoir host list, reservoir vee list")
@@ -251,7 +258,7 @@ func proposal(cause string, policy rebalance.Policy, p rebalance.Plan) vmi.Recon
 		Steps: []vmi.ReconfigureStep{}, Attempt: 1}
 	for _, s := range p.Steps[:min(len(p.Steps), maxMoves)] {
 		r.Steps = append(r.Steps, vmi.ReconfigureStep{VEE: s.VEE, Name: s.Name, From: s.From, To: s.To, After: s.After,
-			StartMS: s.Start.Milliseconds(), EndMS: s.End.Milliseconds()})
+			StartMS: s.Start.Milliseconds(), EndMS: s.End.Milliseconds(), Bandwidth: s.Bandwidth})
 	}
 	for _, s := range p.Stays {
 		r.Stays = append(r.Stays, vmi.ReconfigureRemain{VEE: s.VEE, Name: s.Name, Host: s.Host, Why: s.Why})
@@ -358,7 +365,7 @@ func (m *Manager) beginStep(ctx context.Context, w *situation, s vmi.Reconfigure
 				return err
 			}
 		}
-		in := vmi.Migrate{AutoConverge: true, Cold: s.Cold}
+		in := vmi.Migrate{AutoConverge: true, Bandwidth: s.Bandwidth, Cold: s.Cold}
 		if end := w.run.Deadline; end != nil {
 			in.DeadlineMS = max(1, end.Sub(t.now).Milliseconds())
 		}

@@ -77,6 +77,8 @@ type ReconfigureStep struct {
 	StartMS int64  `json:"startMs"`
 	EndMS   int64  `json:"endMs"`
 	State   string `json:"state,omitempty"` // waiting, running, done, failed
+	// Bandwidth that the migration is held to, per second; 0: to none.
+	Bandwidth vee.Bytes `json:"bandwidthBytes,omitempty"`
 }
 
 // ReconfigureRemain is a VEE that does not leave a host that is to be left, and why.

@@ -11,7 +11,7 @@ import (
 )
 
 var somePlan = vmi.Reconfiguration{ID: "p1", Cause: "drain", Policy: "balance", State: vmi.ReconfigurationRunning, Started: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Ended: &until,
-	Before: 2, After: 1, Steps: []vmi.ReconfigureStep{{VEE: id, Name: "web-1", From: "h1", To: "h2", After: []int{0}, StartMS: 1, EndMS: 2, State: "running"}},
+	Before: 2, After: 1, Steps: []vmi.ReconfigureStep{{VEE: id, Name: "web-1", From: "h1", To: "h2", After: []int{0}, StartMS: 1, EndMS: 2, State: "running", Bandwidth: 1 << 20}},
 	Stays: []vmi.ReconfigureRemain{{VEE: id, Name: "web-2", Host: "h1", Why: "it is PAUSED"}}, Note: "so", Attempt: 2}
 
 func (r *recorder) DrainHost(_ context.Context, name string, d vmi.Drain) (vmi.Host, error) {

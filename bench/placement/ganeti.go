@@ -27,7 +27,7 @@ import (
 // a tenth of a millisecond each.
 var sizes = []struct{ nodes, instances, most int }{
 	{10, 80, 0}, {12, 96, 0}, {15, 120, 0}, {18, 144, 0}, {20, 160, 0}, {25, 200, 16}, {30, 240, 10}, {35, 280, 8}, {40, 320, 5}, {50, 200, 6},
-	{60, 200, 5}, {80, 200, 4}, {100, 200, 3}, {120, 200, 3}, {150, 200, 2}, {200, 200, 2}, {300, 200, 2}, {400, 200, 1}, {700, 80, 1}, {1000, 50, 1},
+	{60, 200, 5}, {80, 200, 4}, {100, 200, 3}, {120, 200, 3}, {150, 200, 2}, {200, 200, 2}, {300, 200, 1}, {400, 100, 1}, {700, 40, 1}, {1000, 20, 1},
 }
 
 // spacious is up to how many nodes hspace is asked: it takes minutes for more.
@@ -36,7 +36,7 @@ const spacious = 25
 // clusters balances clusters beside hbal, and counts what still goes in beside hspace. The
 // score of either result is what hbal itself says of it.
 func clusters() error {
-	for _, tool := range []string{"hbal", "hspace"} {
+	for _, tool := range []string{"hbal", "hspace", hail} {
 		if _, err := exec.LookPath(tool); err != nil {
 			return fmt.Errorf("%s is missing: apt-get install ganeti-htools", tool)
 		}
@@ -46,8 +46,8 @@ func clusters() error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	fmt.Printf("%6s %9s %9s | %9s %6s %9s | %9s %6s %9s | %8s %9s %8s %9s\n", "nodes", "instances", "score", "hbal", "moves", "seconds", "ours", "moves", "seconds", "hspace", "seconds", "ours", "seconds")
-	var worst, slowest, fewest, slowestSpace float64
+	fmt.Printf("%6s %9s %9s | %9s %6s %9s | %9s %6s %9s | %9s %8s %9s %8s | %8s %9s %8s %9s\n", "nodes", "instances", "score", "hbal", "moves", "seconds", "ours", "moves", "seconds", "hail", "seconds", "ours", "seconds", "hspace", "seconds", "ours", "seconds")
+	var worst, slowest, worstPlaced, slowestPlaced, fewest, slowestSpace float64
 	fewest = math.Inf(1)
 	for i, s := range sizes {
 		c, err := oneCluster(dir, rand.New(rand.NewPCG(uint64(i), 7)), s.nodes, s.instances, s.most)
@@ -55,6 +55,7 @@ func clusters() error {
 			return fmt.Errorf("a cluster of %d nodes: %w", s.nodes, err)
 		}
 		worst, slowest = max(worst, c.ours/c.hbal), max(slowest, c.oursSeconds/c.hbalSeconds)
+		worstPlaced, slowestPlaced = max(worstPlaced, c.placed/c.hail), max(slowestPlaced, c.placeSeconds/c.hailSeconds)
 		if s.nodes > spacious {
 			continue
 		}
@@ -62,6 +63,8 @@ func clusters() error {
 	}
 	figure.Line("hbal_score_ratio_worst", worst, "x", "<=", 1)
 	figure.Line("hbal_time_ratio", slowest, "x", "<", 1)
+	figure.Line("hail_score_ratio_worst", worstPlaced, "x", "<=", 1)
+	figure.Line("hail_time_ratio", slowestPlaced, "x", "<", 1)
 	figure.Line("hspace_count_ratio_worst", fewest, "x", ">=", 1)
 	figure.Line("hspace_time_ratio", slowestSpace, "x", "<", 1)
 	return nil
@@ -70,6 +73,8 @@ func clusters() error {
 type clusterResult struct {
 	hbal, ours                    float64
 	hbalSeconds, oursSeconds      float64
+	hail, placed                  float64
+	hailSeconds, placeSeconds     float64
 	hspaceFit, oursFit            int
 	hspaceSeconds, oursFitSeconds float64
 }
@@ -127,6 +132,10 @@ func oneCluster(dir string, random *rand.Rand, nodes, n, most int) (r clusterRes
 		return r, fmt.Errorf("ours makes %d migrations, hbal %v", own, moves)
 	}
 	fmt.Printf("%6d %9d %9.4f | %9.5f %6.0f %9.3f | %9.5f %6d %9.3f |", nodes, n, before, r.hbal, moves, r.hbalSeconds, r.ours, own, r.oursSeconds)
+	if err := r.place(dir, path); err != nil {
+		return r, err
+	}
+	fmt.Printf(" %9.5f %8.3f %9.5f %8.3f |", r.hail, r.hailSeconds, r.placed, r.placeSeconds)
 	if nodes <= spacious {
 		if err := r.space(path); err != nil {
 			return r, err

@@ -1,9 +1,9 @@
 // Command placement measures the placement engine: BtrPlace's published workloads in repair
 // mode, a site of 10,000 hosts and 100,000 VEEs, and beside others on the same problems:
-// hbal and hspace of Ganeti, proven optima (MiniZinc, CBC), Nomad's scheduler, and first
+// migrations with capped parallelism, hbal, hail and hspace of Ganeti, proven optima (MiniZinc, CBC), Nomad's scheduler, and first
 // fit and best fit on Azure's arrivals. The independent checker verifies every plan.
 //
-// With arguments it runs only those parts: workloads, scale, ganeti, optima, nomad, azure.
+// With arguments it runs only those parts: workloads, scale, migrations, ganeti, optima, nomad, azure.
 package main
 
 import (
@@ -28,6 +28,7 @@ func run(only []string) error {
 	}{
 		{"workloads", func() error { return workloads(data) }},
 		{"scale", func() error { return scale(10_000, 100_000) }},
+		{"migrations", migrations},
 		{"ganeti", clusters},
 		{"optima", optima},
 		{"nomad", jobs},

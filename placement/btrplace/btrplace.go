@@ -49,7 +49,10 @@ type constraint struct {
 	VMs        []int
 	Node       *int
 	Nodes      []int
-	Parts      [][]int
+	Parts      [][]int // of nodes; of VMs in a split
+	PParts     [][]int // of nodes
+	VParts     [][]int // of VMs
+	VM1, VM2   *int
 	RC         string
 	Amount     int64
 	Ratio      float64
@@ -72,7 +75,7 @@ type reader struct {
 	sharedParts map[string][][]int32
 }
 
-// Read an instance. A migration lasts a second for each 100 units of memory, which is how
+// Read an instance. Deadlines, which it has by the wall clock, do not map. A migration lasts a second for each 100 units of memory, which is how
 // BtrPlace's bench sets it.
 func Read(from io.Reader) (*model.Model, error) {
 	var in instance
@@ -198,11 +201,27 @@ func (r *reader) constraints(of []constraint) error {
 		case "lonely":
 			r.m.Require(model.Lonely{VEEs: vms, Always: always})
 		case "among":
-			groups, err := r.groups(c.Parts)
+			groups, err := r.groups(r.nodes, c.Parts, "node")
 			if err != nil {
 				return fmt.Errorf("constraint %d: %w", i, err)
 			}
 			r.m.Require(model.Among{VEEs: vms, Groups: groups, Always: always})
+		case "split":
+			groups, err := r.groups(r.vms, c.Parts, "VM")
+			if err != nil {
+				return fmt.Errorf("constraint %d: %w", i, err)
+			}
+			r.m.Require(model.Split{Groups: groups, Always: always})
+		case "splitAmong":
+			groups, err := r.groups(r.nodes, c.PParts, "node")
+			if err != nil {
+				return fmt.Errorf("constraint %d: %w", i, err)
+			}
+			sets, err := r.groups(r.vms, c.VParts, "VM")
+			if err != nil {
+				return fmt.Errorf("constraint %d: %w", i, err)
+			}
+			r.m.Require(model.SplitAmong{Sets: sets, Groups: groups, Always: always})
 		case "fence":
 			r.m.Require(model.Fence{VEEs: vms, Hosts: nodes})
 		case "ban":
@@ -225,6 +244,20 @@ func (r *reader) constraints(of []constraint) error {
 			r.m.Require(model.Seq{VEEs: vms})
 		case "noDelay":
 			r.m.Require(model.NoDelay{VEEs: vms})
+		case "Serialize":
+			r.m.Require(model.Serialize{VEEs: vms})
+		case "Sync":
+			r.m.Require(model.Sync{VEEs: vms})
+		case "Precedence":
+			before, err := r.indices(r.vms, c.VM1, nil, "VM")
+			if err != nil {
+				return fmt.Errorf("constraint %d: %w", i, err)
+			}
+			after, err := r.indices(r.vms, c.VM2, nil, "VM")
+			if err != nil {
+				return fmt.Errorf("constraint %d: %w", i, err)
+			}
+			r.m.Require(model.Precedence{Before: before, After: after})
 		default:
 			return fmt.Errorf("constraint %d: %q does not map to one of ours", i, c.ID)
 		}
@@ -262,14 +295,14 @@ func (r *reader) indices(known map[int]int32, one *int, many []int, what string)
 	return found, nil
 }
 
-// groups of nodes; constraints with the same groups share them.
-func (r *reader) groups(parts [][]int) (groups [][]int32, err error) {
-	key := fmt.Sprint(parts)
+// groups of nodes or VMs; constraints with the same groups share them.
+func (r *reader) groups(known map[int]int32, parts [][]int, what string) (groups [][]int32, err error) {
+	key := what + fmt.Sprint(parts)
 	if shared, ok := r.sharedParts[key]; ok {
 		return shared, nil
 	}
 	for _, part := range parts {
-		group, err := r.indices(r.nodes, nil, part, "node")
+		group, err := r.indices(known, nil, part, what)
 		if err != nil {
 			return nil, err
 		}

@@ -46,10 +46,36 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// TestConstraints: every constraint of BtrPlace's that maps, as ours says it.
+func TestConstraints(t *testing.T) {
+	const begin = `{"model":{"mapping":{"onlineNodes":{"3":{"runningVMs":[1,2]},"4":{}}},"views":[{"id":"shareableResource","rcId":"cpu","defCapacity":4,"defConsumption":1}]},"constraints":[`
+	for in, want := range map[string]string{
+		`{"id":"running","vm":1}`: "VEEs [0] running", `{"id":"ready","vm":1}`: "VEEs [0] ready", `{"id":"sleeping","vm":1}`: "VEEs [0] sleeping", `{"id":"killed","vm":1}`: "VEEs [0] killed",
+		`{"id":"online","node":3}`: "hosts [0] on", `{"id":"offline","node":3}`: "hosts [0] off",
+		`{"id":"spread","vms":[1,2],"continuous":true}`: "VEEs [0 1] on distinct hosts, at every instant", `{"id":"gather","vms":[1,2]}`: "VEEs [0 1] in one host",
+		`{"id":"lonely","vms":[1]}`: "VEEs [0] without strangers", `{"id":"among","vms":[1],"parts":[[3],[4]]}`: "VEEs [0] together in one of 2 groups of hosts",
+		`{"id":"split","parts":[[1],[2]]}`: "2 groups share no host", `{"id":"splitAmong","vParts":[[1],[2]],"pParts":[[3],[4]]}`: "2 sets of VEEs in distinct groups of hosts",
+		`{"id":"fence","vm":1,"nodes":[3]}`: "fence VEEs [0] in hosts [0]", `{"id":"ban","vm":1,"nodes":[4]}`: "ban VEEs [0] from hosts [1]",
+		`{"id":"root","vm":1}`: "VEEs [0] do not move", `{"id":"quarantine","node":4}`: "hosts [1] in quarantine",
+		`{"id":"preserve","vm":1,"rc":"cpu","amount":2}`: "VEEs [0] have at least 2 of dimension 0", `{"id":"overbook","node":3,"rc":"cpu","ratio":2}`: "at most 2 of dimension 0 promised for each one there is on hosts [0]",
+		`{"id":"resourceCapacity","nodes":[3],"rc":"cpu","amount":2}`: "at most 2 of dimension 0 on hosts [0]", `{"id":"runningCapacity","nodes":[3],"amount":2}`: "at most 2 VEEs on hosts [0]",
+		`{"id":"maxOnline","nodes":[3,4],"amount":1}`: "at most 1 of hosts [0 1] on", `{"id":"seq","vms":[2,1]}`: "VEEs [1 0] in this order", `{"id":"noDelay","vm":1}`: "VEEs [0] at once",
+		`{"id":"Serialize","vms":[1,2]}`: "VEEs [0 1] one at a time", `{"id":"Sync","vms":[1,2]}`: "VEEs [0 1] together", `{"id":"Precedence","vm1":2,"vm2":1}`: "VEEs [1] before VEEs [0]",
+	} {
+		m, err := Read(strings.NewReader(begin + in + "]}"))
+		if err != nil || len(m.Rules) != 1 || m.Rules[0].Constraint.String() != want {
+			t.Errorf("%s: %v, %v, want %q", in, m, err, want)
+		}
+	}
+}
+
 func TestReadBad(t *testing.T) {
 	for in, want := range map[string]string{
-		"":                                 "EOF",
-		`{"constraints":[{"id":"split"}]}`: "does not map",
+		"": "EOF",
+		`{"constraints":[{"id":"Deadline","timestamp":"12:00"}]}`:                                          "does not map",
+		`{"constraints":[{"id":"split","parts":[[7]]}]}`:                                                   "there is no VM 7",
+		`{"constraints":[{"id":"splitAmong","pParts":[[7]]}]}`:                                             "there is no node 7",
+		`{"constraints":[{"id":"Precedence","vm1":7}]}`:                                                    "there is no VM 7",
 		`{"constraints":[{"id":"running","vm":7}]}`:                                                        "there is no VM 7",
 		`{"constraints":[{"id":"fence","node":7}]}`:                                                        "there is no node 7",
 		`{"constraints":[{"id":"preserve","rc":"x"}]}`:                                                     "no resource",

@@ -1,5 +1,5 @@
 // Package check replays a plan and verifies every state that it goes through: capacities,
-// migration slots, states of hosts and VEEs, the constraints that hold at every instant,
+// migration slots, the bandwidth of links that migrations share, states of hosts and VEEs, the constraints that hold at every instant,
 // and in the end all of them. It shares no code with the solver, so that a mistake there
 // does not excuse itself here.
 package check
@@ -57,10 +57,12 @@ type replay struct {
 	guests   []int   // by host: VEEs that take room there
 	images   []int32 // by VEE: host that has it asleep
 	moving   []int   // by host: migrations from or to it
-	wanted   []int64 // VEE × dimension: what it is allocated in the end
-	busy     []bool  // by VEE: an action is running
-	changing []bool  // by host: it is booting or shutting down
-	ended    []bool  // by action
+	net      *model.Network
+	sent     []float64 // by direction of a link: MiB in a second that migrations may send
+	wanted   []int64   // VEE × dimension: what it is allocated in the end
+	busy     []bool    // by VEE: an action is running
+	changing []bool    // by host: it is booting or shutting down
+	ended    []bool    // by action
 
 	always []rule // hard continuous rules that held at the beginning
 	touch  map[int32]bool
@@ -78,6 +80,10 @@ func newReplay(m *model.Model, p model.Plan) *replay {
 		use: make([]int64, len(m.Hosts)*n), guests: make([]int, len(m.Hosts)), moving: make([]int, len(m.Hosts)),
 		images: make([]int32, len(m.VEEs)), busy: make([]bool, len(m.VEEs)), changing: make([]bool, len(m.Hosts)),
 		ended: make([]bool, len(p.Actions)), touch: map[int32]bool{}}
+	if m.Migration.Shared {
+		r.net = m.Network()
+		r.sent = make([]float64, r.net.Directions())
+	}
 	r.wanted = slices.Clone(r.now.Allocated)
 	for _, x := range m.Rules {
 		if c, ok := x.Constraint.(model.Preserve); ok && x.Hard() {
@@ -272,11 +278,30 @@ func (r *replay) begin(i int) error {
 				return fmt.Errorf("%d migrations at host %d at once, %d allowed", r.moving[h], h, r.m.Migration.Slots)
 			}
 		}
+		return r.send(a)
 	case model.Allocate:
 		r.sub(at, r.allocated(a.VEE))
 		copy(r.allocated(a.VEE), r.want(a.VEE))
 		r.add(at, r.allocated(a.VEE))
 		return r.room(at, r.allocated(a.VEE))
+	}
+	return nil
+}
+
+// send takes a migration's bandwidth on the links that it crosses, if migrations share them.
+func (r *replay) send(a model.Action) error {
+	if r.net == nil {
+		return nil
+	}
+	const rounding = 1e-6
+	for _, d := range r.net.Path(a.From, a.To, nil) {
+		if !(a.MiBs > 0) && r.m.VEEs[a.VEE].MemoryMiB > 0 {
+			return fmt.Errorf("it has no bandwidth")
+		}
+		r.sent[d] += a.MiBs
+		if c := r.net.Capacity(d); r.sent[d] > c*(1+rounding) {
+			return fmt.Errorf("migrations send %g MiB in a second over a link of %g", r.sent[d], c)
+		}
 	}
 	return nil
 }
@@ -353,6 +378,11 @@ func (r *replay) end(i int) {
 		if a.Kind == model.Migrate {
 			r.moving[a.From]--
 			r.moving[a.To]--
+			if r.net != nil {
+				for _, d := range r.net.Path(a.From, a.To, nil) {
+					r.sent[d] -= a.MiBs
+				}
+			}
 		}
 	case model.StopVEE, model.KillVEE, model.Suspend:
 		if r.now.State[a.VEE] == model.Running {

@@ -2,6 +2,12 @@ package check_test
 
 import (
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"math"
+	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -32,16 +38,18 @@ func move(v, from, to int32, start time.Duration) model.Action {
 
 var always = model.Always{Continuous: true}
 
-// TestConstraints has each constraint satisfied and violated; the violated ones are checked
-// after plan.
-func TestConstraints(t *testing.T) {
+// constraintCase is a constraint on site, checked after plan.
+type constraintCase struct {
+	c    model.Constraint
+	plan []model.Action
+	want string // part of the error
+}
+
+// constraintCases has each constraint satisfied and violated: see TestCatalogue.
+func constraintCases() map[string]constraintCase {
 	vs := func(v ...int32) []int32 { return v }
 	away := []model.Action{move(1, 0, 2, 0)} // v1 from a to c
-	for name, c := range map[string]struct {
-		c    model.Constraint
-		plan []model.Action
-		want string // part of the error
-	}{
+	return map[string]constraintCase{
 		"fence":                   {model.Fence{VEEs: vs(0, 1), Hosts: vs(0, 3)}, nil, ""},
 		"fence broken":            {model.Fence{VEEs: vs(0, 1), Hosts: vs(0, 3)}, away, "v1 is on c"},
 		"ban":                     {model.Ban{VEEs: vs(0, 1), Hosts: vs(2)}, nil, ""},
@@ -110,7 +118,11 @@ func TestConstraints(t *testing.T) {
 		"serialize broken":        {model.Serialize{VEEs: vs(0, 1)}, []model.Action{move(0, 0, 1, 1), move(1, 0, 1, 0)}, "one at a time"},
 		"sync":                    {model.Sync{VEEs: vs(0, 1)}, []model.Action{move(0, 0, 1, 1), move(1, 0, 1, 1)}, ""},
 		"sync broken":             {model.Sync{VEEs: vs(0, 1)}, []model.Action{move(0, 0, 1, 1), move(1, 0, 1, 0)}, "begin apart"},
-	} {
+	}
+}
+
+func TestConstraints(t *testing.T) {
+	for name, c := range constraintCases() {
 		t.Run(name, func(t *testing.T) {
 			m := site()
 			m.Require(c.c)
@@ -119,15 +131,18 @@ func TestConstraints(t *testing.T) {
 	}
 }
 
-// TestContinuous has constraints that hold before and after a plan, but not in between.
-func TestContinuous(t *testing.T) {
+// continuousCase is a constraint that holds before and after a plan, but not in between.
+type continuousCase struct {
+	make func(model.Always) model.Constraint
+	plan []model.Action
+}
+
+// continuousCases has each constraint that may be continuous: see TestCatalogue.
+func continuousCases() map[string]continuousCase {
 	vs := func(v ...int32) []int32 { return v }
 	through := []model.Action{move(2, 1, 2, 0), move(3, 2, 1, 0)} // v2 and v3 change places
 	over := []model.Action{move(3, 2, 0, 0), move(3, 0, 1, time.Second)}
-	for name, c := range map[string]struct {
-		make func(model.Always) model.Constraint
-		plan []model.Action
-	}{
+	return map[string]continuousCase{
 		"spread": {func(a model.Always) model.Constraint { return model.Spread{VEEs: vs(2, 3), Always: a} }, through},
 		"ban":    {func(a model.Always) model.Constraint { return model.Ban{VEEs: vs(3), Hosts: vs(0), Always: a} }, over},
 		"lonely": {func(a model.Always) model.Constraint { return model.Lonely{VEEs: vs(0, 1), Always: a} }, over},
@@ -153,7 +168,11 @@ func TestContinuous(t *testing.T) {
 		"max online": {func(a model.Always) model.Constraint { return model.MaxOnline{Hosts: vs(1, 3), Max: 1, Always: a} },
 			[]model.Action{move(2, 1, 0, 0), {Kind: model.BootHost, VEE: -1, From: -1, To: 3, End: time.Second},
 				{Kind: model.ShutdownHost, VEE: -1, From: 1, To: -1, Start: 2 * time.Second, End: 3 * time.Second}}},
-	} {
+	}
+}
+
+func TestContinuous(t *testing.T) {
+	for name, c := range continuousCases() {
 		t.Run(name, func(t *testing.T) {
 			m := site()
 			m.Require(c.make(model.Always{}))
@@ -162,6 +181,73 @@ func TestContinuous(t *testing.T) {
 			m.Require(c.make(always))
 			expect(t, check.Plan(m, model.Plan{Actions: c.plan}), "at every instant")
 		})
+	}
+}
+
+// TestCatalogue: every constraint of the catalogue has a doc comment that names its source, a
+// checker, and tests in which it is satisfied and violated, and broken under way if it may be
+// continuous.
+func TestCatalogue(t *testing.T) {
+	catalogue, err := parser.ParseFile(token.NewFileSet(), "../model/catalogue.go", nil, parser.ParseComments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	docs, constraints, continuous := map[string]string{}, map[string]bool{}, map[string]bool{}
+	for _, d := range catalogue.Decls {
+		switch d := d.(type) {
+		case *ast.GenDecl:
+			for _, spec := range d.Specs {
+				x, ok := spec.(*ast.TypeSpec)
+				if !ok {
+					continue
+				}
+				docs[x.Name.Name] = d.Doc.Text()
+				if body, ok := x.Type.(*ast.StructType); ok {
+					for _, f := range body.Fields.List {
+						if of, ok := f.Type.(*ast.Ident); ok && len(f.Names) == 0 && of.Name == "Always" {
+							continuous[x.Name.Name] = true
+						}
+					}
+				}
+			}
+		case *ast.FuncDecl:
+			if d.Recv != nil && d.Name.Name == "About" {
+				constraints[d.Recv.List[0].Type.(*ast.Ident).Name] = true
+			}
+		}
+	}
+	if len(constraints) < 28 || len(continuous) < 11 {
+		t.Fatalf("the catalogue has %d constraints, of them %d continuous: it has lost some", len(constraints), len(continuous))
+	}
+	kind := func(c model.Constraint) string { return reflect.TypeOf(c).Name() }
+	satisfied, violated, under := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	for _, c := range constraintCases() {
+		_, onPlacement := c.c.(model.OnPlacement)
+		if _, onPlan := c.c.(model.OnPlan); onPlacement == onPlan {
+			t.Errorf("%s must be checked on a placement or on a plan", kind(c.c))
+		}
+		if c.want == "" {
+			satisfied[kind(c.c)] = true
+		} else {
+			violated[kind(c.c)] = true
+		}
+	}
+	for _, c := range continuousCases() {
+		under[kind(c.make(always))] = true
+	}
+	for name := range constraints {
+		if doc := docs[name]; !strings.HasPrefix(doc, name+" ") || !regexp.MustCompile(`BtrPlace|RESERVOIR|ROADEF|mVM`).MatchString(doc) {
+			t.Errorf("%s has no doc comment that names its source: %q", name, doc)
+		}
+		if !satisfied[name] {
+			t.Errorf("%s has no test in which it is satisfied", name)
+		}
+		if !violated[name] {
+			t.Errorf("%s has no test in which it is violated", name)
+		}
+		if continuous[name] != under[name] {
+			t.Errorf("%s may be continuous: %v; tested so: %v", name, continuous[name], under[name])
+		}
 	}
 }
 
@@ -185,6 +271,15 @@ func TestPlanReplay(t *testing.T) {
 		"after what is not":   {nil, []model.Action{{Kind: model.Migrate, VEE: 0, From: 0, To: 1, End: sec, After: []int32{1}}, move(1, 0, 1, 0)}, "has not ended"},
 		"room at both ends":   {func(m *model.Model) { m.AddVEE(model.VEE{Name: "big", State: model.Running, Host: 1}, 3) }, []model.Action{move(0, 0, 1, 0), move(2, 1, 0, 0)}, "host b has 4 of cpu and needs 5"},
 		"one after the other": {func(m *model.Model) { m.AddVEE(model.VEE{Name: "big", State: model.Running, Host: 1}, 3) }, []model.Action{move(2, 1, 0, 0), move(0, 0, 1, sec)}, ""},
+		"links":               {func(m *model.Model) { share(m, 100) }, []model.Action{copyOver(0, 60), copyOver(1, 40)}, ""},
+		"too much for a link": {func(m *model.Model) { share(m, 100) }, []model.Action{copyOver(0, 60), copyOver(1, 50)}, "send 110 MiB in a second over a link of 100"},
+		"too much uplink": {func(m *model.Model) {
+			share(m, 100)
+			m.Migration.Links = []model.Link{{Hosts: []int32{0, 1}, MiBs: 50}}
+		}, []model.Action{{Kind: model.Migrate, VEE: 0, From: 0, To: 2, End: time.Minute, MiBs: 60}}, "over a link of 50"},
+		"no bandwidth":        {func(m *model.Model) { share(m, 100) }, []model.Action{copyOver(0, 0)}, "it has no bandwidth"},
+		"NaN bandwidth":       {func(m *model.Model) { share(m, 100) }, []model.Action{copyOver(0, math.NaN())}, "it has no bandwidth"},
+		"slower than it says": {func(m *model.Model) { share(m, 100); m.VEEs[0].DirtyMiBs = 50 }, []model.Action{copyOver(0, 60)}, "but needs"},
 		"slots":               {func(m *model.Model) { m.Migration.Slots = 1 }, []model.Action{move(0, 0, 1, 0), move(1, 0, 2, 0)}, "2 migrations at host 0"},
 		"start and boot":      {nil, []model.Action{{Kind: model.BootHost, VEE: -1, From: -1, To: 3, End: sec}, {Kind: model.StartVEE, VEE: 4, From: -1, To: 3, Start: sec, End: 2 * sec}}, ""},
 		"start before boot":   {nil, []model.Action{{Kind: model.BootHost, VEE: -1, From: -1, To: 3, End: sec}, {Kind: model.StartVEE, VEE: 4, From: -1, To: 3, End: 2 * sec}}, "host d is not on"},
@@ -205,6 +300,23 @@ func TestPlanReplay(t *testing.T) {
 			expect(t, check.Plan(m, model.Plan{Actions: c.plan}), c.want)
 		})
 	}
+}
+
+// share links of so many MiB in a second.
+func share(m *model.Model, mibs float64) {
+	m.Migration = model.Migration{MiBs: mibs, Shared: true}
+	for v := range m.VEEs {
+		m.VEEs[v].MemoryMiB = 600
+	}
+}
+
+// copyOver v from a to b, in the time that a quiet VEE takes with so many MiB in a second.
+func copyOver(v int32, mibs float64) model.Action {
+	a := model.Action{Kind: model.Migrate, VEE: v, From: 0, To: 1, End: time.Minute, MiBs: mibs}
+	if mibs > 0 {
+		a.End = time.Duration(600 / mibs * float64(time.Second))
+	}
+	return a
 }
 
 func TestSoftRules(t *testing.T) {

@@ -56,6 +56,7 @@ type bar struct {
 
 type segment struct {
 	Name  string
+	Label string // within it, where there is room
 	Width float64
 	Hue   uint32
 	Moves bool
@@ -73,6 +74,7 @@ type row struct {
 type tick struct {
 	X    float64
 	Text string
+	Last bool
 }
 
 // HTML draws the placement before, the plan on a time line and the placement after, as one
@@ -143,7 +145,11 @@ func (p *Problem) bar(d int, capacity int64, guests []int32, moves map[int32]boo
 	full := float64(max(capacity, used, 1))
 	for _, v := range guests {
 		name := p.Model.VEEs[v].Name
-		b.Segments = append(b.Segments, segment{Name: fmt.Sprintf("%s: %d", name, p.Model.Demand(v)[d]), Width: 100 * float64(p.Model.Demand(v)[d]) / full, Hue: hue(name), Moves: moves[v]})
+		x := segment{Name: fmt.Sprintf("%s: %d", name, p.Model.Demand(v)[d]), Width: 100 * float64(p.Model.Demand(v)[d]) / full, Hue: hue(name), Moves: moves[v]}
+		if x.Width >= 4*float64(1+len(name)) {
+			x.Label = name
+		}
+		b.Segments = append(b.Segments, x)
 	}
 	b.Used, b.Over = fmt.Sprintf("%d of %d", used, capacity), used > capacity
 	return b
@@ -153,7 +159,8 @@ func (p *Problem) bar(d int, capacity int64, guests []int32, moves map[int32]boo
 func hue(name string) uint32 {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(name))
-	return h.Sum32() % 360
+	const golden = 2654435769 // 2³² by the golden ratio: names that differ little get hues that differ much
+	return (h.Sum32() * golden >> 16) % 360
 }
 
 // timeline of the actions, one row each.
@@ -171,15 +178,18 @@ func (pg *page) timeline(s *Solution) {
 			where = a.To
 		}
 		text := fmt.Sprintf("%d. %s %s %s", i+1, a.Action, who, where)
-		pg.Rows = append(pg.Rows, row{Kind: kindClass(s.plan.Actions[i].Kind), Text: text, X: 1000 * a.Begin / end, Width: max(2, 1000*(a.End-a.Begin)/end), Y: 18 * i,
-			Hint: fmt.Sprintf("%s: %.3g s to %.3g s", text, a.Begin, a.End)})
+		hint := fmt.Sprintf("%s: %.3g s to %.3g s", text, a.Begin, a.End)
+		if a.MiBPerSecond > 0 {
+			hint += fmt.Sprintf(", %.3g MiB/s", a.MiBPerSecond)
+		}
+		pg.Rows = append(pg.Rows, row{Kind: kindClass(s.plan.Actions[i].Kind), Text: text, X: 1000 * a.Begin / end, Width: max(2, 1000*(a.End-a.Begin)/end), Y: 18 * i, Hint: hint})
 	}
 	if n := len(s.Actions) - len(pg.Rows); n > 0 {
 		pg.Hidden = fmt.Sprintf("%s; %d more actions are not drawn", orNothing(pg.Hidden), n)
 	}
 	pg.Height = 18*len(pg.Rows) + 20
 	for i := range 6 {
-		pg.Ticks = append(pg.Ticks, tick{X: 200 * float64(i), Text: fmt.Sprintf("%.3g s", end*float64(i)/5)})
+		pg.Ticks = append(pg.Ticks, tick{X: 200 * float64(i), Text: fmt.Sprintf("%.3g s", end*float64(i)/5), Last: i == 5})
 	}
 }
 

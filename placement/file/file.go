@@ -51,6 +51,14 @@ type Migration struct {
 	Parallel          int     `json:"parallel"`
 	LeastSeconds      float64 `json:"leastSeconds"`
 	AllocationSeconds float64 `json:"allocationSeconds"`
+	Shared            bool    `json:"shared"`
+	Links             []Link  `json:"links"`
+}
+
+// Link between some hosts and all others: see model.Link.
+type Link struct {
+	Hosts        []string `json:"hosts"`
+	MiBPerSecond float64  `json:"mibPerSecond"`
 }
 
 // Objective weighs what is wanted of the placement: see solve.Objective. All zero: only
@@ -59,7 +67,10 @@ type Objective struct {
 	Balance     float64 `json:"balance"`
 	Consolidate float64 `json:"consolidate"`
 	Cost        float64 `json:"cost"`
+	Energy      float64 `json:"energy"`
+	Distance    float64 `json:"distance"`
 	Migrations  float64 `json:"migrations"`
+	Time        float64 `json:"time"`
 	SwitchOff   bool    `json:"switchOff"`
 }
 
@@ -75,8 +86,13 @@ type Host struct {
 	Labels          []string         `json:"labels"`
 	Hypervisors     []string         `json:"hypervisors"`
 	Price           float64          `json:"price"`
+	DistanceMS      float64          `json:"distanceMs"`
+	Watts           float64          `json:"watts"`
+	HeatWanted      float64          `json:"heatWanted"`
 	BootSeconds     float64          `json:"bootSeconds"`
 	ShutdownSeconds float64          `json:"shutdownSeconds"`
+
+	MigrationMiBPerSecond float64 `json:"migrationMiBPerSecond"`
 }
 
 // VEE of a document. Without a state it runs where it has a host, and is ready to be
@@ -91,6 +107,7 @@ type VEE struct {
 	Promised          map[string]int64 `json:"promised"`
 	MemoryMiB         int64            `json:"memoryMiB"`
 	DirtyMiBPerSecond float64          `json:"dirtyMiBPerSecond"`
+	HotMiB            int64            `json:"hotMiB"`
 	StartSeconds      float64          `json:"startSeconds"`
 	StopSeconds       float64          `json:"stopSeconds"`
 	SuspendSeconds    float64          `json:"suspendSeconds"`
@@ -169,7 +186,7 @@ var states = map[string]model.State{"ready": model.Ready, "running": model.Runni
 // problem of a document that fits the schema.
 func (d *Document) problem() (*Problem, error) {
 	p := &Problem{Objective: solve.Objective{Balance: d.Objective.Balance, Consolidate: d.Objective.Consolidate, Cost: d.Objective.Cost,
-		Migrations: d.Objective.Migrations, SwitchOff: d.Objective.SwitchOff}}
+		Energy: d.Objective.Energy, Distance: d.Objective.Distance, Migrations: d.Objective.Migrations, Time: d.Objective.Time, SwitchOff: d.Objective.SwitchOff}}
 	n := &names{hosts: map[string]int32{}, vees: map[string]int32{}, dimensions: map[string]int{}}
 	var dimensions []model.Dimension
 	for i, name := range d.Dimensions {
@@ -181,9 +198,16 @@ func (d *Document) problem() (*Problem, error) {
 	}
 	m := model.New(dimensions...)
 	p.Model, n.m = m, m
-	m.Migration = model.Migration{MiBs: d.Migration.MiBPerSecond, Slots: d.Migration.Parallel, Least: seconds(d.Migration.LeastSeconds), Allocation: seconds(d.Migration.AllocationSeconds)}
+	m.Migration = model.Migration{MiBs: d.Migration.MiBPerSecond, Slots: d.Migration.Parallel, Least: seconds(d.Migration.LeastSeconds), Allocation: seconds(d.Migration.AllocationSeconds), Shared: d.Migration.Shared}
 	if err := d.addHosts(n); err != nil {
 		return nil, err
+	}
+	for i, l := range d.Migration.Links {
+		hosts, err := n.hostList(l.Hosts)
+		if err != nil {
+			return nil, fmt.Errorf("/migration/links/%d: %w", i, err)
+		}
+		m.Migration.Links = append(m.Migration.Links, model.Link{Hosts: hosts, MiBs: l.MiBPerSecond})
 	}
 	if err := d.addVEEs(n); err != nil {
 		return nil, err
@@ -213,8 +237,8 @@ func (d *Document) addHosts(n *names) error {
 			return err
 		}
 		n.hosts[h.Name] = n.m.AddHost(model.Host{Name: h.Name, Off: h.State == "off", Draining: h.State == "draining", Rack: h.Rack, Room: h.Room, Site: h.Site,
-			Jurisdiction: h.Jurisdiction, Labels: h.Labels, Hypervisors: h.Hypervisors, Price: h.Price,
-			Boot: seconds(h.BootSeconds), Shutdown: seconds(h.ShutdownSeconds)}, capacity...)
+			Jurisdiction: h.Jurisdiction, Labels: h.Labels, Hypervisors: h.Hypervisors, Price: h.Price, Distance: h.DistanceMS, Watts: h.Watts, Heat: h.HeatWanted,
+			Boot: seconds(h.BootSeconds), Shutdown: seconds(h.ShutdownSeconds), LinkMiBs: h.MigrationMiBPerSecond}, capacity...)
 	}
 	return nil
 }
@@ -225,7 +249,7 @@ func (d *Document) addVEEs(n *names) error {
 		if _, twice := n.vees[v.Name]; twice {
 			return fmt.Errorf("%s: there are two VEEs %q", where, v.Name)
 		}
-		x := model.VEE{Name: v.Name, Customer: v.Customer, Tags: v.Tags, Host: model.None, MemoryMiB: v.MemoryMiB, DirtyMiBs: v.DirtyMiBPerSecond, Clonable: v.Clonable,
+		x := model.VEE{Name: v.Name, Customer: v.Customer, Tags: v.Tags, Host: model.None, MemoryMiB: v.MemoryMiB, DirtyMiBs: v.DirtyMiBPerSecond, HotMiB: v.HotMiB, Clonable: v.Clonable,
 			Start: seconds(v.StartSeconds), Stop: seconds(v.StopSeconds), Suspend: seconds(v.SuspendSeconds), Resume: seconds(v.ResumeSeconds)}
 		switch {
 		case v.State != "":

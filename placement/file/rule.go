@@ -154,6 +154,9 @@ func (r Rule) String() string {
 			text += " " + of
 		}
 	}
+	if r.Kind == "deadline" {
+		text += fmt.Sprintf(" by %gs", r.Seconds)
+	}
 	if r.Max > 0 {
 		text += fmt.Sprintf(" at most %g", r.Max)
 	}

@@ -29,6 +29,9 @@ type Solution struct {
 	// Why there is no plan, and for a VEE that has no place the smallest conflict.
 	Why      string    `json:"why,omitempty"`
 	Conflict *Conflict `json:"conflict,omitempty"`
+	// Contradiction is a smallest set of rules that no placement keeps: without any one of
+	// them there is one.
+	Contradiction []string `json:"contradiction,omitempty"`
 
 	plan   model.Plan
 	target solve.Target
@@ -43,6 +46,8 @@ type Action struct {
 	Begin  float64 `json:"beginSeconds"`
 	End    float64 `json:"endSeconds"`
 	After  []int   `json:"after,omitempty"` // actions that it comes after, from 0
+	// MiBPerSecond that a migration is to have, where migrations share links.
+	MiBPerSecond float64 `json:"mibPerSecond,omitempty"`
 }
 
 // Conflict is why a VEE has no place: drop one of its reasons, and there is a host again.
@@ -65,14 +70,16 @@ type Reason struct {
 func (p *Problem) Solve(o solve.Options) *Solution {
 	target, plan, err := p.search(o)
 	if err != nil {
-		return p.failed(err)
+		s := p.failed(err)
+		p.contradiction(s, o)
+		return s
 	}
 	if err := check.Plan(p.Model, plan); err != nil {
 		return p.failed(fmt.Errorf("the plan that was found does not hold: %w", err))
 	}
 	s := &Solution{Feasible: true, Actions: []Action{}, SecondsInAll: plan.Makespan().Seconds(), Migrations: plan.Migrations(), plan: plan, target: target}
 	w := p.Objective
-	w.Migrations = 0
+	w.Migrations, w.Time = 0, 0
 	s.Before, s.After = w.Score(p.Model, p.now()), w.Score(p.Model, target)
 	for _, a := range plan.Actions {
 		s.Actions = append(s.Actions, p.action(a))
@@ -100,7 +107,7 @@ func (p *Problem) search(o solve.Options) (target solve.Target, plan model.Plan,
 		for _, i := range kept {
 			m.Require(p.Model.Rules[i].Constraint)
 		}
-		if w := p.Objective; w.Balance > 0 || w.Consolidate > 0 || w.Cost > 0 || w.SwitchOff {
+		if w := p.Objective; w.Balance+w.Consolidate+w.Cost+w.Energy+w.Distance > 0 || w.SwitchOff {
 			target, err = solve.Optimise(&m, w, o)
 		} else {
 			target, err = solve.Repair(&m, o)
@@ -163,7 +170,7 @@ func (p *Problem) now() solve.Target {
 }
 
 func (p *Problem) action(a model.Action) Action {
-	out := Action{Action: a.Kind.String(), Begin: a.Start.Seconds(), End: a.End.Seconds()}
+	out := Action{Action: a.Kind.String(), Begin: a.Start.Seconds(), End: a.End.Seconds(), MiBPerSecond: a.MiBs}
 	if a.VEE != model.None {
 		out.VEE = p.Model.VEEs[a.VEE].Name
 	}
@@ -179,8 +186,38 @@ func (p *Problem) action(a model.Action) Action {
 	return out
 }
 
+// contradiction between rules, where these are to blame. It goes before what else is said,
+// unless a VEE's conflict names the rules already.
+func (p *Problem) contradiction(s *Solution, o solve.Options) {
+	rules, err := solve.Contradiction(p.Model, o)
+	if err != nil {
+		return
+	}
+	known := s.Conflict != nil
+	for _, i := range rules {
+		s.Contradiction = append(s.Contradiction, p.rules[i].String())
+		_, state := p.Model.Rules[i].Constraint.(model.InState) // that it is to run is no news
+		known = known && (state || slices.ContainsFunc(s.Conflict.Reasons, func(r Reason) bool { return r.What == p.rule(i) }))
+	}
+	switch {
+	case known:
+	case len(rules) == 1:
+		s.Why = fmt.Sprintf("no placement keeps the rule %s: drop it (%s)", s.Contradiction[0], s.Why)
+	case len(rules) > 1:
+		s.Why = fmt.Sprintf("no placement keeps these %d rules together: %s: drop one of them (%s)", len(rules), strings.Join(s.Contradiction, "; "), s.Why)
+	}
+}
+
+// inNames is a text about the model's rules with the document's names.
+func (p *Problem) inNames(text string) string {
+	for i, r := range p.Model.Rules {
+		text = strings.ReplaceAll(text, r.Constraint.String(), p.rules[i].String())
+	}
+	return text
+}
+
 func (p *Problem) failed(err error) *Solution {
-	s := &Solution{Actions: []Action{}, Why: err.Error()}
+	s := &Solution{Actions: []Action{}, Why: p.inNames(err.Error())}
 	var none *solve.NoPlace
 	if !errors.As(err, &none) {
 		return s

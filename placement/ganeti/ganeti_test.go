@@ -149,3 +149,21 @@ func TestBalance(t *testing.T) {
 		}
 	})
 }
+
+func TestPlace(t *testing.T) {
+	c := read(t, small)
+	if k := c.Place(Instance{Name: "new", Memory: 2048, Disk: 10240, CPUs: 2}); k != 1 {
+		t.Fatalf("placed on node %d, want the empty one that is not offline", k)
+	}
+	var out bytes.Buffer
+	if err := c.Write(&out); err != nil || !strings.Contains(out.String(), "\nnew|2048|10240|2|running|Y|b||ext||1\n") || !strings.Contains(out.String(), "b|16384|512|13824|102400|92160|8|") {
+		t.Errorf("written %v:\n%s", err, out.String())
+	}
+	again := read(t, out.String())
+	if a, b := c.Score(), again.Score(); a != b {
+		t.Errorf("score %v, and %v once it is read again", a, b)
+	}
+	if k := c.Place(Instance{Name: "huge", Memory: 20000}); k != -1 || len(c.Instances) != 3 {
+		t.Errorf("placed what fits nowhere on node %d", k)
+	}
+}

@@ -572,7 +572,7 @@ func (c NoDelay) CheckPlan(m *Model, p Plan) error {
 	return nil
 }
 
-// Deadline has the actions on VEEs ended by a time since the plan's beginning (BtrPlace).
+// Deadline has the actions on VEEs ended by a time since the plan's beginning (BtrPlace, by mVM).
 type Deadline struct {
 	VEEs []int32
 	By   time.Duration
@@ -590,7 +590,7 @@ func (c Deadline) CheckPlan(m *Model, p Plan) error {
 	return nil
 }
 
-// Precedence has the actions on Before ended when those on After begin (BtrPlace).
+// Precedence has the actions on Before ended when those on After begin (BtrPlace, by mVM).
 type Precedence struct{ Before, After []int32 }
 
 func (c Precedence) About() About { return About{VEEs: slices.Concat(c.Before, c.After)} }
@@ -611,7 +611,7 @@ func (c Precedence) CheckPlan(m *Model, p Plan) error {
 	return nil
 }
 
-// Serialize has the actions on VEEs not overlap (BtrPlace).
+// Serialize has the actions on VEEs not overlap (BtrPlace, by mVM).
 type Serialize struct{ VEEs []int32 }
 
 func (c Serialize) About() About   { return About{VEEs: c.VEEs} }
@@ -632,7 +632,7 @@ func (c Serialize) CheckPlan(_ *Model, p Plan) error {
 	return nil
 }
 
-// Sync has the actions on VEEs begin together (BtrPlace).
+// Sync has the actions on VEEs begin together (BtrPlace, by mVM).
 type Sync struct{ VEEs []int32 }
 
 func (c Sync) About() About   { return About{VEEs: c.VEEs} }

@@ -36,8 +36,12 @@ type Host struct {
 
 	Price    float64       // per hour while it is on
 	Distance float64       // to the users of the services, in ms
+	Watts    float64       // that it draws while it has VEEs
+	Heat     float64       // part of them that somebody there wants as heat, 0 to 1
 	Boot     time.Duration // switching it on
 	Shutdown time.Duration // switching it off
+
+	LinkMiBs float64 // MiB that its link sends migrations in a second, and receives; 0: Migration.MiBs
 }
 
 // State of a VEE, with BtrPlace's names.
@@ -65,6 +69,7 @@ type VEE struct {
 
 	MemoryMiB int64   // what a migration copies
 	DirtyMiBs float64 // MiB of memory written in a second
+	HotMiB    int64   // of its memory: what it writes to, again and again; 0: to all of it
 
 	Start, Stop, Suspend, Resume time.Duration
 	Clonable                     bool // may move by starting it there and stopping it here
@@ -212,6 +217,11 @@ func (m *Model) Validate() error {
 		amounts("host", h.Name, m.Capacity(int32(i)))
 		number("host", h.Name, "price", h.Price)
 		number("host", h.Name, "distance", h.Distance)
+		number("host", h.Name, "power", h.Watts)
+		if !(h.Heat >= 0 && h.Heat <= 1) {
+			bad("host %s has %v of its heat wanted: a part, from 0 to 1, is needed", h.Name, h.Heat)
+		}
+		number("host", h.Name, "link bandwidth", h.LinkMiBs)
 		if min(h.Boot, h.Shutdown) < 0 {
 			bad("host %s boots or shuts down in a negative time", h.Name)
 		}
@@ -221,8 +231,8 @@ func (m *Model) Validate() error {
 		amounts("VEE", v.Name, m.Demand(int32(i)))
 		amounts("VEE", v.Name, m.Promised(int32(i)))
 		number("VEE", v.Name, "dirty rate", v.DirtyMiBs)
-		if v.MemoryMiB < 0 || v.MemoryMiB > MaxAmount {
-			bad("VEE %s has %d MiB of memory", v.Name, v.MemoryMiB)
+		if min(v.MemoryMiB, v.HotMiB) < 0 || max(v.MemoryMiB, v.HotMiB) > MaxAmount {
+			bad("VEE %s has %d MiB of memory, %d of them hot", v.Name, v.MemoryMiB, v.HotMiB)
 		}
 		if min(v.Start, v.Stop, v.Suspend, v.Resume) < 0 {
 			bad("VEE %s has an action of negative length", v.Name)
@@ -235,6 +245,14 @@ func (m *Model) Validate() error {
 		}
 	}
 	number("the model's", "migration", "bandwidth", m.Migration.MiBs)
+	for i, l := range m.Migration.Links {
+		number("link", fmt.Sprint(i), "bandwidth", l.MiBs)
+		for _, h := range l.Hosts {
+			if h < 0 || int(h) >= len(m.Hosts) {
+				bad("link %d is of host %d of %d", i, h, len(m.Hosts))
+			}
+		}
+	}
 	for i, r := range m.Rules {
 		number("rule", fmt.Sprint(i), "weight", r.Weight)
 		if r.Constraint == nil {

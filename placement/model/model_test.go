@@ -18,6 +18,8 @@ func TestValidate(t *testing.T) {
 		"zero capacity":     {func(m *model.Model) { m.AddHost(model.Host{Name: "z"}, 0) }, ""},
 		"negative":          {func(m *model.Model) { m.AddHost(model.Host{Name: "n"}, -1) }, "host n has -1 of cpu"},
 		"enormous":          {func(m *model.Model) { m.AddVEE(model.VEE{Name: "e"}, math.MaxInt64) }, "use a larger unit"},
+		"more heat":         {func(m *model.Model) { m.Hosts[0].Heat = 2 }, "has 2 of its heat wanted"},
+		"no heat":           {func(m *model.Model) { m.Hosts[0].Heat = math.NaN() }, "has NaN of its heat wanted"},
 		"no number":         {func(m *model.Model) { m.Hosts[0].Price = math.NaN() }, "the price NaN"},
 		"infinite weight":   {func(m *model.Model) { m.Prefer(math.Inf(1), model.Root{}) }, "the weight +Inf"},
 		"host of nowhere":   {func(m *model.Model) { m.VEEs[0].Host = 9 }, "running on host 9 of 1"},

@@ -2,7 +2,6 @@ package model
 
 import (
 	"fmt"
-	"math"
 	"time"
 )
 
@@ -36,6 +35,8 @@ type Action struct {
 	From, To   int32
 	Start, End time.Duration // since the plan's beginning
 	After      []int32       // actions that must have ended before, whatever the clock says
+	// MiBs in a second that a migration may send, where the model's migrations share links.
+	MiBs float64
 }
 
 // Plan of actions, in the order of their starts. An executor may begin an action as soon
@@ -81,28 +82,19 @@ func (a Action) String() string {
 	return fmt.Sprintf("%v VEE %d from host %d to host %d", a.Kind, a.VEE, a.From, a.To)
 }
 
-// Migration says how long live migrations take. Those at one host share its bandwidth:
-// each has a slot with its part of it, and a host has Slots. (Many at once gain nothing:
-// memory is dirtied meanwhile, so that each takes longer than its share; Kherbache et al.,
-// "Planning live-migrations to prepare servers for maintenance", 2014.)
-type Migration struct {
-	MiBs  float64 // of a host's link; 0: migrations take Least
-	Slots int     // at a host at once; 0: any number, each with the whole bandwidth
-	Least time.Duration
-	// Allocation is how long it takes to change what a VEE may use.
-	Allocation time.Duration
-}
-
-// Duration of a migration of v: its memory and then what it dirties meanwhile, round after
-// round, which adds up to memory / (bandwidth − dirty rate). A VEE that dirties its memory
-// faster than nine tenths of that can be copied is slowed down to it, as hypervisors do.
-func (g Migration) Duration(v *VEE) time.Duration {
-	if g.MiBs <= 0 || v.MemoryMiB == 0 {
-		return g.Least
+// Describe a with the model's names: "migrate web from h1 to h2".
+func (m *Model) Describe(a Action) string {
+	text := a.Kind.String()
+	if a.VEE != None {
+		text += " " + m.VEEs[a.VEE].Name
 	}
-	share := g.MiBs / float64(max(1, g.Slots))
-	seconds := float64(v.MemoryMiB) / (share - min(v.DirtyMiBs, .9*share))
-	return max(g.Least, time.Duration(min(seconds, math.MaxInt64/4e9)*float64(time.Second)))
+	if a.From != None && a.From != a.To {
+		text += " from " + m.Hosts[a.From].Name
+	}
+	if a.To != None {
+		text += " to " + m.Hosts[a.To].Name
+	}
+	return text
 }
 
 // Duration of action a in model m.
@@ -127,6 +119,9 @@ func (m *Model) Duration(a Action) time.Duration {
 	case Allocate:
 		return m.Migration.Allocation
 	default:
+		if m.Migration.Shared {
+			return m.Migration.At(v, a.MiBs)
+		}
 		return m.Migration.Duration(v)
 	}
 }

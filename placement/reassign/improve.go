@@ -28,15 +28,13 @@ type Result struct {
 	Iterations int64 // of all workers
 }
 
-// rounds end at these shares of the time; each anneals once and begins where the best of all
-// workers in the round before it has ended. The first is quick, so that there is something
-// better soon. In the second the workers go different ways, and in the last all go the way
-// that has led furthest.
-var rounds = []float64{1. / 30, 1. / 5, 1}
+// rounds end at these shares of the time. The first are quick, so that there is something
+// better soon; each anneals anew, the slower the better.
+var rounds = []float64{.03, .16, 1}
 
-// Improve the initial placement of p, which must be feasible, by simulated annealing (after
-// Portal et al., "A simulated annealing for the machine reassignment problem", 2016) with
-// shifts, swaps and replacements.
+// Improve the initial placement of p, which must be feasible, by simulated annealing (as
+// Portal, Ritt, Borba and Buriol, "Simulated annealing for the machine reassignment problem",
+// 2016) over shifts, swaps and chains of two, with what hosts are overdrawn by at a price.
 func Improve(p *Problem, o Options) (Result, error) {
 	if err := p.Validate(); err != nil {
 		return Result{}, fmt.Errorf("improve a placement: %w", err)
@@ -46,29 +44,25 @@ func Improve(p *Problem, o Options) (Result, error) {
 		return Result{}, fmt.Errorf("improve a placement that is not feasible: %w", err)
 	}
 	best := Result{At: slices.Clone(p.Initial), Cost: cost}
-	if p.VEEs == 0 || p.Hosts < 2 || o.Iterations <= 0 && o.Elapsed == nil {
+	t := newTerrain(p)
+	if len(t.movable) == 0 || o.Iterations <= 0 && o.Elapsed == nil {
 		return best, nil
 	}
 	workers := make([]*annealer, max(1, o.Workers))
 	for i := range workers {
-		workers[i] = newAnnealer(p, o, uint64(i))
+		workers[i] = newAnnealer(t, o, uint64(i))
 	}
-	leading := strict
-	for i, until := range rounds {
+	for _, until := range rounds {
 		var running sync.WaitGroup
-		for k, a := range workers {
-			way := leading
-			if i == 1 && k%2 == 1 {
-				way = yielding
-			}
-			running.Go(func() { a.round(best, until, way) })
+		for _, a := range workers {
+			running.Go(func() { a.round(best, until) })
 		}
 		running.Wait()
 		best.Iterations = 0
 		for _, a := range workers {
 			best.Iterations += a.done
 			if a.cost < best.Cost {
-				best.Cost, best.At, leading = a.cost, slices.Clone(a.best), a.way
+				best.Cost, best.At = a.cost, slices.Clone(a.best)
 			}
 		}
 		if o.Improved != nil {

@@ -1,6 +1,7 @@
 package reassign
 
 import (
+	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -68,8 +69,9 @@ func drawProblem(t *rapid.T) *Problem {
 	return p
 }
 
-// TestStateCounts: after any moves the state's cost is what counting from nothing says, and
-// its placement is feasible exactly if nothing is over its capacity.
+// TestStateCounts: after any moves at any prices the state's cost is what counting from
+// nothing says, its placement is feasible exactly if nothing is overdrawn, and a limit holds
+// back the moves that cost more and no others.
 func TestStateCounts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := drawProblem(t)
@@ -86,30 +88,84 @@ func TestStateCounts(t *testing.T) {
 		}
 		r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "moves"), 1))
 		for range 60 {
-			var m move
-			var ok bool
-			if r.IntN(2) == 0 {
-				m, ok = s.shift(r.IntN(p.VEEs), r.IntN(p.Hosts))
-			} else {
-				v, w, c := r.IntN(p.VEEs), r.IntN(p.VEEs), r.IntN(p.Hosts)
+			v, w, c := r.IntN(p.VEEs), r.IntN(p.VEEs), r.IntN(p.Hosts)
+			propose := func(limit int64) (move, bool) { return s.shift(v, c, limit) }
+			switch r.IntN(4) {
+			case 0:
+				s.adapt(1.5, .7, low)
+			case 1, 2:
 				if r.IntN(2) == 0 {
 					c = int(s.at[v])
 				}
-				m, ok = s.replace(v, w, c)
+				propose = func(limit int64) (move, bool) { return s.replace(v, w, c, limit) }
 			}
+			m, ok := propose(math.MaxInt64 / 4)
 			if !ok {
 				continue
 			}
+			limit := r.Int64N(200) - 100
+			if _, within := propose(limit); within != (m.cost+m.price <= limit) {
+				t.Fatalf("a move that costs %d and %d is proposed under limit %d: %v", m.cost, m.price, limit, within)
+			}
 			s.make(m)
 			cost, err := p.Cost(s.at)
-			if (err == nil) != (s.over == 0) {
-				t.Fatalf("%d over capacity, but %v", s.over, err)
+			if (err == nil) != (s.overdrawn == 0) {
+				t.Fatalf("overdrawn by %d, but %v", s.overdrawn, err)
 			}
 			if err == nil && cost != s.cost {
 				t.Fatalf("counted %d, costs %d", s.cost, cost)
 			}
+			for h := range p.Hosts {
+				if e := s.alone(h); e != s.load[h] {
+					t.Fatalf("host %d counted with %v, has %v", h, s.load[h], e)
+				}
+			}
+			for v, h := range s.at {
+				if s.overdrawn == 0 && !newTerrain(p).reaches(v, int(h)) {
+					t.Fatalf("VEE %d may not be on host %d, but is", v, h)
+				}
+			}
 		}
 	})
+}
+
+// TestPrices: what is overdrawn becomes dear, the rest cheap, both within bounds, and no sum
+// overflows however large the amounts are.
+func TestPrices(t *testing.T) {
+	p := &Problem{Resources: 2, Hosts: 2, VEEs: 2, Services: 2, Locations: 1, Neighbourhoods: 1, Transient: []bool{false, false}, LoadWeight: []int64{1, 1},
+		Capacity: []int64{1 << 40, 4, 1 << 40, 4}, Safety: []int64{1 << 40, 4, 1 << 40, 4}, Location: []int32{0, 0}, Nearby: []int32{0, 0}, Distance: make([]int64, 4),
+		SpreadMin: []int32{0, 0}, DependsOn: make([][]int32, 2), Service: []int32{0, 1}, Demand: []int64{1 << 40, 1, 1 << 40, 1}, MoveCost: []int64{0, 0}, Initial: []int32{0, 1}}
+	s := newState(p, p.Initial, 0)
+	if m, ok := s.shift(0, 1, math.MaxInt64/4); !ok || m.price <= 0 {
+		t.Fatalf("a host may be overdrawn at a price: %+v, %v", m, ok)
+	} else {
+		s.make(m)
+	}
+	for range 200 {
+		s.adapt(2, .5, low)
+		if s.overdrawn <= 0 {
+			t.Fatalf("overdrawn by a price of %d", s.overdrawn)
+		}
+	}
+	if s.markup[0] != low || s.markup[2] != forbidden || s.markup[3] != low {
+		t.Errorf("markups %v, want the overdrawn resource of host 1 alone to be dear", s.markup)
+	}
+}
+
+// TestTerrain: where a resource is transient, a host has room for those who began there and
+// for what is left beside all of them.
+func TestTerrain(t *testing.T) {
+	p := &Problem{Resources: 1, Hosts: 2, VEEs: 4, Services: 4, Locations: 1, Neighbourhoods: 1, Transient: []bool{true}, LoadWeight: []int64{1},
+		Capacity: []int64{10, 10}, Safety: []int64{10, 10}, Location: []int32{0, 0}, Nearby: []int32{0, 0}, Distance: make([]int64, 4),
+		SpreadMin: make([]int32, 4), DependsOn: make([][]int32, 4), Service: []int32{0, 1, 2, 3}, Demand: []int64{6, 1, 7, 1}, MoveCost: make([]int64, 4), Initial: []int32{0, 0, 1, 1}}
+	g := newTerrain(p)
+	if g.reaches(0, 1) || !g.reaches(0, 0) || !g.reaches(1, 1) || !slices.Equal(g.movable, []int{1, 3}) {
+		t.Errorf("movable: %v", g.movable)
+	}
+	got, err := Improve(p, Options{Iterations: 2 * look})
+	if err != nil || got.At[0] != 0 || got.At[2] != 1 {
+		t.Errorf("got %+v, %v", got, err)
+	}
 }
 
 // TestImprove: never worse, always feasible, the same again.
@@ -120,7 +176,7 @@ func TestImprove(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		o := Options{Seed: 1, Workers: 2, Iterations: 3 * between}
+		o := Options{Seed: 1, Workers: 2, Iterations: 3 * look}
 		got, err := Improve(p, o)
 		if err != nil {
 			t.Fatal(err)

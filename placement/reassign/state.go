@@ -1,221 +1,146 @@
 package reassign
 
-// state is a placement with everything that the search counts in it. A move is first
-// weighed, then made (move.go). It may put more on a host than there is room for, which over
-// counts; all other constraints hold.
+// state is a placement with everything that the search counts in it. The constraints of
+// services hold in it between moves; hosts may be overdrawn, at a price (price.go). A move is
+// first weighed, then made (move.go).
+//
+// A balance is counted as one more resource, of which a host has spare what is free of B less
+// Target times what is free of A, and which a VEE needs accordingly (less than nothing,
+// perhaps). So the load and balance cost of a host is one sum over width entries, each a
+// weight times what is used beyond the spare.
 type state struct {
 	*Problem
+	services
+	moves
+	prices
+
 	at     []int32
 	guests [][]int32 // by host
 	slot   []int32   // of each VEE among its host's guests
 	cost   int64
 
-	// Host × resource. What is free of the capacity, with and without what VEEs hold that
-	// have left the host, and what is free below the safety capacity; below 0: overdrawn.
-	room, free, spare []int64
-	ended             []end   // of each host
-	over              int64   // what hosts are overdrawn by, weighed
-	strict            bool    // a move that overdraws a host is none
-	overWeight        []int64 // by resource
-	nothing           []int64 // demand of nobody
+	width  int      // resources and balances: the length of the rows below
+	weight []int64  // by resource or balance
+	needs  []int64  // VEE rows: what it uses, wherever it is
+	stays  []int64  // VEE rows: what it takes at its first host, where it holds what is transient in any case
+	spare  []int64  // host rows: left below the safety capacity
+	room   []int64  // host rows: left of the capacity
+	load   []burden // of each host
 
-	on       []bool    // service × host
-	inPlace  []int32   // service × location: VEEs
-	places   []int32   // by service: locations with a VEE
-	near     []int32   // service × neighbourhood: VEEs
-	needed   [][]int32 // by service: those that depend on it
-	moved    []int32   // by service
-	withMove []int32   // by number of moves: services with so many
-	most     int32     // moves of any service
+	// relief[v] is by how much the host of v is relieved without v, as counted when the host
+	// had last changed at reliefAt[v]; clock counts the changes of all hosts.
+	relief   []burden
+	reliefAt []int64
+	changed  []int64 // of each host
+	clock    int64
 }
 
 func newState(p *Problem, at []int32, cost int64) *state {
-	s := &state{Problem: p, at: append([]int32(nil), p.Initial...), guests: make([][]int32, p.Hosts), slot: make([]int32, p.VEEs), cost: cost,
-		room: append([]int64(nil), p.Capacity...), free: append([]int64(nil), p.Capacity...), spare: append([]int64(nil), p.Safety...),
-		ended: make([]end, p.Hosts), overWeight: make([]int64, p.Resources), nothing: make([]int64, p.Resources),
-		on: make([]bool, p.Services*p.Hosts), inPlace: make([]int32, p.Services*p.Locations), places: make([]int32, p.Services),
-		near: make([]int32, p.Services*p.Neighbourhoods), needed: make([][]int32, p.Services),
-		moved: make([]int32, p.Services), withMove: make([]int32, p.VEEs+1)}
-	for d, on := range p.DependsOn {
-		for _, t := range on {
-			s.needed[t] = append(s.needed[t], int32(d))
-		}
-	}
-	s.priceOver()
-	// All begin at home, moved once more than they have, which arriving takes back.
-	for _, service := range p.Service {
-		s.moved[service]++
-	}
-	for _, n := range s.moved {
-		s.withMove[n]++
-		s.most = max(s.most, n)
-	}
-	for v := range p.VEEs {
-		home := int(p.Initial[v])
-		for r, d := range s.demand(v) {
-			if p.Transient[r] {
-				s.room[home*p.Resources+r] -= d
-			}
-		}
-		s.arrive(v, home)
-	}
-	for v, h := range at {
-		if h != s.at[v] {
-			s.depart(v)
-		}
-	}
-	for v, h := range at {
-		if h != s.at[v] {
-			s.arrive(v, int(h))
-		}
+	n := p.Resources + len(p.Balances)
+	s := &state{Problem: p, services: newServices(p), moves: newMoves(p), prices: newPrices(p),
+		at: append([]int32(nil), p.Initial...), guests: make([][]int32, p.Hosts), slot: make([]int32, p.VEEs), cost: cost,
+		width: n, weight: append([]int64(nil), p.LoadWeight...), needs: make([]int64, p.VEEs*n), stays: make([]int64, p.VEEs*n),
+		spare: make([]int64, p.Hosts*n), room: make([]int64, p.Hosts*n), load: make([]burden, p.Hosts),
+		relief: make([]burden, p.VEEs), reliefAt: make([]int64, p.VEEs), changed: make([]int64, p.Hosts)}
+	for _, b := range p.Balances {
+		s.weight = append(s.weight, b.Weight)
 	}
 	for h := range p.Hosts {
-		s.ended[h] = s.weigh(h, s.nothing, s.nothing, false, false)
-		s.over += s.ended[h].over
+		capacity := p.Capacity[h*p.Resources : (h+1)*p.Resources]
+		copy(s.room[h*n:], capacity)
+		copy(s.spare[h*n:], p.Safety[h*p.Resources:(h+1)*p.Resources])
+		for i, b := range p.Balances {
+			s.spare[h*n+p.Resources+i] = capacity[b.B] - b.Target*capacity[b.A]
+		}
+	}
+	for v := range p.VEEs {
+		demand, home := p.Demand[v*p.Resources:(v+1)*p.Resources], int(p.Initial[v])
+		copy(s.needs[v*n:], demand)
+		for i, b := range p.Balances {
+			s.needs[v*n+p.Resources+i] = demand[b.B] - b.Target*demand[b.A]
+		}
+		for r, d := range demand {
+			if p.Transient[r] {
+				s.room[home*n+r] -= d
+			} else {
+				s.stays[v*n+r] = d
+			}
+		}
+		s.enter(v, home)
+	}
+	for v, h := range at {
+		if h != p.Initial[v] {
+			s.leave(v)
+		}
+	}
+	for v, h := range at {
+		if h != p.Initial[v] {
+			s.enter(v, int(h))
+		}
+	}
+	for h := range s.load {
+		s.recount(h)
 	}
 	return s
 }
 
-// priceOver weighs what is overdrawn of each resource: a share of what hosts have of it as much
-// as the same share of the most plentiful, and of that a unit as much as its load.
-func (s *state) priceOver() {
-	mean, plenty, weight := make([]float64, s.Resources), 1., int64(1)
-	for i, c := range s.Capacity {
-		mean[i%s.Resources] += float64(c) / float64(s.Hosts)
+// needsOf v, wherever it is.
+func (s *state) needsOf(v int) []int64 { return s.needs[v*s.width : (v+1)*s.width] }
+
+// takes is what v takes of the room of host h.
+func (s *state) takes(v, h int) []int64 {
+	if int(s.Initial[v]) == h {
+		return s.stays[v*s.width : (v+1)*s.width]
 	}
-	for r, m := range mean {
-		plenty, weight = max(plenty, m), max(weight, s.LoadWeight[r])
-	}
-	for r, m := range mean {
-		s.overWeight[r] = max(1, int64(float64(weight)*min(plenty/max(1, m), 1e4)))
-	}
+	return s.needs[v*s.width : (v+1)*s.width]
 }
 
-// demand of VEE v, by resource.
-func (s *state) demand(v int) []int64 { return s.Demand[v*s.Resources : (v+1)*s.Resources] }
-
-// depart from where v is, in every count but the costs: it is nowhere until it arrives.
-func (s *state) depart(v int) {
-	a, home, service, n := int(s.at[v]), int(s.Initial[v]), int(s.Service[v]), s.Resources
-	for r, d := range s.demand(v) {
-		i := a*n + r
-		s.free[i] += d
-		s.spare[i] += d
-		if !s.Transient[r] || a != home {
-			s.room[i] += d
-		}
+// leave takes v from where it is, in every count but the costs, until it enters a host.
+func (s *state) leave(v int) {
+	a, n := int(s.at[v]), s.width
+	takes := s.takes(v, a)
+	for r, d := range s.needsOf(v) {
+		s.spare[a*n+r] += d
+		s.room[a*n+r] += takes[r]
 	}
 	g := s.guests[a]
 	last := g[len(g)-1]
 	g[s.slot[v]], s.slot[last] = last, s.slot[v]
 	s.guests[a] = g[:len(g)-1]
-	if a == home {
-		s.count(service, 1)
+	if a == int(s.Initial[v]) {
+		s.count(s.Service[v], 1)
 	}
-	s.on[service*s.Hosts+a] = false
-	i := service*s.Locations + int(s.Location[a])
-	if s.inPlace[i]--; s.inPlace[i] == 0 {
-		s.places[service]--
-	}
-	s.near[service*s.Neighbourhoods+int(s.Nearby[a])]--
+	s.touch(a)
+	s.services.leave(s.Service[v], a)
 }
 
-// arrive at b.
-func (s *state) arrive(v, b int) {
-	home, service, n := int(s.Initial[v]), int(s.Service[v]), s.Resources
-	for r, d := range s.demand(v) {
-		i := b*n + r
-		s.free[i] -= d
-		s.spare[i] -= d
-		if !s.Transient[r] || b != home {
-			s.room[i] -= d
-		}
+func (s *state) enter(v, b int) {
+	n := s.width
+	takes := s.takes(v, b)
+	for r, d := range s.needsOf(v) {
+		s.spare[b*n+r] -= d
+		s.room[b*n+r] -= takes[r]
 	}
 	s.slot[v] = int32(len(s.guests[b]))
 	s.guests[b] = append(s.guests[b], int32(v))
 	s.at[v] = int32(b)
-	if b == home {
-		s.count(service, -1)
+	if b == int(s.Initial[v]) {
+		s.count(s.Service[v], -1)
 	}
-	s.on[service*s.Hosts+b] = true
-	i := service*s.Locations + int(s.Location[b])
-	if s.inPlace[i]++; s.inPlace[i] == 1 {
-		s.places[service]++
-	}
-	s.near[service*s.Neighbourhoods+int(s.Nearby[b])]++
+	s.touch(b)
+	s.services.enter(s.Service[v], b, int32(v))
 }
 
-// count a move more (or less) of a service.
-func (s *state) count(service int, by int32) {
-	s.withMove[s.moved[service]]--
-	s.moved[service] += by
-	s.withMove[s.moved[service]]++
-	if s.moved[service] > s.most {
-		s.most = s.moved[service]
-	}
-	for s.most > 0 && s.withMove[s.most] == 0 {
-		s.most--
-	}
+// touch makes what is remembered of host h old.
+func (s *state) touch(h int) {
+	s.clock++
+	s.changed[h] = s.clock
 }
 
-// lacks is by how many more (or fewer) locations and dependencies the constraints of services
-// are broken when a VEE of service goes from host a to b.
-func (s *state) lacks(service, a, b int) (more int64) {
-	if l, k := s.Location[a], s.Location[b]; l != k && s.SpreadMin[service] > 0 {
-		was := s.places[service]
-		places := was
-		if s.inPlace[service*s.Locations+int(l)] == 1 {
-			places--
-		}
-		if s.inPlace[service*s.Locations+int(k)] == 0 {
-			places++
-		}
-		more += int64(max(0, s.SpreadMin[service]-places) - max(0, s.SpreadMin[service]-was))
-	}
-	n, m := int(s.Nearby[a]), int(s.Nearby[b])
-	if n == m {
-		return more
-	}
-	if s.near[service*s.Neighbourhoods+m] == 0 {
-		more += s.absent(s.DependsOn[service], service, m) - s.present(s.needed[service], service, m)
-	}
-	if s.near[service*s.Neighbourhoods+n] == 1 {
-		more += s.present(s.needed[service], service, n) - s.absent(s.DependsOn[service], service, n)
-	}
-	return more
-}
-
-// lacksBoth is lacks for two services, of which one goes from a to b, the other from b to c.
-func (s *state) lacksBoth(sv, sw, a, b, c int) int64 {
-	more := s.lacks(sv, a, b)
-	if s.Nearby[a] == s.Nearby[b] || len(s.DependsOn[sw])+len(s.needed[sw]) == 0 {
-		return more + s.lacks(sw, b, c)
-	}
-	n, m := sv*s.Neighbourhoods+int(s.Nearby[a]), sv*s.Neighbourhoods+int(s.Nearby[b])
-	s.near[n]--
-	s.near[m]++
-	more += s.lacks(sw, b, c)
-	s.near[n]++
-	s.near[m]--
-	return more
-}
-
-// absent counts those of services, but for one, that are not in neighbourhood n.
-func (s *state) absent(services []int32, but, n int) (count int64) {
-	for _, d := range services {
-		if int(d) != but && s.near[int(d)*s.Neighbourhoods+n] == 0 {
-			count++
-		}
-	}
-	return count
-}
-
-// present counts those of services, but for one, that are in neighbourhood n.
-func (s *state) present(services []int32, but, n int) (count int64) {
-	for _, d := range services {
-		if int(d) != but && s.near[int(d)*s.Neighbourhoods+n] > 0 {
-			count++
-		}
-	}
-	return count
+// recount the burden of host h as it is.
+func (s *state) recount(h int) {
+	s.overdrawn -= s.load[h].price
+	s.load[h] = s.alone(h)
+	s.overdrawn += s.load[h].price
+	s.touch(h)
 }

@@ -158,3 +158,15 @@ func TestRelieveMovesLittle(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestRelieveLooksAtAll: of two VEEs that must stay, the one that a rule does not allow there
+// is found, wherever it is among its host's.
+func TestRelieveLooksAtAll(t *testing.T) {
+	for banned := range int32(2) {
+		m := site(2, "0:1", "0:1")
+		m.Require(model.Root{VEEs: []int32{0, 1}}, model.Ban{VEEs: []int32{banned}, Hosts: []int32{0}})
+		if plan, err := solve.NewPlacer(m, solve.Balance).Relieve([]int32{0}, solve.Options{}); err == nil {
+			t.Errorf("VEE %d is banned from where it must stay, and the plan is %v", banned, plan)
+		}
+	}
+}

@@ -17,6 +17,9 @@ var ErrNotProven = errors.New("stopped before the placement was proven best")
 // small models, of some dozens of VEEs at most. Hosts are on as Repair leaves them. Where
 // Repair finds no place, its error stands if there is none indeed.
 func Exact(m *model.Model, objective Objective, o Options) (Target, error) {
+	if err := objective.validate(); err != nil {
+		return Target{}, err
+	}
 	off := objective.SwitchOff
 	objective.SwitchOff = false // once it is known which hosts are left
 	first, err := Optimise(m, objective, Options{Seed: o.Seed, Iterations: 2000})
@@ -86,16 +89,22 @@ func (e *exact) twins() []int32 {
 	of := make([]int32, len(e.m.Hosts))
 	for h := range of {
 		of[h] = model.None
-		if len(e.m.Rules) > 0 || e.objective.Migrations != 0 {
+		if len(e.m.Rules) > 0 || e.objective.Migrations+e.objective.Time != 0 {
 			continue
 		}
 		for g := range h {
-			if e.open[g] && e.open[h] && slices.Equal(e.m.Capacity(int32(g)), e.m.Capacity(int32(h))) && e.m.Hosts[g].Price == e.m.Hosts[h].Price {
+			if e.open[g] && e.open[h] && slices.Equal(e.m.Capacity(int32(g)), e.m.Capacity(int32(h))) && e.costAlike(int32(g), int32(h)) {
 				of[h] = int32(g)
 			}
 		}
 	}
 	return of
+}
+
+// costAlike tells whether the objective sees no difference between two hosts.
+func (e *exact) costAlike(g, h int32) bool {
+	x, y := &e.m.Hosts[g], &e.m.Hosts[h]
+	return e.objective.inUse(x) == e.objective.inUse(y) && e.objective.Distance*(x.Distance-y.Distance) == 0
 }
 
 // place the VEEs of order from i on in every way that may be better.

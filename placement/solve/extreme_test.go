@@ -2,6 +2,8 @@ package solve_test
 
 import (
 	"fmt"
+	"math"
+	"strings"
 	"testing"
 
 	"github.com/reservoir-cloud/reservoir/placement/check"
@@ -33,6 +35,50 @@ func TestMillion(t *testing.T) {
 	}
 	if err := check.Plan(m, plan); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestMillionRepaired: a whole site of a million VEEs is repaired and planned for, one host of
+// which drains and some of which have too many, and searched for better placements until
+// there is no more time.
+func TestMillionRepaired(t *testing.T) {
+	const hosts, vees = 20_000, 1_000_000
+	m := model.New("cpu", "memory")
+	for range hosts {
+		m.AddHost(model.Host{Name: "h"}, 100, 100)
+	}
+	m.Hosts[3].Draining = true
+	for v := range vees {
+		m.AddVEE(model.VEE{Name: "v", State: model.Running, Host: int32(v % hosts)}, 1, 1+int64(v%hosts/19_900))
+	}
+	asked := 0
+	stop := solve.Options{Seed: 1, Stop: func() bool { asked++; return asked > 100 }}
+	target, err := solve.Optimise(m, solve.Objective{Balance: 1}, stop)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := solve.Schedule(m, target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := plan.Migrations(); n < 50 {
+		t.Errorf("%d migrations: want the 50 VEEs of host 3 at least to leave it", n)
+	}
+	if err := check.Plan(m, plan); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestNoNumber: weights that are none are refused.
+func TestNoNumber(t *testing.T) {
+	for _, w := range []float64{math.NaN(), math.Inf(1), -1} {
+		for kind, f := range map[string]func(*model.Model, solve.Objective, solve.Options) (solve.Target, error){"optimise": solve.Optimise, "exact": solve.Exact} {
+			for i, o := range []solve.Objective{{Balance: w}, {Consolidate: w}, {Cost: w}, {Energy: w}, {Distance: w}, {Migrations: w}, {Time: w}} {
+				if _, err := f(site(2, "0:1"), o, solve.Options{}); err == nil || !strings.Contains(err.Error(), "a number from 0 on") {
+					t.Errorf("%s with weight %d of %v: %v", kind, i, w, err)
+				}
+			}
+		}
 	}
 }
 

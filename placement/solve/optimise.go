@@ -1,6 +1,7 @@
 package solve
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -19,11 +20,30 @@ type Objective struct {
 	Consolidate float64
 	// Cost of the hosts with a VEE, in their price per hour.
 	Cost float64
+	// Energy of the hosts with a VEE, in watts, without what is wanted there as heat: a data
+	// furnace in winter costs nothing.
+	Energy float64
+	// Distance of VEEs to their users: the sum over VEEs of their hosts', in ms.
+	Distance float64
 	// Migrations that lead there. It is what keeps a site from churning: a move must gain
 	// more than this.
 	Migrations float64
+	// Time that migrations take, each by itself, in seconds: what it is until all is as wanted
+	// (BtrPlace's MinMTTR), but for what they wait for each other.
+	Time float64
 	// SwitchOff the hosts that are left without a VEE and that no rule wants on.
 	SwitchOff bool
+}
+
+// validate that the weights are numbers from 0 on.
+func (o Objective) validate() error {
+	for name, w := range map[string]float64{"balance": o.Balance, "consolidate": o.Consolidate, "cost": o.Cost, "energy": o.Energy,
+		"distance": o.Distance, "migrations": o.Migrations, "time": o.Time} {
+		if math.IsNaN(w) || math.IsInf(w, 0) || w < 0 {
+			return fmt.Errorf("the objective weighs %s with %v: a number from 0 on is needed", name, w)
+		}
+	}
+	return nil
 }
 
 // Score of a target for m, with the weights of the soft rules about places that it breaks;
@@ -45,10 +65,19 @@ func (o Objective) Score(m *model.Model, t Target) float64 {
 
 // move is what it costs that v is on h and not where it was.
 func (o Objective) move(m *model.Model, v, h int32) float64 {
-	if x := &m.VEEs[v]; x.State == model.Running && x.Host != h {
+	x := &m.VEEs[v]
+	if x.State != model.Running || x.Host == h {
+		return 0
+	}
+	if o.Time == 0 {
 		return o.Migrations
 	}
-	return 0
+	return o.Migrations + o.Time*m.Migration.Duration(x).Seconds()
+}
+
+// inUse is what a host costs for having VEEs at all.
+func (o Objective) inUse(h *model.Host) float64 {
+	return o.Consolidate + o.Cost*h.Price + o.Energy*h.Watts*(1-h.Heat)
 }
 
 // host is what h costs as it is.
@@ -62,8 +91,8 @@ func (o Objective) host(b *board, h int32) (cost float64) {
 			}
 		}
 	}
-	if len(b.guests[h]) > 0 {
-		cost += o.Consolidate + o.Cost*b.m.Hosts[h].Price
+	if n := len(b.guests[h]); n > 0 {
+		cost += o.inUse(&b.m.Hosts[h]) + float64(n)*o.Distance*b.m.Hosts[h].Distance
 	}
 	return cost
 }
@@ -72,18 +101,25 @@ func (o Objective) host(b *board, h int32) (cost float64) {
 // less than one that is half full, so that the search empties it.
 func (o Objective) steer(b *board, h int32) float64 {
 	cost := o.host(b, h)
-	if each := o.Consolidate + o.Cost*b.m.Hosts[h].Price; each > 0 && len(b.guests[h]) > 0 {
+	if each := o.inUse(&b.m.Hosts[h]); each > 0 && len(b.guests[h]) > 0 {
 		full := min(1, max(0, b.fullness(h)))
 		cost -= .5 * each * full * full
 	}
 	return cost
 }
 
-// Optimise m: repair it, then move VEEs for as long as there is time and the objective
-// gains. With Iterations instead of Stop the same input gives the same answer. It searches
-// twice beside each other, with two seeds, and answers with the better of both; if the time
-// is over at once, with the repaired placement.
+// Optimise m: repair it, then search large neighbourhoods of the placement for as long as
+// there is time: some VEEs are taken out and put back where that costs least (ruin), with
+// single moves and swaps in between, and what costs a little more is taken too, ever less of
+// it (docs/adr/0030). With Iterations instead of Stop the same input gives the same answer.
+//
+// Two search beside each other, one with more ruins, which empty hosts, the other with more
+// single steps, which even them out, and the answer is the better of both; if the time is over
+// at once, it is the repaired placement.
 func Optimise(m *model.Model, objective Objective, o Options) (Target, error) {
+	if err := objective.validate(); err != nil {
+		return Target{}, err
+	}
 	first, err := Repair(m, o)
 	if err != nil {
 		return Target{}, err
@@ -91,17 +127,22 @@ func Optimise(m *model.Model, objective Objective, o Options) (Target, error) {
 	if o.Iterations == 0 && o.Stop == nil {
 		o.Iterations = 50 * (len(m.VEEs) + 100)
 	}
+	best, least := first, objective.Score(m, first)
 	var found [2]Target
+	var score [2]float64
 	var running sync.WaitGroup
 	for i := range found {
 		s := newSearch(m, objective, first, rand.New(rand.NewPCG(o.Seed, uint64(i))), everyRule)
-		running.Go(func() { found[i] = s.run(o) })
+		s.wide = [...]float64{.1, .003}[i]
+		running.Go(func() {
+			found[i] = s.run(o)
+			score[i] = objective.Score(m, found[i])
+		})
 	}
 	running.Wait()
-	best, score := first, objective.Score(m, first)
-	for _, t := range found {
-		if s := objective.Score(m, t); s < score-1e-9 {
-			best, score = t, s
+	for i, t := range found {
+		if score[i] < least-1e-9 {
+			best, least = t, score[i]
 		}
 	}
 	if objective.SwitchOff {
@@ -134,16 +175,20 @@ func switchedOff(m *model.Model, t Target) []bool {
 	return on
 }
 
+// search for better placements.
 type search struct {
 	*repair
 	objective Objective
 	random    *rand.Rand
 	moves     []int32   // VEEs that may move
 	cost      []float64 // of each host
-	best      []int32
-	gain      float64 // of the placement as it is, over the first
-	most      float64 // the largest gain so far, which best has
-	ahead     bool    // the placement as it is has it, and best not yet
+	gain      float64   // of the placement as it is, over the first
+	most      float64   // the largest gain so far
+	best      []int32   // the placement that had it
+	changed   []int32   // VEEs that have moved since then
+
+	wide  float64 // part of the iterations that are ruins, not single steps
+	ruins ruins
 }
 
 func newSearch(m *model.Model, objective Objective, from Target, random *rand.Rand, keep func(int, model.Constraint) bool) *search {
@@ -174,10 +219,15 @@ func newSearch(m *model.Model, objective Objective, from Target, random *rand.Ra
 	for h := range s.cost {
 		s.cost[h] = objective.steer(s.board, int32(h))
 	}
+	policy := Pack
+	if objective.Balance > 0 {
+		policy = Balance
+	}
+	s.index = newIndex(s.board, policy)
 	return s
 }
 
-// run simulated annealing with single moves and swaps.
+// run the search: simulated annealing of ruins and steps.
 func (s *search) run(o Options) Target {
 	if len(s.moves) > 0 && len(s.m.Hosts) > 1 {
 		heat := s.heat()
@@ -189,11 +239,13 @@ func (s *search) run(o Options) Target {
 			if o.Iterations > 0 {
 				t = heat * (1 - float64(n)/float64(o.Iterations))
 			}
-			s.step(-t * math.Log(1-s.random.Float64()))
+			bound := -t * math.Log(1-s.random.Float64())
+			if s.random.Float64() < s.wide {
+				s.ruin(bound)
+			} else {
+				s.step(bound)
+			}
 		}
-	}
-	if s.ahead {
-		s.keep()
 	}
 	return Target{State: s.state, At: s.best, On: s.on}
 }
@@ -258,22 +310,25 @@ func (s *search) step(bound float64) {
 		return
 	}
 	s.cost[a], s.cost[b] = costA, costB
-	if after > before && s.ahead {
-		s.keep()
-		s.best[v] = a
-		if w != model.None {
-			s.best[w] = b
-		}
+	s.index.update(a)
+	s.index.update(b)
+	s.changed = append(s.changed, v)
+	if w != model.None {
+		s.changed = append(s.changed, w)
 	}
-	s.gain += before - after
-	if s.gain > s.most+1e-9 {
-		s.most, s.ahead = s.gain, true
-	}
+	s.accept(before - after)
 }
 
-func (s *search) keep() {
-	copy(s.best, s.at)
-	s.ahead = false
+// accept the placement as it is, which gains so much over the one before.
+func (s *search) accept(gain float64) {
+	if s.gain += gain; s.gain <= s.most+1e-9 {
+		return
+	}
+	s.most = s.gain
+	for _, v := range s.changed {
+		s.best[v] = s.at[v]
+	}
+	s.changed = s.changed[:0]
 }
 
 // stillNear tells whether both are allowed where they are: with two VEEs that change

@@ -39,6 +39,38 @@ func TestOptimise(t *testing.T) {
 	}
 }
 
+// TestObjectives: of two hosts that can take a VEE which runs on the first, the better one for
+// each objective.
+func TestObjectives(t *testing.T) {
+	for name, c := range map[string]struct {
+		objective solve.Objective
+		change    func(*model.Model)
+		want      int32
+	}{
+		"cheap":                    {solve.Objective{Cost: 1}, func(m *model.Model) { m.Hosts[0].Price, m.Hosts[1].Price = 2, 1 }, 1},
+		"little power":             {solve.Objective{Energy: 1}, func(m *model.Model) { m.Hosts[0].Watts, m.Hosts[1].Watts = 200, 100 }, 1},
+		"warms somebody":           {solve.Objective{Energy: 1}, func(m *model.Model) { m.Hosts[0].Watts, m.Hosts[1].Watts, m.Hosts[1].Heat = 200, 300, .5 }, 1},
+		"near its users":           {solve.Objective{Distance: 1}, func(m *model.Model) { m.Hosts[0].Distance, m.Hosts[1].Distance = 30, 5 }, 1},
+		"not worth the time":       {solve.Objective{Distance: 1, Time: 1}, func(m *model.Model) { m.Hosts[0].Distance, m.Hosts[1].Distance, m.VEEs[0].MemoryMiB = 30, 5, 4000 }, 0},
+		"worth it with less to do": {solve.Objective{Distance: 1, Time: 1}, func(m *model.Model) { m.Hosts[0].Distance, m.Hosts[1].Distance, m.VEEs[0].MemoryMiB = 30, 5, 2000 }, 1},
+		"weighed":                  {solve.Objective{Cost: 1, Energy: .01}, func(m *model.Model) { m.Hosts[0].Price, m.Hosts[1].Price, m.Hosts[1].Watts = 2, 1, 200 }, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := site(2, "0:1")
+			m.Migration.MiBs = 100
+			c.change(m)
+			if err := m.Validate(); err != nil {
+				t.Fatal(err)
+			}
+			for kind, f := range map[string]func(*model.Model, solve.Objective, solve.Options) (solve.Target, error){"optimise": solve.Optimise, "exact": solve.Exact} {
+				if target, err := f(m, c.objective, solve.Options{}); err != nil || target.At[0] != c.want {
+					t.Errorf("%s: on host %d, %v, want %d", kind, target.At[0], err, c.want)
+				}
+			}
+		})
+	}
+}
+
 func TestSwitchOff(t *testing.T) {
 	m := site(3, "0:1", "1:1")
 	m.Require(model.Power{Hosts: []int32{2}, On: true})
@@ -72,7 +104,8 @@ func TestOptimiseHolds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := drawModel(t)
 		objective := solve.Objective{Balance: rapid.Float64Range(0, 2).Draw(t, "balance"), Consolidate: rapid.Float64Range(0, 2).Draw(t, "consolidate"),
-			Cost: rapid.Float64Range(0, 2).Draw(t, "cost"), Migrations: rapid.Float64Range(0, .5).Draw(t, "migrations"), SwitchOff: rapid.Bool().Draw(t, "off")}
+			Cost: rapid.Float64Range(0, 2).Draw(t, "cost"), Energy: rapid.Float64Range(0, .01).Draw(t, "energy"), Distance: rapid.Float64Range(0, .1).Draw(t, "distance"),
+			Time: rapid.Float64Range(0, .1).Draw(t, "time"), Migrations: rapid.Float64Range(0, .5).Draw(t, "migrations"), SwitchOff: rapid.Bool().Draw(t, "off")}
 		o := solve.Options{Seed: 1, Iterations: 400}
 		repaired, err := solve.Repair(m, o)
 		if err != nil {

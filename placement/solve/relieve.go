@@ -52,7 +52,7 @@ func (r *repair) relieve(hosts []int32) error {
 		if err := r.holds(h); err != nil {
 			return err
 		}
-		for _, v := range r.guests[h] {
+		for _, v := range slices.Clone(r.guests[h]) { // looking moves them about
 			if err := r.lawful(v); err != nil {
 				return err
 			}
@@ -118,7 +118,7 @@ func (r *repair) reach(changes []change) (model.Plan, error) {
 	for _, x := range changes {
 		s.plan(x.vee, &r.m.VEEs[x.vee])
 	}
-	s.prepare()
+	s.prepare(false)
 	plan, err := s.run()
 	for _, x := range changes {
 		r.index.update(x.from)

@@ -3,6 +3,7 @@ package solve
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -14,9 +15,25 @@ import (
 // waits for room begins when that room has been left. Where all wait for each other, one
 // takes a bypass over a third host; where there is none, one sleeps on the way.
 //
+// Where migrations share links, the plan is the one that ends first of those that begin with
+// the shortest actions and with those on the busiest links.
+//
 // An error means that the rules on plans (Deadline, NoDelay, Sync, …) or continuous ones
 // leave no way that this finds.
-func Schedule(m *model.Model, t Target) (model.Plan, error) { return newSchedule(m, t).run() }
+func Schedule(m *model.Model, t Target) (model.Plan, error) {
+	best, err := newSchedule(m, t, false).run()
+	if !m.Migration.Shared {
+		return best, err
+	}
+	other, otherErr := newSchedule(m, t, true).run()
+	if err != nil || otherErr == nil && cmp.Or(cmp.Compare(other.Makespan(), best.Makespan()), cmp.Compare(other.SumOfEnds(), best.SumOfEnds())) < 0 {
+		return other, otherErr
+	}
+	return best, nil
+}
+
+// longest plan: so long that nobody would carry it out, and that times cannot overflow.
+const longest = math.MaxInt64 / 4 * time.Nanosecond
 
 func (s *schedule) run() (model.Plan, error) {
 	for len(s.waiting)+len(s.running) > 0 {
@@ -24,11 +41,14 @@ func (s *schedule) run() (model.Plan, error) {
 		}
 		if len(s.running) > 0 {
 			s.endNext()
+			if s.now > longest {
+				return model.Plan{}, fmt.Errorf("plan the reconfiguration: it takes longer than %d years: give migrations more bandwidth", int(longest.Hours()/24/365))
+			}
 			continue
 		}
 		if len(s.waiting) > 0 && !s.bypass() && !s.sleep() {
 			a := s.waiting[0]
-			return model.Plan{}, fmt.Errorf("plan the reconfiguration: %v and %d more wait for each other: loosen a rule on the plan or a continuous one", a, len(s.waiting)-1)
+			return model.Plan{}, fmt.Errorf("plan the reconfiguration: %s and %d more wait for each other: loosen a rule on the plan or a continuous one", s.m.Describe(a), len(s.waiting)-1)
 		}
 	}
 	p := model.Plan{Actions: s.done}
@@ -54,6 +74,7 @@ type schedule struct {
 
 	on       []bool            // by host
 	moving   []int             // by host: migrations from or to it
+	traffic  *traffic          // nil: migrations do not share links
 	leftBy   [][]int32         // by host: the actions that left room there
 	movedAt  [][]int32         // by host: the migrations from or to it, where they share slots
 	inOrder  bool              // a rule is about all VEEs or hosts: what begins comes after all that has ended
@@ -71,7 +92,7 @@ type gate struct {
 	single      bool // instead: one at a time
 }
 
-func newSchedule(m *model.Model, t Target) *schedule {
+func newSchedule(m *model.Model, t Target, busiest bool) *schedule {
 	now := sync.OnceValue(func() *model.Snapshot { return model.Begin(m) })
 	s := emptySchedule(newBoard(m, func(_ int, c model.Constraint) bool { return binding(m, c, now) }), t)
 	s.inOrder = len(s.general) > 0
@@ -97,7 +118,7 @@ func newSchedule(m *model.Model, t Target) *schedule {
 		}
 		s.plan(v, x)
 	}
-	s.prepare()
+	s.prepare(busiest)
 	return s
 }
 
@@ -115,15 +136,61 @@ func emptySchedule(b *board, t Target) *schedule {
 	for h := range b.m.Hosts {
 		s.on[h], s.bootedBy[h] = !b.m.Hosts[h].Off, -1
 	}
+	if b.m.Migration.Shared {
+		s.traffic = newTraffic(b.m)
+	}
 	return s
 }
 
-// prepare what waits: the gates that hold it back, and its order.
-func (s *schedule) prepare() {
+// prepare what waits: the gates that hold it back, and its order. First comes what a rule
+// wants early, then what makes room; of those the shortest, or the migrations over the
+// busiest links.
+func (s *schedule) prepare(busiest bool) {
 	s.gates()
+	due := s.due()
+	length := func(a model.Action) time.Duration {
+		if a.Kind == model.Migrate {
+			return s.m.Migration.Duration(&s.m.VEEs[a.VEE])
+		}
+		return s.m.Duration(a)
+	}
+	load := func(model.Action) float64 { return 0 }
+	if busiest && s.traffic != nil {
+		load = s.traffic.load(s.waiting)
+	}
 	slices.SortStableFunc(s.waiting, func(a, b model.Action) int {
-		return cmp.Or(cmp.Compare(urgency(a.Kind), urgency(b.Kind)), cmp.Compare(s.m.Duration(a), s.m.Duration(b)))
+		return cmp.Or(cmp.Compare(due(a), due(b)), cmp.Compare(urgency(a.Kind), urgency(b.Kind)),
+			cmp.Compare(load(b), load(a)), cmp.Compare(length(a), length(b)))
 	})
+}
+
+// due is when an action must have begun (NoDelay) or ended (Deadline).
+func (s *schedule) due() func(model.Action) time.Duration {
+	by := map[int32]time.Duration{}
+	earlier := func(vees []int32, at time.Duration) {
+		for _, v := range vees {
+			if old, known := by[v]; !known || at < old {
+				by[v] = at
+			}
+		}
+	}
+	for _, r := range s.m.Rules {
+		if !r.Hard() {
+			continue
+		}
+		switch c := r.Constraint.(type) {
+		case model.NoDelay:
+			earlier(c.VEEs, 0)
+		case model.Deadline:
+			earlier(c.VEEs, max(0, c.By))
+		}
+	}
+	return func(a model.Action) time.Duration {
+		if at, known := by[a.VEE]; known && a.VEE != model.None {
+			return at
+		}
+		return math.MaxInt64
+	}
 }
 
 // permits v on h by the rules that count.
@@ -268,8 +335,18 @@ func (s *schedule) can(a model.Action) bool {
 	if !s.on[a.To] || !s.open[a.To] || !s.fits(a.VEE, a.To) || !s.permits(a.VEE, a.To) {
 		return false
 	}
+	if a.Kind != model.Migrate {
+		return true
+	}
 	slots := s.m.Migration.Slots
-	return a.Kind != model.Migrate || slots == 0 || s.moving[a.From] < slots && s.moving[a.To] < slots
+	if slots > 0 && max(s.moving[a.From], s.moving[a.To]) >= slots {
+		return false
+	}
+	if s.traffic == nil {
+		return true
+	}
+	_, ok := s.rate(a)
+	return ok
 }
 
 // mayBoot tells whether no continuous MaxOnline stands against one host more.
@@ -327,12 +404,8 @@ func (s *schedule) gateOpen(a model.Action, later, still []model.Action) bool {
 				}
 			}
 		case g.together && g.first[a.VEE]:
-			for _, others := range [2][]model.Action{later, still} {
-				for _, b := range others {
-					if b.VEE != model.None && g.first[b.VEE] && !s.can(b) {
-						return false
-					}
-				}
+			if !s.canAll(slices.DeleteFunc(slices.Concat(later, still), func(b model.Action) bool { return b.VEE == model.None || !g.first[b.VEE] })) {
+				return false
 			}
 		case g.then[a.VEE]:
 			for v := range g.first {
@@ -345,12 +418,53 @@ func (s *schedule) gateOpen(a model.Action, later, still []model.Action) bool {
 	return true
 }
 
+// canAll tells whether all of these can begin at once: that there is room for the second when
+// the first has taken its own.
+func (s *schedule) canAll(all []model.Action) bool {
+	var taken []model.Action
+	take := func(a model.Action, by int) {
+		switch a.Kind {
+		case model.StartVEE, model.Resume, model.Relocate, model.Migrate:
+			s.occupy(a.VEE, a.To, int32(by))
+		}
+		if a.Kind == model.Migrate {
+			s.moving[a.From] += by
+			s.moving[a.To] += by
+			if s.traffic != nil {
+				s.traffic.take(a, float64(by)*a.MiBs)
+			}
+		}
+	}
+	ok := true
+	for _, a := range all {
+		if ok = s.can(a); !ok {
+			break
+		}
+		if a.Kind == model.Migrate && s.traffic != nil {
+			a.MiBs, _ = s.rate(a)
+		}
+		take(a, 1)
+		taken = append(taken, a)
+	}
+	for _, a := range taken {
+		take(a, -1)
+	}
+	return ok
+}
+
 // begin a: it takes room where it goes.
 func (s *schedule) begin(a model.Action) {
 	i := int32(len(s.done))
 	a.Start = s.now
+	shared := a.Kind == model.Migrate && s.traffic != nil
+	if shared {
+		a.MiBs, _ = s.rate(a)
+	}
 	a.End = s.now + s.m.Duration(a)
 	a.After = s.after(a)
+	if shared {
+		s.traffic.begin(a)
+	}
 	if a.VEE == model.None {
 		if a.Kind == model.ShutdownHost {
 			s.on[a.From] = false
@@ -418,6 +532,13 @@ func (s *schedule) after(a model.Action) (after []int32) {
 		for _, i := range slices.Concat(s.movedAt[a.From], s.movedAt[a.To]) {
 			add(i)
 		}
+		if s.traffic != nil {
+			for _, d := range s.traffic.path(a.From, a.To) {
+				for _, i := range s.traffic.sent[d] {
+					add(i)
+				}
+			}
+		}
 	}
 	addAll(a.VEE)
 	for _, r := range s.of[a.VEE] {
@@ -466,6 +587,9 @@ func (s *schedule) end(i int32) {
 		s.moving[a.From]--
 		s.moving[a.To]--
 		s.leftBy[a.From] = append(s.leftBy[a.From], i)
+		if a.Kind == model.Migrate && s.traffic != nil {
+			s.traffic.end(i, a)
+		}
 		if a.Kind == model.Migrate && s.m.Migration.Slots > 0 {
 			s.movedAt[a.From], s.movedAt[a.To] = append(s.movedAt[a.From], i), append(s.movedAt[a.To], i)
 		}

@@ -185,14 +185,17 @@ func drawModel(t *rapid.T) *model.Model {
 		return a
 	}
 	hosts := rapid.IntRange(1, 6).Draw(t, "hosts")
+	if m.Migration.Shared = rapid.Bool().Draw(t, "shared"); m.Migration.Shared && rapid.Bool().Draw(t, "link") {
+		m.Migration.Links = []model.Link{{Hosts: drawSome(t, hosts), MiBs: rapid.Float64Range(0, 300).Draw(t, "link")}}
+	}
 	for h := range hosts {
 		kind := rapid.IntRange(0, 9).Draw(t, "host")
 		m.AddHost(model.Host{Name: fmt.Sprint("h", h), Rack: fmt.Sprint("r", h/2), Room: fmt.Sprint("m", h/3), Off: kind == 0, Draining: kind == 1,
-			Price: float64(h), Boot: 2 * time.Second, Shutdown: time.Second}, amounts("capacity", 0, 12)...)
+			Price: float64(h), Watts: float64(100 * (h % 3)), Heat: float64(h%2) / 2, Distance: float64(h % 4), Boot: 2 * time.Second, Shutdown: time.Second, LinkMiBs: rapid.SampledFrom([]float64{0, 0, 40, 250}).Draw(t, "link")}, amounts("capacity", 0, 12)...)
 	}
 	for v := range rapid.IntRange(0, 12).Draw(t, "VEEs") {
 		x := model.VEE{Name: fmt.Sprint("v", v), Start: time.Second, Stop: time.Second, Suspend: time.Second, Resume: time.Second,
-			MemoryMiB: rapid.Int64Range(0, 900).Draw(t, "memory"), Clonable: rapid.Bool().Draw(t, "clonable")}
+			MemoryMiB: rapid.Int64Range(0, 900).Draw(t, "memory"), DirtyMiBs: rapid.Float64Range(0, 120).Draw(t, "dirty"), HotMiB: rapid.Int64Range(0, 99).Draw(t, "hot"), Clonable: rapid.Bool().Draw(t, "clonable")}
 		x.Host = int32(rapid.IntRange(0, hosts-1).Draw(t, "at"))
 		if kind := rapid.IntRange(0, 5).Draw(t, "state"); kind == 1 {
 			x.State = model.Sleeping

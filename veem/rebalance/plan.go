@@ -21,6 +21,7 @@ type Options struct {
 	PerMove, Gain float64
 	Slots         int           // migrations at a host at once
 	Bandwidth     vee.Bytes     // of a host's link, per second
+	Shared        bool          // migrations share the link as the plan says, and have no slots of it
 	Least         time.Duration // that a migration takes
 	Stop          func() bool   // tells that the time for planning is over; nil: never
 }
@@ -32,6 +33,7 @@ type Step struct {
 	From, To   string
 	Start, End time.Duration // estimated, since the plan's beginning
 	After      []int         // steps that must have ended before
+	Bandwidth  vee.Bytes     // it is held to, per second; 0: to none
 }
 
 // Stay is a VEE that does not leave a host that is to be left.
@@ -212,7 +214,8 @@ func (p *problem) result(o Options, t solve.Target, actions model.Plan) Plan {
 	out := Plan{}
 	for _, a := range actions.Actions {
 		v := p.site.VEEs[a.VEE]
-		s := Step{VEE: v.ID, Name: v.Name, From: p.site.Hosts[a.From].Name, To: p.site.Hosts[a.To].Name, Start: a.Start, End: a.End}
+		s := Step{VEE: v.ID, Name: v.Name, From: p.site.Hosts[a.From].Name, To: p.site.Hosts[a.To].Name, Start: a.Start, End: a.End,
+			Bandwidth: vee.Bytes(a.MiBs * float64(vee.MiB))}
 		for _, i := range a.After {
 			s.After = append(s.After, int(i))
 		}

@@ -257,6 +257,63 @@ func (w *world) left(plan Plan) {
 	}
 }
 
+// TestItSettles: whatever the policy, a site that is planned for again and again, while a VEE
+// comes or goes now and then, is left alone after a plan or two: nothing churns.
+func TestItSettles(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		o := options
+		o.Policy = rapid.SampledFrom(Policies).Draw(t, "policy")
+		var s Site
+		for i := range rapid.IntRange(2, 6).Draw(t, "hosts") {
+			h := host(fmt.Sprint("h", i), 12)
+			h.Price = float64(1 + rapid.IntRange(0, 3).Draw(t, "price"))
+			s.Hosts = append(s.Hosts, h)
+		}
+		arrive := func() {
+			h := rapid.SampledFrom(s.Hosts).Draw(t, "at").Name
+			v := at(fmt.Sprint("v", len(s.VEEs)), h, rapid.Int64Range(1, 3).Draw(t, "needs"))
+			used := v.Uses
+			for _, w := range s.VEEs {
+				if w.Host == h {
+					used = used.Plus(w.Uses)
+				}
+			}
+			if used.Fits(size(12)) {
+				s.VEEs = append(s.VEEs, v)
+			}
+		}
+		for range rapid.IntRange(2, 16).Draw(t, "vees") {
+			arrive()
+		}
+		for range rapid.IntRange(1, 3).Draw(t, "changes") {
+			const enough = 3 // plans
+			for n := 0; ; n++ {
+				p, err := Make(s, o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(p.Steps) == 0 {
+					break
+				}
+				if n == enough {
+					t.Fatalf("plan %d by %s still moves %s: score %g to %g", n+1, o.Policy, text(p), p.Before, p.After)
+				}
+				if p.After > p.Before*(1-o.Gain)+1e-9 {
+					t.Fatalf("a plan that gains less than it must: score %g to %g", p.Before, p.After)
+				}
+				for _, step := range p.Steps {
+					for i := range s.VEEs {
+						if s.VEEs[i].ID == step.VEE {
+							s.VEEs[i].Host = step.To
+						}
+					}
+				}
+			}
+			arrive()
+		}
+	})
+}
+
 func TestNext(t *testing.T) {
 	began := time.Unix(100, 0)
 	steps := []Step{{VEE: "alpha.a", Name: "a", From: "h1", To: "h2"}, {VEE: "alpha.b", Name: "b", From: "h2", To: "h1", After: []int{0}},

@@ -95,7 +95,7 @@ type problem struct {
 // hard, but for VEEs that are relaxed.
 func (s Site) build(o Options, stay map[int]string, relaxed map[int]bool) *problem {
 	p := &problem{site: s, m: model.New(dimensions...), stay: stay}
-	p.m.Migration = model.Migration{MiBs: float64(o.Bandwidth) / float64(vee.MiB), Slots: o.Slots, Least: o.Least}
+	p.m.Migration = model.Migration{MiBs: float64(o.Bandwidth) / float64(vee.MiB), Slots: o.Slots, Least: o.Least, Shared: o.Shared}
 	at := map[string]int32{}
 	for _, h := range s.Hosts {
 		at[h.Name] = p.m.AddHost(model.Host{Name: h.Name, Hypervisors: h.Drivers, Price: h.Price}, amounts(h.Capacity)...)
