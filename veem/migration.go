@@ -559,12 +559,12 @@ func migrationNotes(a, b *record, add func(warning bool, reason, format string, 
 	case vmi.MigrationRunning:
 		if s.Cancelling {
 			add(false, "MigrationCancelling", "%s", s.Error)
-		} else {
+		} else if b.Move == nil || b.Move.ID != s.ID {
 			add(false, "Migrating", "%sfrom host %s to host %s", s.because("is moved by its hosts (%s) "), s.From, s.To)
 		}
 	case vmi.MigrationDone:
 		still := fmt.Sprintf("; it stood still for %d ms", s.DowntimeMS)
-		if s.DowntimeMS == 0 { // nobody has said
+		if s.DowntimeMS == 0 { // it did not run, or nobody has said
 			still = ""
 		}
 		add(false, "Migrated", "%sfrom host %s to host %s%s", s.because("was moved by its hosts (%s) "), s.From, s.To, still)
