@@ -129,6 +129,7 @@ type VEEUsage struct {
 	From      time.Time      `json:"from,omitzero"`
 	Through   time.Time      `json:"through,omitzero"`
 	Ended     bool           `json:"ended,omitempty"` // it is gone, and nothing will be added
+	Site      string         `json:"site,omitempty"`  // whose account this is a copy of: it was another site's service then
 	Total     account.Usage  `json:"total"`
 	Intervals account.Series `json:"intervals,omitempty"`
 }
