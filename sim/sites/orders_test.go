@@ -32,14 +32,17 @@ func TestOrdersThatCannotBe(t *testing.T) {
 			change func(*peer.MoveOrder)
 			want   fault.Code
 		}{
-			"a VEE of the receiver's":     {func(o *peer.MoveOrder) { o.VEE = "beta.aaaaaaaaaa" }, fault.Denied},
-			"a VEE of a third site's":     {func(o *peer.MoveOrder) { o.VEE = "gamma.aaaaaaaaaa" }, fault.Denied},
-			"one that was never here":     {func(o *peer.MoveOrder) { o.VEE = "alpha.zzzzzzzzzz" }, fault.NotFound},
-			"one that is here is to come": {func(o *peer.MoveOrder) { o.Power, o.Descriptor = vhi.Incoming, s.get(id).Descriptor; o.Move.From = "@alpha" }, fault.Conflict},
-			"an old order":                {func(o *peer.MoveOrder) { o.Seq = 0; o.Epoch = vee.Epoch{Generation: 1} }, fault.StaleEpoch},
-			"no door":                     {func(o *peer.MoveOrder) { o.Move.Door = nil }, fault.Malformed},
-			"cold, and running":           {func(o *peer.MoveOrder) { o.Move.Cold = vhi.Running }, fault.Malformed},
-			"to come, without a ticket":   {func(o *peer.MoveOrder) { o.Power = vhi.Incoming; o.Move.From, o.Move.Ticket = "@alpha", "" }, fault.Malformed},
+			"a VEE of the receiver's": {func(o *peer.MoveOrder) { o.VEE = "beta.aaaaaaaaaa" }, fault.Denied},
+			"a VEE of a third site's": {func(o *peer.MoveOrder) { o.VEE = "gamma.aaaaaaaaaa" }, fault.Denied},
+			"one that was never here": {func(o *peer.MoveOrder) { o.VEE = "alpha.zzzzzzzzzz" }, fault.NotFound},
+			"one that is here is to come": {func(o *peer.MoveOrder) {
+				o.Power, o.Descriptor = vhi.Incoming, s.get(id).Descriptor
+				o.Move.From = "@alpha"
+			}, fault.Conflict},
+			"an old order":              {func(o *peer.MoveOrder) { o.Seq = 0; o.Epoch = vee.Epoch{Generation: 1} }, fault.StaleEpoch},
+			"no door":                   {func(o *peer.MoveOrder) { o.Move.Door = nil }, fault.Malformed},
+			"cold, and running":         {func(o *peer.MoveOrder) { o.Move.Cold = vhi.Running }, fault.Malformed},
+			"to come, without a ticket": {func(o *peer.MoveOrder) { o.Power = vhi.Incoming; o.Move.From, o.Move.Ticket = "@alpha", "" }, fault.Malformed},
 		} {
 			if err := order(c.change); !fault.Has(err, c.want) {
 				t.Errorf("%s: %v, want %s", name, err, c.want)
