@@ -251,8 +251,10 @@ func (m *Manager) obey(caller identity.Caller, t *tx, id vee.ID, u vmi.UpdateSta
 				t.putVEE(r)
 				return r.Seq, nil
 			}
-			r.Evicted = nil
-			t.putVEE(r)
+			if r.Evicted != nil { // the sites have agreed again
+				r.Evicted, r.Phase = nil, vee.PhaseProlog
+				t.putVEE(r)
+			}
 		}
 		if to == vee.Active {
 			if err := networksShared(t, r); err != nil {

@@ -67,6 +67,13 @@ func (u *Union) End(lender, borrower, by string) {
 	u.ended[[2]string{lender, borrower}] = sitepeer.End{By: by, At: time.Now(), Reason: "we part"}
 }
 
+// Renew an agreement that was ended.
+func (u *Union) Renew(lender, borrower string) {
+	u.terms.Lock()
+	defer u.terms.Unlock()
+	delete(u.ended, [2]string{lender, borrower})
+}
+
 // agreement of two sites as it is now.
 func (u *Union) agreement(lender, borrower string) sitepeer.Agreement {
 	a := agreement(lender, borrower)
