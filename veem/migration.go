@@ -32,14 +32,14 @@ type migration struct {
 
 // Operations that both hosts' drivers have to declare: of a live migration, and of a cold one.
 const (
-	opMigrate = "migrate"
-	opPack    = "snapshot-pack"
+	opMigrate     = "migrate"
+	opMigrateCold = "migrate-cold"
 )
 
 // operation that a migration of that kind needs, and what it is called.
 func operation(cold bool) (op, what string) {
 	if cold {
-		return opPack, "cold"
+		return opMigrateCold, "cold"
 	}
 	return opMigrate, "live"
 }

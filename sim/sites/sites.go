@@ -369,7 +369,7 @@ func (h *Host) report() (vhi.HostReport, bool) {
 	}
 	return vhi.HostReport{Host: h.Name, Incarnation: fmt.Sprint(h.starts), Seq: seq, Address: h.Name + ":1", CPUs: 4, VEEs: tr.Reports(), Generation: 1,
 		Capacity: vee.Resources{MilliCPU: 4000, Memory: 4 * vee.GiB, Disk: 100 * vee.GiB},
-		Drivers:  []vhi.DriverInfo{{Name: "sim", Simulated: true, Operations: []string{hypervisor.OpMigrate, hypervisor.OpPack}}}}, true
+		Drivers:  []vhi.DriverInfo{{Name: "sim", Simulated: true, Operations: []string{hypervisor.OpMigrate, hypervisor.OpMigrateCold}}}}, true
 }
 
 // renewals of the host, as an agent sends them.
