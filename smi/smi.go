@@ -110,7 +110,7 @@ type URL struct {
 	Component string `json:"component"`
 	URL       string `json:"url"`
 	Site      string `json:"site,omitempty"` // partner that users come in at; empty: here
-	Backends  int    `json:"backends"` // ready now
+	Backends  int    `json:"backends"`       // ready now
 }
 
 // ServiceUsage is what the VEEs of a service have used since it was first deployed, under this name.
