@@ -11,20 +11,22 @@ import (
 )
 
 func (a *app) hostEvacuate() *cobra.Command {
-	cmd := &cobra.Command{Use: "evacuate NAME", Short: "Have a host's VEEs go to partner sites while they run", ValidArgsFunction: a.names(hostNames),
-		Long: `Move what runs on a host to partner sites, live, the most urgent first: what clients reach by
-an access point, then the small before the large. What cannot go, or does not fit into the
-deadline, is told. The host takes no VEE any more; back: reservoir host on NAME`,
+	cmd := &cobra.Command{Use: "evacuate NAME", Short: "Have a host's VEEs go to partner sites", ValidArgsFunction: a.names(hostNames),
+		Long: `Move what is on a host to partner sites, the most urgent first: what clients reach by an
+access point, then the small before the large, live; then what is suspended or stopped, as it
+is. With --cold one that runs and cannot cross so is shut down for it, and boots there. What
+cannot go, or does not fit into the deadline, is told. The host takes no VEE any more; back: reservoir host on NAME`,
 		Example: `  reservoir host evacuate h1 --to beta --deadline 10m --wait`}
 	a.evacuateWith(cmd, func(args []string) string { return args[0] })
 	return cmd
 }
 
 func (a *app) siteEvacuate() *cobra.Command {
-	cmd := &cobra.Command{Use: "evacuate", Short: "Have the site's VEEs go to partner sites while they run",
-		Long: `Move what runs at the site to partner sites, live, the most urgent first: what clients reach
-by an access point, then the small before the large. What cannot go, or does not fit into the
-deadline, is told. The hosts take no VEE any more; back: reservoir host on NAME`,
+	cmd := &cobra.Command{Use: "evacuate", Short: "Have the site's VEEs go to partner sites",
+		Long: `Move what is at the site to partner sites, the most urgent first: what clients reach by an
+access point, then the small before the large, live; then what is suspended or stopped, as it
+is. With --cold one that runs and cannot cross so is shut down for it, and boots there. What
+cannot go, or does not fit into the deadline, is told. The hosts take no VEE any more; back: reservoir host on NAME`,
 		Example: `  reservoir site evacuate --to beta --deadline 10m --plan
   reservoir site evacuate --to beta --deadline 10m --wait`}
 	a.evacuateWith(cmd, func([]string) string { return "" })
@@ -38,6 +40,7 @@ func (a *app) evacuateWith(cmd *cobra.Command, host func(args []string) string) 
 	fl := cmd.Flags()
 	fl.StringVar(&in.To, "to", "", "partner site (whichever takes them)")
 	fl.DurationVar(&deadline, "deadline", 0, "by when all is to be done, such as 10m (there is time)")
+	fl.BoolVar(&in.Cold, "cold", false, "shut down what runs and cannot cross so, and boot it there")
 	fl.BoolVar(&plan, "plan", false, "only show what would be done")
 	f, w := outputFlag(cmd), waitFlags(cmd)
 	cmd.RunE = a.onSite(func(ctx context.Context, r *remote, args []string) error {

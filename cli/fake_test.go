@@ -130,7 +130,7 @@ func (f *fake) furnish() {
 	f.hosts[0].HA.Degraded = "no hardware watchdog resets it when agent and guard stand still together"
 	f.hosts[2].HA.Fenced = true
 	f.hosts[2].LastSeen = f.ago(5 * time.Minute)
-	in := vhi.Partition{ID: "h1#4", Reason: "overloaded", State: "solving", Leader: "h1", Members: []string{"h1", "h2"}, Since: f.ago(3 * time.Second)}
+	in := vhi.Partition{ID: "h1#4", Reason: "overloaded", State: "solving", Leader: "h1", Members: []string{"h1", "h2"}, Since: f.ago(5 * time.Minute)}
 	f.hosts[0].Peering = &vhi.Peering{Known: 1, Doubted: []string{"h3"}, Load: 0.97, Trouble: "overloaded", In: &in, Past: []vhi.PastPartition{
 		{ID: "h1#3", Reason: "overloaded", Members: []string{"h1", "h2"}, Began: f.ago(10 * time.Minute), Ended: f.ago(10*time.Minute - 6*time.Second)}}}
 	f.hosts[1].Peering = &vhi.Peering{Known: 1, Load: 0.2, In: &in, Past: []vhi.PastPartition{

@@ -17,12 +17,18 @@ import (
 const migrationPoll = 200 * time.Millisecond
 
 func (a *app) veeMigrate() *cobra.Command {
-	cmd := &cobra.Command{Use: "migrate VEE", Short: "Move a running VEE to another host", ValidArgsFunction: a.names(veeNames)}
+	cmd := &cobra.Command{Use: "migrate VEE", Short: "Move a VEE to another host", ValidArgsFunction: a.names(veeNames),
+		Long: `Move a VEE to another host, or to a partner site, while it runs. With --cold it goes as it is,
+stopped or suspended, with its disks and its saved memory; one that runs is shut down for it,
+and boots where it has come to.`,
+		Example: `  reservoir vee migrate web-1 --to h2 --wait
+  reservoir vee migrate web-1 --to beta --cold --wait`}
 	var in vmi.Migrate
 	var bandwidth string
 	var deadline time.Duration
-	cmd.Flags().StringVar(&in.To, "to", "", "`HOST` to go to; without it the placement chooses")
+	cmd.Flags().StringVar(&in.To, "to", "", "`HOST` or partner site to go to; without it the placement chooses a host here")
 	cmd.Flags().StringVar(&bandwidth, "bandwidth", "", "at most so much per second, such as 50MiB")
+	cmd.Flags().BoolVar(&in.Cold, "cold", false, "stopped or suspended; one that runs is shut down for it, and boots there")
 	cmd.Flags().BoolVar(&in.AutoConverge, "auto-converge", false, "slow the guest down if it changes memory faster than it can be sent")
 	cmd.Flags().DurationVar(&deadline, "deadline", 0, "cancel it when it has not come through by then")
 	w := waitFlags(cmd)
@@ -101,6 +107,9 @@ func howFar(m vmi.Migration) string {
 		if m.Ended == nil {
 			return ""
 		}
+		if m.Cold != "" {
+			return fmt.Sprintf("%s went over %s in %s", m.Took.DiskBytes, m.Cold, m.Ended.Sub(m.Started).Round(time.Millisecond))
+		}
 		return fmt.Sprintf("%s of disks and %s of memory went over in %s; it stood still for %d ms",
 			m.Took.DiskBytes, m.Took.MemoryBytes, m.Ended.Sub(m.Started).Round(time.Millisecond), m.DowntimeMS)
 	}
@@ -119,8 +128,11 @@ func howFar(m vmi.Migration) string {
 
 // took is the time of each stage of a migration that is done.
 func took(m vmi.Migration) string {
-	if m.State != vmi.MigrationDone {
+	switch {
+	case m.State != vmi.MigrationDone:
 		return ""
+	case m.Cold != "":
+		return fmt.Sprintf("prepare %d, disks %d ms", m.Took.PrepareMS, m.Took.DisksMS)
 	}
 	return fmt.Sprintf("prepare %d, disks %d, memory %d, still %d ms", m.Took.PrepareMS, m.Took.DisksMS, m.Took.MemoryMS, m.DowntimeMS)
 }
@@ -157,7 +169,7 @@ func (a *app) migrationListing() listing[vmi.Migration] {
 }
 
 func (a *app) veeMigrations() *cobra.Command {
-	cmd := &cobra.Command{Use: "migrations", Short: "List live migrations, the newest first"}
+	cmd := &cobra.Command{Use: "migrations", Short: "List migrations, the newest first"}
 	f := outputFlag(cmd)
 	cmd.RunE = a.onSite(func(ctx context.Context, r *remote, _ []string) error {
 		list, err := r.vmi.ListMigrations(ctx)

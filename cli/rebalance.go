@@ -223,6 +223,12 @@ func moveListing() listing[numbered] {
 			{head: "VEE", cell: func(s numbered) string { return s.Name }},
 			{head: "FROM", cell: func(s numbered) string { return s.From }},
 			{head: "TO", cell: func(s numbered) string { return s.To }},
+			{head: "HOW", cell: func(s numbered) string {
+				if s.Cold {
+					return "cold"
+				}
+				return "live"
+			}},
 			{head: "BEGIN", cell: func(s numbered) string { return seconds(s.StartMS) }},
 			{head: "END", cell: func(s numbered) string { return seconds(s.EndMS) }},
 			{head: "AFTER", cell: func(s numbered) string {

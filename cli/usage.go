@@ -49,7 +49,12 @@ func (a *app) usageListing() listing[smi.VEEUsage] {
 	gib := func(mib int64) int64 { return mib / int64(vee.GiB/vee.MiB) }
 	return listing[smi.VEEUsage]{
 		columns: []column[smi.VEEUsage]{
-			{head: "NAME", cell: func(v smi.VEEUsage) string { return v.Name }},
+			{head: "NAME", cell: func(v smi.VEEUsage) string {
+				if v.Site != "" {
+					return v.Name + " (at " + v.Site + ")"
+				}
+				return v.Name
+			}},
 			{head: "VEE", cell: func(v smi.VEEUsage) string { return string(v.VEE) }, wide: true},
 			{head: "ACTIVE", cell: spent(func(u account.Usage) int64 { return u.ActiveMS })},
 			{head: "PAUSED", cell: spent(func(u account.Usage) int64 { return u.PausedMS })},

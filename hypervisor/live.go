@@ -74,8 +74,12 @@ func CheckSnapshotName(name string) error {
 	return nil
 }
 
-// OpPack in Capabilities.Operations says that the driver is a Packer.
-const OpPack = "snapshot-pack"
+// In Capabilities.Operations: OpPack says that the driver is a Packer, OpMigrateCold that it packs
+// guests themselves too, so that they migrate while they do not run.
+const (
+	OpPack        = "snapshot-pack"
+	OpMigrateCold = "migrate-cold"
+)
 
 // Packer lets a snapshot survive its host: it is written as one stream on one host, and a
 // guest is made of it on another, where the images are that the guest is made of.

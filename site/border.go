@@ -27,7 +27,6 @@ import (
 // from what the site's parts know, and puts it whenever the proxy does not hold that.
 type gate struct {
 	site    string
-	control string // address of the control plane, as the proxy reaches it
 	records store.Collection[border.Presence]
 	dial    func(address string) border.Proxy
 	every   time.Duration
@@ -45,6 +44,7 @@ type gate struct {
 
 	putting sync.Mutex      // one Put after the other
 	mu      sync.Mutex      // guards what follows; never held in a call
+	control string          // address for partners, as the proxy reaches it; empty: there is none yet
 	proxy   border.Presence // zero: there is none
 	routes  []border.Route
 	ways    map[veem.Door]*doorway
@@ -56,7 +56,7 @@ type gate struct {
 const proxyKey = "proxy"
 
 func (s *site) openGate(ctx context.Context) (*gate, error) {
-	g := &gate{site: s.cfg.Name, control: s.cfg.Advertise, records: store.NewCollection[border.Presence](s.store, "border"), dial: s.toProxy,
+	g := &gate{site: s.cfg.Name, records: store.NewCollection[border.Presence](s.store, "border"), dial: s.toProxy,
 		every: time.Duration(s.cfg.HAScale * float64(2*time.Second)), log: s.cfg.Log, now: time.Now,
 		borders: func() map[string]peer.Border { return nil }, segments: func() []border.Segment { return nil },
 		doors: func() []veem.Door { return nil }, opened: func() {}, members: s.controlPlane, ways: map[veem.Door]*doorway{}, wake: make(chan struct{}, 1)}
@@ -90,7 +90,9 @@ func (s *site) toProxy(address string) border.Proxy {
 // compose what the proxy is to do, but for the version. What one partner says that makes no
 // sense costs that partner its tunnel, or that network, and nobody else.
 func compose(control string, borders map[string]peer.Border, segments []border.Segment, routes []border.Route, doors []border.Door) (c border.Config, odd []error) {
-	c.Routes = append(c.Routes, border.Route{Ticket: border.SiteTicket, For: "this site", To: control})
+	if control != "" {
+		c.Routes = append(c.Routes, border.Route{Ticket: border.SiteTicket, For: "this site", To: control})
+	}
 	for name, b := range borders {
 		c.Peers = append(c.Peers, border.Peer{Site: name, Key: b.Key, Tunnel: b.Tunnel, Relay: b.Relay})
 		if b.Relay != "" {
@@ -165,6 +167,28 @@ func (g *gate) Poke() {
 	case g.wake <- struct{}{}:
 	default:
 	}
+}
+
+// lead partners to that address of the control plane.
+func (g *gate) lead(control string) {
+	g.mu.Lock()
+	g.control = control
+	g.mu.Unlock()
+	g.Poke()
+}
+
+// waitForProxy until the site has one; false: ctx is done before.
+func (g *gate) waitForProxy(ctx context.Context) bool {
+	tick := time.NewTicker(g.every)
+	defer tick.Stop()
+	for g.announced().Address == "" {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+	}
+	return true
 }
 
 func (g *gate) failure() error {

@@ -31,7 +31,7 @@ import (
 // Federation is how the site shows itself to partners.
 type Federation struct {
 	// Listen for partners' control planes, host:port; empty: the host of Config.Listen and a
-	// free port. The proxy alone connects to it.
+	// free port, as soon as there is a proxy, which alone connects to it.
 	Listen string
 	// Partnering is the policy by which VEEs are placed over sites that do not choose one
 	// themselves; empty: overflow. Never bans partners. Partnerings are those that they may
@@ -68,10 +68,10 @@ func (f Federation) check() error {
 // capabilities of this version.
 var capabilities = []peer.Capability{peer.CanPlace, peer.CanReserve, peer.CanNetwork, peer.CanMove, peer.CanMoveCold, peer.CanPublish, peer.CanAccount, peer.CanMeasure, peer.CanAccess, peer.CanCooperate, peer.CanRotate}
 
-// openFederation listens for partners and knows who they are.
-func (s *site) openFederation(ctx context.Context) (err error) {
+// listenForPartners and tell the proxy where: at the address that hosts use too, and the port
+// that it is.
+func (s *site) listenForPartners() error {
 	c := &s.cfg
-	s.trust = identity.NewTrust(time.Now)
 	host, _, err := net.SplitHostPort(c.Listen)
 	if err != nil {
 		return fault.New(fault.Malformed, "address %q: want HOST:PORT: %w", c.Listen, err)
@@ -80,7 +80,6 @@ func (s *site) openFederation(ctx context.Context) (err error) {
 	if s.forPartners, err = net.Listen("tcp", listen); err != nil {
 		return fault.New(fault.Unavailable, "listen for partners on %s: %w", listen, err).Try("choose another address: reservoir site --federation-listen HOST:PORT")
 	}
-	// Where the proxy finds it: the address that hosts use too, and the port that it got.
 	host, _, err = net.SplitHostPort(c.Advertise)
 	if err != nil {
 		return fault.New(fault.Malformed, "advertised address %q: want HOST:PORT: %w", c.Advertise, err)
@@ -89,7 +88,20 @@ func (s *site) openFederation(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("the address for partners: %w", err)
 	}
-	s.gate.control = net.JoinHostPort(host, port)
+	s.gate.lead(net.JoinHostPort(host, port))
+	return nil
+}
+
+// openFederation knows who partners are, and listens for them where an address for that was
+// given; else that waits for a proxy.
+func (s *site) openFederation(ctx context.Context) (err error) {
+	c := &s.cfg
+	s.trust = identity.NewTrust(time.Now)
+	if c.Federation.Listen != "" {
+		if err := s.listenForPartners(); err != nil {
+			return err
+		}
+	}
 	of := func(d time.Duration) time.Duration { return time.Duration(float64(d) * c.HAScale) }
 	s.partners, err = partners.Open(ctx, partners.Config{
 		Site: c.Name, Version: c.Version, Capabilities: capabilities, CA: s.ca, Keys: s.keys, Trust: s.trust, Store: s.store,
@@ -130,16 +142,30 @@ type asPartner struct {
 	peer.Cooperation
 }
 
-// serveFederation is the listener for partners. Nobody else gets past its handshake but, while
-// an invitation is open, who has its token.
-func (s *site) serveFederation(ctx context.Context, receipts *receipt.Book) error {
+// faceForPartners is all that a partner can ask for.
+func (s *site) faceForPartners(log httpapi.Auditor, receipts *receipt.Book) *httpapi.Server {
 	api := httpapi.NewServer("Reservoir site "+s.cfg.Name+", for partners", s.cfg.Version, s.cfg.Log)
-	api.Audit(s.audit)
+	api.Audit(log)
 	api.Receipts(receipts)
 	peer.RegisterHost(api, s.partners)
 	peer.Register(api, asPartner{Registry: s.partners, Connector: s.offers, Peering: s.veem.Peering(), Books: s.books, Gauges: measured{veem: s.veem}, Cooperation: s.cooperation.shelf})
 	vmi.Register(api, s.veem)
 	api.HandleStock("/v2/", s.cooperation.shipper.Registry(s.registryForPartners(), partnerOf))
+	return api
+}
+
+// serveFederation is the listener for partners. Nobody else gets past its handshake but, while
+// an invitation is open, who has its token.
+func (s *site) serveFederation(ctx context.Context, receipts *receipt.Book) error {
+	if s.forPartners == nil {
+		if !s.gate.waitForProxy(ctx) {
+			return nil
+		}
+		if err := s.listenForPartners(); err != nil {
+			return err
+		}
+	}
+	api := s.faceForPartners(s.audit, receipts)
 	// The other end learns nothing of why, so that people see it here.
 	told := rate.Sometimes{Interval: time.Minute}
 	refused := func(err error) {

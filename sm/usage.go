@@ -164,7 +164,7 @@ func (m *Manager) Usage(ctx context.Context, customer, name string) (smi.Service
 		if u.Service != name {
 			continue
 		}
-		v := smi.VEEUsage{VEE: u.VEE, Name: u.Name, ServiceID: u.ServiceID, Ended: u.Ended, Intervals: u.Intervals, Total: u.Intervals.Total()}
+		v := smi.VEEUsage{VEE: u.VEE, Name: u.Name, ServiceID: u.ServiceID, Ended: u.Ended, Site: u.Site, Intervals: u.Intervals, Total: u.Intervals.Total()}
 		if n := len(u.Intervals); n > 0 {
 			v.From, v.Through = time.UnixMilli(u.Intervals[0].FromMS).UTC(), time.UnixMilli(u.Intervals[n-1].ToMS).UTC()
 		}

@@ -110,7 +110,7 @@ type URL struct {
 	Component string `json:"component"`
 	URL       string `json:"url"`
 	Site      string `json:"site,omitempty"` // partner that users come in at; empty: here
-	Backends  int    `json:"backends"` // ready now
+	Backends  int    `json:"backends"`       // ready now
 }
 
 // ServiceUsage is what the VEEs of a service have used since it was first deployed, under this name.
@@ -129,6 +129,7 @@ type VEEUsage struct {
 	From      time.Time      `json:"from,omitzero"`
 	Through   time.Time      `json:"through,omitzero"`
 	Ended     bool           `json:"ended,omitempty"` // it is gone, and nothing will be added
+	Site      string         `json:"site,omitempty"`  // whose account this is a copy of: it was another site's service then
 	Total     account.Usage  `json:"total"`
 	Intervals account.Series `json:"intervals,omitempty"`
 }

@@ -1,11 +1,13 @@
 package veem
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
+	"github.com/reservoir-cloud/reservoir/ownership"
 	"github.com/reservoir-cloud/reservoir/van/border"
 	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/vhi"
@@ -238,4 +240,27 @@ func TestPublicAddressesStay(t *testing.T) {
 	if f := fault.From(err); !fault.Has(err, fault.Unsupported) || len(f.Next) == 0 || !strings.Contains(f.Message, "192.0.2.7") {
 		t.Errorf("%+v", f)
 	}
+}
+
+// With the order to go cold the lease ends, in the same write: the log of ownership has nothing
+// of the VEE then, and so nobody gives it away while it is on its way.
+func TestALeaseEndsWithTheOrderToGo(t *testing.T) {
+	inSite(t, 2, func(s *fakeSite) {
+		id := s.deploy(1)[0]
+		undo := errors.New("undone")
+		err := s.m.ledger.do(s.operator(), func(x *tx) error {
+			for cold, leased := range map[bool]bool{false: true, true: false} {
+				r, _ := x.vee(id)
+				r.Lease = &lease{}
+				r.depart(x, "0123456789abcdef", tickets{}, "h2", vmi.Migrate{VEE: id, Cold: cold})
+				if r.leased() != leased || (r.owned() != ownership.Record{}) != leased || r.invitation().Leased != leased || r.assignment(0).Leased != leased {
+					t.Errorf("cold %v: lease %v, in the log %+v", cold, r.Lease, r.owned())
+				}
+			}
+			return undo
+		})
+		if !errors.Is(err, undo) {
+			t.Error(err)
+		}
+	})
 }

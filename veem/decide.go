@@ -79,8 +79,9 @@ func decide(r record, v view, now time.Time, keep time.Duration) decision {
 		return decideGone(r)
 	case r.away() && v.report.Power == vhi.Absent && v.report.Epoch == r.Epoch && v.report.Seq == r.Seq && r.Target != vee.Destroyed:
 		return decideAway(r, *v.report, now)
-	case r.away() && v.report.Evicted && v.report.Epoch == r.Epoch && v.report.Seq == r.Seq && r.Target == vee.Active && r.Descriptor.Restart != vee.RestartNever:
-		return decideAway(r, *v.report, now) // it does not run there any more
+	case r.away() && stoppedThere(&r, v.report) && r.Target == vee.Active && r.Descriptor.Restart != vee.RestartNever && !r.moving():
+		r.State, r.Phase, r.GuestReady, r.GuestSeen, r.Error = vee.Defined, vee.PhaseFailed, false, false, v.report.Error
+		return decision{rec: r} // until there is a place elsewhere (evicted)
 	}
 	if came(&r, r.Host, v.report) { // there and back again
 		if !r.leased() { // else the log of ownership takes it in

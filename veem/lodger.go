@@ -244,15 +244,17 @@ func (m *Manager) obey(caller identity.Caller, t *tx, id vee.ID, u vmi.UpdateSta
 	}
 	if r.Target != to {
 		if to != vee.Destroyed {
-			if err := m.mayStay(caller.Site, t.now); err != nil {
+			if m.mayStay(caller.Site, t.now) != nil {
 				// Its own site learns by the eviction that this wish, and every older one, is refused.
 				m.overstayed(&r, t.now)
 				r.Custody = &c
 				t.putVEE(r)
 				return r.Seq, nil
 			}
-			r.Evicted = nil
-			t.putVEE(r)
+			if r.Evicted != nil { // the sites have agreed again
+				r.Evicted, r.Phase = nil, vee.PhaseProlog
+				t.putVEE(r)
+			}
 		}
 		if to == vee.Active {
 			if err := networksShared(t, r); err != nil {

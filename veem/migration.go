@@ -32,14 +32,14 @@ type migration struct {
 
 // Operations that both hosts' drivers have to declare: of a live migration, and of a cold one.
 const (
-	opMigrate = "migrate"
-	opPack    = "snapshot-pack"
+	opMigrate     = "migrate"
+	opMigrateCold = "migrate-cold"
 )
 
 // operation that a migration of that kind needs, and what it is called.
 func operation(cold bool) (op, what string) {
 	if cold {
-		return opPack, "cold"
+		return opMigrateCold, "cold"
 	}
 	return opMigrate, "live"
 }
@@ -559,12 +559,12 @@ func migrationNotes(a, b *record, add func(warning bool, reason, format string, 
 	case vmi.MigrationRunning:
 		if s.Cancelling {
 			add(false, "MigrationCancelling", "%s", s.Error)
-		} else {
+		} else if b.Move == nil || b.Move.ID != s.ID {
 			add(false, "Migrating", "%sfrom host %s to host %s", s.because("is moved by its hosts (%s) "), s.From, s.To)
 		}
 	case vmi.MigrationDone:
 		still := fmt.Sprintf("; it stood still for %d ms", s.DowntimeMS)
-		if s.DowntimeMS == 0 { // nobody has said
+		if s.DowntimeMS == 0 { // it did not run, or nobody has said
 			still = ""
 		}
 		add(false, "Migrated", "%sfrom host %s to host %s%s", s.because("was moved by its hosts (%s) "), s.From, s.To, still)

@@ -29,8 +29,9 @@ type Notice struct {
 	Why  string    `json:"why"`
 }
 
+// same: what is measured of the other site's clock changes all the time.
 func (n *Notice) same(o *Notice) bool {
-	return n == o || n != nil && o != nil && n.By.Equal(o.By) && n.Why == o.Why
+	return n == o || n != nil && o != nil && n.By.Sub(o.By).Abs() < 5*time.Second && n.Why == o.Why
 }
 
 // half of the time.
@@ -57,7 +58,10 @@ const (
 const causeNotice = "notice"
 
 // PartnersChanged has what was agreed looked at now: an agreement has changed, or a partner.
-func (m *Manager) PartnersChanged() { m.queue.add(job{noticeJob, ""}, noticeLane) }
+func (m *Manager) PartnersChanged() {
+	m.queue.add(job{noticeJob, ""}, noticeLane)
+	m.queue.add(job{reserveJob, ""}, noticeLane)
+}
 
 // lookAtNotices of all agreements, on both sides.
 func (m *Manager) lookAtNotices(ctx context.Context) result {
@@ -73,7 +77,7 @@ func (m *Manager) lookAtNotices(ctx context.Context) result {
 				break // the next look
 			}
 			next := *r
-			if m.overstayed(&next, t.now) {
+			if m.overstayed(&next, t.now) || m.evicted(t, &next) {
 				t.putVEE(next)
 				n++
 			}
@@ -140,6 +144,37 @@ func (m *Manager) overstayed(r *record, now time.Time) bool {
 	}
 	r.evict(n, now)
 	return true
+}
+
+// evicted withdraws a VEE of ours that a partner has stopped, when there is a place elsewhere
+// where it may be started anew. Until then its disks stay where they are.
+func (m *Manager) evicted(t *tx, r *record) bool {
+	if !r.away() || r.Withdraw || r.moving() || r.Target != vee.Active || !r.Assigned || r.Descriptor.Restart == vee.RestartNever {
+		return false
+	}
+	v := m.hosts.view(r.Host, r.ID)
+	if !v.known || v.report == nil || !stoppedThere(r, v.report) {
+		return false
+	}
+	elsewhere := *r
+	elsewhere.Host, elsewhere.Holds = "", false
+	c := m.choose(t, []record{elsewhere})[0]
+	switch c.Host {
+	case "":
+		return false
+	case r.Host: // what is agreed now covers it again
+		r.Seq++
+		r.Settled = false
+		return true
+	}
+	r.withdraw(v.report.Error, t.now)
+	r.State, r.Phase = vee.Defined, vee.PhaseProlog
+	return true
+}
+
+// stoppedThere: p is the partner's word that r does not run there any more, nor will.
+func stoppedThere(r *record, p *vhi.Report) bool {
+	return p.Evicted && p.Epoch == r.Epoch && p.Seq == r.Seq
 }
 
 // evict a VEE: it is stopped, and its disks stay for a while. What is saved stays saved.

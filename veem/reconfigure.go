@@ -174,7 +174,7 @@ func (m *Manager) closed(h *hostRecord, run *runRecord) string {
 		return "it does not answer"
 	case h.Notice != nil:
 		return h.Notice.Why
-	case !h.can(opMigrate) && !(run.cold("") && h.can(opPack)):
+	case !h.can(opMigrate) && !(run.cold("") && h.can(opMigrateCold)):
 		return "its hypervisor cannot receive a live migration"
 	}
 	return ""

@@ -258,6 +258,7 @@ func (m *Manager) Reserve(ctx context.Context, in vmi.Reserve) (vmi.Reservation,
 	if err != nil {
 		return vmi.Reservation{}, fmt.Errorf("reserve for %d VEEs: %w", in.VEEs, err)
 	}
+	m.queue.add(job{reserveJob, ""}, noticeLane) // it may begin now
 	if in.At == "" {
 		return made.Reservation, nil
 	}
@@ -503,7 +504,7 @@ func (m *Manager) lookAtReservations(ctx context.Context) result {
 				put(t, &t.reservations, id, &n)
 				told, begun = append(told, e), true
 			}
-			if n.At != "" && (n.Wish != "" || !n.State.Over()) {
+			if n.At != "" && (n.Wish != "" || n.State == vmi.ReservationReserved || n.State == vmi.ReservationActive) {
 				abroad = append(abroad, id)
 			}
 		}

@@ -69,7 +69,9 @@ func (v *tracked) carryTo(ctx context.Context, to peer.Host, a vhi.Assignment) e
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
 	w := &paced{ctx: ctx, w: c, limit: func() vee.Bytes { return v.bandwidth(m.ID) }, told: func(n vee.Bytes) {
-		v.stage(m.ID, func(r *vhi.MoveReport) { r.Stage, r.Total, r.Left = vhi.MoveDisks, max(o.DiskUsed, n), max(o.DiskUsed-n, 0) })
+		v.stage(m.ID, func(r *vhi.MoveReport) {
+			r.Stage, r.Total, r.Left = vhi.MoveDisks, max(o.DiskUsed, n), max(o.DiskUsed-n, 0)
+		})
 	}}
 	if err := p.Pack(ctx, a.VEE, "", w); err != nil {
 		return err

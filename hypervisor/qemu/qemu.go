@@ -196,7 +196,7 @@ func capabilities(ctx context.Context, cfg Config, cgroups *cgroup.Tree) (hyperv
 		Accelerator: cfg.Accelerator,
 		Why:         "as configured",
 		Operations: []string{"suspend", "console", "guest-channel", hypervisor.OpMigrate,
-			hypervisor.OpMemory, hypervisor.OpVCPUs, hypervisor.OpDisks, hypervisor.OpExport, hypervisor.OpSnapshot, hypervisor.OpPack},
+			hypervisor.OpMemory, hypervisor.OpVCPUs, hypervisor.OpDisks, hypervisor.OpExport, hypervisor.OpSnapshot, hypervisor.OpPack, hypervisor.OpMigrateCold},
 	}
 	if c.Accelerator == "" {
 		p, err := cachedProbe(ctx, cfg, version)

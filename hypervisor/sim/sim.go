@@ -182,7 +182,7 @@ func (d *Driver) Capabilities(context.Context) (hypervisor.Capabilities, error) 
 	return hypervisor.Capabilities{
 		Driver: Name, Version: "1", Why: "its guests are simulated: nothing runs", Simulated: true,
 		Operations: []string{"suspend", "console", "guest-channel", hypervisor.OpMigrate,
-			hypervisor.OpMemory, hypervisor.OpVCPUs, hypervisor.OpDisks, hypervisor.OpExport, hypervisor.OpSnapshot, hypervisor.OpPack},
+			hypervisor.OpMemory, hypervisor.OpVCPUs, hypervisor.OpDisks, hypervisor.OpExport, hypervisor.OpSnapshot, hypervisor.OpPack, hypervisor.OpMigrateCold},
 	}, nil
 }
 

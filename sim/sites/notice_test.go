@@ -184,3 +184,28 @@ func TestBothEndAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// What was stopped and has no other place keeps its disks at the lender, says why it stands
+// still, and goes on there when the sites agree again.
+func TestEvictedUntilTheyAgreeAgain(t *testing.T) {
+	stage(t, 1, []string{"alpha", "beta"}, func(s *scene) {
+		a, b := s.Sites["alpha"], s.Sites["beta"]
+		out, err := a.m.InitializeVEEs(a.As(), vmi.Initialize{Model: vmi.TwoPhase, VEEs: []vmi.InitializeVEE{{Descriptor: vee.Descriptor{
+			Name: "web", Customer: "acme", GroupID: "shop", VCPUs: 1, Memory: 64 * vee.MiB, Where: vee.Where{Sites: []string{"beta"}}}}}})
+		s.must(err)
+		id := out.VEEs[0].ID
+		_, err = a.m.SubmitVEEs(a.As(), []vee.ID{id})
+		s.must(err)
+		s.until("it runs", func() bool { return s.at(id) == "beta" })
+		s.end("beta")
+		s.until("it was stopped", func() bool { return s.places(id) == 0 })
+		time.Sleep(time.Hour)
+		there, err := b.m.GetVEE(b.As(), id)
+		if v := s.get(id); err != nil || there.Evicted == nil || there.State != vee.Defined || v.Host != "@beta" || !strings.Contains(v.Error, "its disks stay there until") {
+			t.Errorf("here %+v\nthere %+v, %v", v, there, err)
+		}
+		s.Renew("beta", "alpha")
+		s.until("it goes on", func() bool { return s.at(id) == "beta" && s.get(id).Error == "" })
+		s.settled(id)
+	})
+}

@@ -145,7 +145,7 @@ func TestReservationsEndByThemselves(t *testing.T) {
 		s.must(err)
 		time.Sleep(20 * time.Minute)
 		s.until("it has expired", func() bool {
-			return s.reservation("beta", unused.ID).State == vmi.ReservationExpired && s.reservation("alpha", unused.ID).State == vmi.ReservationExpired
+			return s.reservation("beta", unused.ID).State.Over() && s.reservation("alpha", unused.ID).State == vmi.ReservationExpired
 		})
 		if r := s.reservation("alpha", unused.ID); !strings.Contains(r.Note, "no VEE was placed under it") {
 			t.Errorf("not used: %+v", r)

@@ -67,6 +67,13 @@ func (u *Union) End(lender, borrower, by string) {
 	u.ended[[2]string{lender, borrower}] = sitepeer.End{By: by, At: time.Now(), Reason: "we part"}
 }
 
+// Renew an agreement that was ended.
+func (u *Union) Renew(lender, borrower string) {
+	u.terms.Lock()
+	defer u.terms.Unlock()
+	delete(u.ended, [2]string{lender, borrower})
+}
+
 // agreement of two sites as it is now.
 func (u *Union) agreement(lender, borrower string) sitepeer.Agreement {
 	a := agreement(lender, borrower)
@@ -362,7 +369,7 @@ func (h *Host) report() (vhi.HostReport, bool) {
 	}
 	return vhi.HostReport{Host: h.Name, Incarnation: fmt.Sprint(h.starts), Seq: seq, Address: h.Name + ":1", CPUs: 4, VEEs: tr.Reports(), Generation: 1,
 		Capacity: vee.Resources{MilliCPU: 4000, Memory: 4 * vee.GiB, Disk: 100 * vee.GiB},
-		Drivers:  []vhi.DriverInfo{{Name: "sim", Simulated: true, Operations: []string{hypervisor.OpMigrate, hypervisor.OpPack}}}}, true
+		Drivers:  []vhi.DriverInfo{{Name: "sim", Simulated: true, Operations: []string{hypervisor.OpMigrate, hypervisor.OpMigrateCold}}}}, true
 }
 
 // renewals of the host, as an agent sends them.

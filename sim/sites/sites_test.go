@@ -273,6 +273,7 @@ var troubles = []trouble{
 	{"source's proxy restarted", func(s *scene, from, _ *Site) { cut(s, between); from.Proxy(false) }, func(s *scene, from, _ *Site) { cut(s, nil); from.Proxy(true) }},
 	{"destination's proxy restarted", func(s *scene, _, to *Site) { cut(s, between); to.Proxy(false) }, func(s *scene, _, to *Site) { cut(s, nil); to.Proxy(true) }},
 	{"control planes apart", func(s *scene, _, _ *Site) { cut(s, func(c Crossing) bool { return c.What == "call" }) }, func(s *scene, _, _ *Site) { cut(s, nil) }},
+	{"destination's certificate expired", func(s *scene, _, _ *Site) { cut(s, func(c Crossing) bool { return between(c) && c.What != "call" }) }, func(s *scene, _, _ *Site) { cut(s, nil) }},
 	{"source cut off from its site", func(s *scene, from, _ *Site) { cut(s, local(from)) }, func(s *scene, _, _ *Site) { cut(s, nil) }},
 	{"destination cut off from its site", func(s *scene, _, to *Site) { cut(s, local(to)) }, func(s *scene, _, _ *Site) { cut(s, nil) }},
 	{"revoked by the source", func(_ *scene, from, to *Site) { from.Revoke(to.Name, true) }, func(_ *scene, from, to *Site) { from.Revoke(to.Name, false) }},

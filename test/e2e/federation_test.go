@@ -10,12 +10,17 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/reservoir-cloud/reservoir/smi"
+	"github.com/reservoir-cloud/reservoir/vee"
 	"github.com/reservoir-cloud/reservoir/veem/federation/books"
+	"github.com/reservoir-cloud/reservoir/veem/federation/standby"
 	"github.com/reservoir-cloud/reservoir/vmi"
 )
 
@@ -170,5 +175,66 @@ networks:
 	ours, theirs := bills["alpha"].Bill, bills["beta"].Bill
 	if !reflect.DeepEqual(ours.Charges, theirs.Charges) || ours.Charges[0].VEE != there.ID || ours.Site != "beta" || ours.Customer != "alpha" {
 		t.Errorf("alpha says\n%s\nbeta says\n%s", ours, theirs)
+	}
+	f.outlive(t)
+}
+
+// outlive: a service goes on at its standby, from its last checkpoint, when all of its own site
+// stands still; and its site gives it up when it is back.
+func (f *pairOfSites) outlive(t *testing.T) {
+	f.at("alpha", "service", "deploy", write(t, `service: kept
+standby: [beta]
+components:
+  - name: web
+    memory: 128MiB
+    disks: [{name: root, image: appliance}, {name: data, size: 16MiB}]
+    networks: [public, back]
+    ports: [http:80]
+    reliability: {checkpoint: 5s}
+networks: [{name: public, public: true}, {name: back}]
+`), "--wait", "--timeout", "120s")
+	was := jsonAt[[]vmi.VEE](f, "alpha", "vee", "list")[0].ID
+	eventually(t, "a checkpoint is at the standby", func() bool {
+		list := jsonAt[[]standby.Shown](f, "beta", "federation", "standby")
+		return len(list) == 1 && list[0].Number > 0 && list[0].VEEs == 1 && list[0].Size > 0
+	})
+	f.signal("alpha", unix.SIGSTOP)
+	t.Cleanup(func() { f.signal("alpha", unix.SIGCONT) }) // or it could not be taken down
+	eventually(t, "alpha is lost", func() bool { return strings.Contains(f.at("beta", "federation", "list"), "lost") })
+	f.at("beta", "federation", "promote", "alpha", "--i-am-sure", "--fenced")
+	var there smi.Service
+	eventually(t, "the service answers at beta", func() bool {
+		if list := jsonAt[[]smi.Service](f, "beta", "service", "list", "--customer", "alpha-house"); len(list) != 1 || list[0].Phase != smi.Ready || len(list[0].URLs) != 1 {
+			return false
+		} else {
+			there = list[0]
+		}
+		return strings.Contains(ask(there.URLs[0].URL), "hostname: web-1")
+	})
+	now := jsonAt[[]vmi.VEE](f, "beta", "vee", "list")[0]
+	if now.Descriptor.Seed == nil || now.Descriptor.Seed.Of != was || now.ID.Site() != "beta" {
+		t.Errorf("at beta %s begins with %+v, want the disks of %s", now.ID, now.Descriptor.Seed, was)
+	}
+	f.signal("alpha", unix.SIGCONT)
+	eventually(t, "alpha gives it up", func() bool {
+		vees := jsonAt[[]vmi.VEE](f, "alpha", "vee", "list")
+		return jsonAt[smi.Service](f, "alpha", "service", "show", "kept").Phase == smi.Ceded && vees[0].State == vee.Defined
+	})
+	if ask(there.URLs[0].URL) == "" {
+		t.Error("it does not answer at beta any more")
+	}
+}
+
+// signal all processes of a site: its control plane, its proxy, its hosts and their guests.
+func (f *pairOfSites) signal(site string, s unix.Signal) {
+	own := []byte(filepath.Join(f.dir, site) + "/")
+	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, file := range all {
+		if line, err := os.ReadFile(file); err != nil || !bytes.Contains(line, own) {
+			continue
+		}
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file))); err == nil {
+			_ = unix.Kill(pid, s)
+		}
 	}
 }

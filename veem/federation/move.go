@@ -14,8 +14,8 @@ import (
 
 // Operations of a host that live migrations may come to and leave, and cold ones.
 const (
-	opMigrate = "migrate"
-	opPack    = "snapshot-pack"
+	opMigrate     = "migrate"
+	opMigrateCold = "migrate-cold"
 )
 
 // crossing reports whether a is about a migration over the border, or has one given up that is

@@ -303,7 +303,7 @@ func (p *Place) drivers(x peer.Partner) (list []vhi.DriverInfo) {
 			list[i].Operations = append(list[i].Operations, opMigrate)
 		}
 		if a.Movable.Cold && x.Hello.Can(peer.CanMoveCold) {
-			list[i].Operations = append(list[i].Operations, opPack)
+			list[i].Operations = append(list[i].Operations, opMigrateCold)
 		}
 	}
 	return list

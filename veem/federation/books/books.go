@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/account/billing"
@@ -109,6 +110,7 @@ func (e entry) add(log settlement.Log) (parts []entry) {
 type book struct {
 	partner string
 	lent    bool // by us
+	looking atomic.Bool
 
 	mu      sync.Mutex // one look at a time
 	opened  bool
@@ -159,21 +161,26 @@ func (k *Keeper) of(a peer.Agreement) *book {
 	return k.book(a.Other(k.cfg.Site), a.Lender == k.cfg.Site)
 }
 
-// Run looks at every book that there is an agreement for, until ctx is done.
+// Run looks at every book that there is an agreement for, until ctx is done: at what is here
+// more often, since it costs little. No book waits for another.
 func (k *Keeper) Run(ctx context.Context) {
-	tick := time.NewTicker(k.cfg.Every)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	tick := time.NewTicker(k.cfg.Every / ownOften)
 	defer tick.Stop()
 	forgot := time.Time{}
-	for {
-		var wg sync.WaitGroup
+	for n := 0; ; n++ {
 		for _, b := range k.wanted() {
+			if !b.lent && n%ownOften != 0 || !b.looking.CompareAndSwap(false, true) {
+				continue
+			}
 			wg.Go(func() {
+				defer b.looking.Store(false)
 				if err := k.look(ctx, b); err != nil && ctx.Err() == nil {
 					k.cfg.Log.Debug("look at VEEs for the books", "book", b.key(), "err", err)
 				}
 			})
 		}
-		wg.Wait()
 		if now := k.cfg.Now(); now.Sub(forgot) > 24*time.Hour {
 			forgot = now
 			if err := k.forget(ctx); err != nil && ctx.Err() == nil {
@@ -187,6 +194,9 @@ func (k *Keeper) Run(ctx context.Context) {
 		}
 	}
 }
+
+// ownOften as often what is here is looked at.
+const ownOften = 5
 
 // wanted are the books of agreements under which VEEs may still be somewhere.
 func (k *Keeper) wanted() []*book {

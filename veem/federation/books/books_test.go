@@ -355,6 +355,12 @@ func TestAClockThatJumps(t *testing.T) {
 	w.pass(10 * time.Minute)
 	beta.ahead, beta.known = 30*time.Minute, 30*time.Minute
 	w.pass(10 * time.Minute)
+	beta.put(web1, vee.Active, true, account.Size{VCPUs: 1, MemoryMiB: 256, DiskMiB: 1024})
+	n := 0
+	beta.lost = func() bool { n++; return n == 2 } // the list comes, and not what is in it
+	w.look()
+	beta.put(web1, vee.Active, true, small)
+	w.pass(time.Minute)
 	w.look()
 	w.end()
 	a, b := w.settled("alpha"), w.settled("beta")

@@ -112,6 +112,7 @@ func (k *Keeper) look(ctx context.Context, b *book) error {
 				write(t, t.Log.Skip(from, to))
 			}
 		}
+		b.last.Offset += time.Duration(to-from) * time.Millisecond // also if this look comes to nothing
 	}
 	err = k.hearAll(ctx, from, source, b, list, sight, write)
 	if len(news) > 0 { // what was heard before something failed, too

@@ -98,13 +98,19 @@ func (h *Shelf) mayPromote(ctx context.Context, o Order, chosen []row) error {
 	return nil
 }
 
-// silence of a partner, as far as this process has listened.
+// silence of a partner, as far as this process has listened. One that asks is there, whether it
+// answers or not.
 func (h *Shelf) silence(x peer.Partner) time.Duration {
-	since := x.Seen
-	if since.Before(h.opened) {
-		since = h.opened
+	h.mu.Lock()
+	heard := h.heard[x.Name]
+	h.mu.Unlock()
+	last := h.opened
+	for _, at := range []time.Time{x.Seen, heard} {
+		if at.After(last) {
+			last = at
+		}
 	}
-	return h.cfg.Now().Sub(since)
+	return h.cfg.Now().Sub(last)
 }
 
 // agreed promotions: of services whose site has been silent for as long as the agreement says.

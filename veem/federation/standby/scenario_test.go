@@ -605,6 +605,14 @@ func TestPromotionIsRefused(t *testing.T) {
 	if err := beta.promote(Order{}); !fault.Has(err, fault.WrongState) || !strings.Contains(fault.From(err).Next, "--fenced") {
 		t.Errorf("it was there just now: %v", err)
 	}
+	beta.shelf.cfg.Silent = time.Minute
+	w.now = w.now.Add(time.Hour)
+	if _, err := beta.shelf.Standings(identity.With(t.Context(), identity.Caller{Role: identity.Partner, Site: "alpha"})); err != nil {
+		t.Fatal(err)
+	}
+	if err := beta.promote(Order{}); !fault.Has(err, fault.WrongState) {
+		t.Errorf("it does not answer, and asks: %v", err)
+	}
 	if err := beta.promote(Order{Service: "other", Fenced: true}); !fault.Has(err, fault.NotFound) {
 		t.Errorf("another service: %v", err)
 	}
@@ -654,6 +662,28 @@ func TestShipmentsThatAreRefused(t *testing.T) {
 	}
 	if _, err := beta.shelf.PutImages(ctx, nil); !fault.Has(err, fault.Denied) {
 		t.Errorf("images without an agreement: %v", err)
+	}
+}
+
+// TestTheCeiling: a standby that may not have so much is shown with why, and is not asked again and
+// again; once more was agreed upon it follows.
+func TestTheCeiling(t *testing.T) {
+	w := newWorld(t, "alpha", "beta")
+	alpha, beta := w.sites["alpha"], w.sites["beta"]
+	beta.disk = vee.KiB
+	w.shop("beta")
+	w.settle()
+	list, err := alpha.shipper.List(t.Context())
+	if err != nil || len(list) != 1 || list[0].Number != 0 || !strings.Contains(list[0].Problem, "agreement beta.deal has 1KiB") {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if all, _ := beta.shelf.List(t.Context()); len(all) > 0 {
+		t.Errorf("kept all the same: %+v", all)
+	}
+	beta.disk = vee.MiB
+	w.settle()
+	if beta.shown().VEEs != 2 {
+		t.Error("more was agreed upon, and it does not follow")
 	}
 }
 

@@ -94,6 +94,7 @@ type Shelf struct {
 	busy   map[string]bool
 	shut   map[string]bool // sites that have not given way yet
 	said   map[string]string
+	heard  map[string]time.Time // when a site asked last how far its services are here
 }
 
 var _ peer.Cooperation = (*Shelf)(nil)
@@ -104,7 +105,7 @@ func OpenShelf(ctx context.Context, cfg ShelfConfig) (*Shelf, error) {
 		return nil, fmt.Errorf("make the folder of partners' checkpoints: %w", err)
 	}
 	h := &Shelf{cfg: cfg, opened: cfg.Now(), rows: store.NewCollection[row](cfg.Store, "standby"), images: store.NewCollection[[]string](cfg.Store, "standby-images"),
-		news: make(chan struct{}, 1), busy: map[string]bool{}, shut: map[string]bool{}, said: map[string]string{}}
+		news: make(chan struct{}, 1), busy: map[string]bool{}, shut: map[string]bool{}, said: map[string]string{}, heard: map[string]time.Time{}}
 	rows, err := h.rows.Values(ctx, "")
 	if err != nil {
 		return nil, err
@@ -510,6 +511,9 @@ func (h *Shelf) Standings(ctx context.Context) ([]peer.Standing, error) {
 	if err != nil {
 		return nil, err
 	}
+	h.mu.Lock()
+	h.heard[site] = h.cfg.Now()
+	h.mu.Unlock()
 	rows, err := h.rows.Values(ctx, site+"/")
 	if err != nil {
 		return nil, err

@@ -54,7 +54,15 @@ type Shipper struct {
 	shown  map[string]Shown                          // by service and site
 	late   map[string]time.Time                      // since when a standby has not what it was told
 	told   map[string]bool                           // of a standby that it is late
+	denied map[string]refusal                        // by service and site
 	images map[string]images                         // by site
+}
+
+// refusal of a shipment, which is not tried again at once.
+type refusal struct {
+	number uint64
+	at     time.Time
+	why    string
 }
 
 // images that a site has of those that it is to have.
@@ -66,7 +74,7 @@ type images struct {
 // NewShipper makes one, which does nothing before Run.
 func NewShipper(cfg ShipperConfig) *Shipper {
 	return &Shipper{cfg: cfg, rows: store.NewCollection[shipped](cfg.Store, "shipment"), parts: map[string]map[string]peer.CheckpointPart{},
-		shown: map[string]Shown{}, late: map[string]time.Time{}, told: map[string]bool{}, images: map[string]images{}}
+		shown: map[string]Shown{}, late: map[string]time.Time{}, told: map[string]bool{}, denied: map[string]refusal{}, images: map[string]images{}}
 }
 
 // Run until ctx is done.
@@ -100,6 +108,9 @@ func (s *Shipper) round(ctx context.Context) error {
 				return fmt.Errorf("service %s: %w", v.Name, err)
 			}
 		}
+	}
+	if err := s.forget(ctx, made); err != nil {
+		return err
 	}
 	s.offer(made)
 	ahead := wanted(services)
@@ -203,9 +214,7 @@ func (s *Shipper) meet(ctx context.Context, x peer.Partner, services []Service, 
 		m, st := made[v.ID], has[v.ID]
 		if st.Promoted == nil && st.Number != m.Number && (st.Coming != m.Number || st.Problem != "") {
 			var err error
-			if st, err = x.Site.PutShipment(ctx, m); err != nil {
-				st = has[v.ID]
-				st.Service, st.Problem = v.ID, fault.From(err).Message
+			if st, err = s.put(ctx, x, m, st); err != nil {
 				errs = append(errs, err)
 			}
 		}
@@ -215,6 +224,60 @@ func (s *Shipper) meet(ctx context.Context, x peer.Partner, services []Service, 
 		errs = append(errs, x.Site.DropShipments(ctx, kept))
 	}
 	return promoted, errors.Join(append(errs, s.tellImages(ctx, x, ahead))...)
+}
+
+// put a shipment to a standby that has the standing st of it.
+func (s *Shipper) put(ctx context.Context, x peer.Partner, m peer.Shipment, st peer.Standing) (peer.Standing, error) {
+	key, now := m.Service+" "+x.Name, s.cfg.Now()
+	s.mu.Lock()
+	was := s.denied[key]
+	s.mu.Unlock()
+	if was.number == m.Number && now.Sub(was.at) < againAfter*s.cfg.Every {
+		st.Service, st.Problem = m.Service, was.why
+		return st, nil
+	}
+	got, err := x.Site.PutShipment(ctx, m)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		delete(s.denied, key)
+		return got, nil
+	}
+	st.Service, st.Problem = m.Service, fault.From(err).Message
+	if !fault.Has(err, fault.Unavailable) && !fault.Has(err, fault.Timeout) {
+		s.denied[key] = refusal{m.Number, now, st.Problem}
+	}
+	return st, err
+}
+
+// againAfter so many looks a shipment that was refused is tried again.
+const againAfter = 12
+
+// forget what is known of services that are shipped no more.
+func (s *Shipper) forget(ctx context.Context, made map[string]peer.Shipment) error {
+	rows, err := s.rows.List(ctx, "")
+	if err != nil {
+		return err
+	}
+	for _, o := range rows {
+		if _, is := made[o.Value.Service]; !is {
+			if err := s.rows.Delete(ctx, o.Key, o.Version); err != nil && !fault.Has(err, fault.NotFound) && !fault.Has(err, fault.Conflict) {
+				return err
+			}
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	gone := func(key string) bool {
+		service, _, _ := strings.Cut(key, " ")
+		_, is := made[service]
+		return !is
+	}
+	maps.DeleteFunc(s.shown, func(k string, _ Shown) bool { return gone(k) })
+	maps.DeleteFunc(s.late, func(k string, _ time.Time) bool { return gone(k) })
+	maps.DeleteFunc(s.told, func(k string, _ bool) bool { return gone(k) })
+	maps.DeleteFunc(s.denied, func(k string, _ refusal) bool { return gone(k) })
+	return nil
 }
 
 // tellImages that are to be at a partner ahead.
