@@ -333,15 +333,21 @@ func (s *search) step(bound float64) {
 	s.cost[a], s.cost[b] = tollA, tollB
 	s.index.update(a)
 	s.index.update(b)
-	s.changed = append(s.changed, v)
-	if w != model.None {
-		s.changed = append(s.changed, w)
+	if w == model.None {
+		s.accept(gain, v)
+	} else {
+		s.accept(gain, v, w)
 	}
-	s.accept(gain)
 }
 
-// accept the placement as it is, which gains so much over the one before.
-func (s *search) accept(gain float64) {
+// accept the placement as it is, for which VEEs have moved, and which gains so much over the
+// one before.
+func (s *search) accept(gain float64, moved ...int32) {
+	if len(s.changed) > 2*len(s.best) { // many have moved twice
+		slices.Sort(s.changed)
+		s.changed = slices.Compact(s.changed)
+	}
+	s.changed = append(s.changed, moved...)
 	if s.gain += gain; s.gain <= s.most+1e-9 {
 		return
 	}

@@ -51,8 +51,7 @@ func (s *search) ruin(bound float64) {
 	if s.rebuild() {
 		after := s.tolls()
 		if after.drawn-before.drawn <= bound && s.allStay() {
-			s.changed = append(s.changed, r.out...)
-			s.accept(before.real - after.real)
+			s.accept(before.real-after.real, r.out...)
 			return
 		}
 	}
