@@ -188,7 +188,7 @@ func (o Objective) tempers(m *model.Model) [2]temper {
 	if slices.ContainsFunc(m.Hosts, func(h model.Host) bool { return o.inUse(&h) > 0 }) {
 		return [2]temper{{wide: .1, heat: .05}, {wide: .02, heat: .01, slope: .5}}
 	}
-	return [2]temper{{wide: .02, heat: .01}, {wide: .003, heat: .01}} // no host need be emptied
+	return [2]temper{{wide: .003, heat: .01}, {wide: .003, heat: .01}} // no host need be emptied
 }
 
 // search for better placements.
