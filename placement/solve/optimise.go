@@ -188,7 +188,7 @@ func (o Objective) tempers(m *model.Model) [2]temper {
 	if slices.ContainsFunc(m.Hosts, func(h model.Host) bool { return o.inUse(&h) > 0 }) {
 		return [2]temper{{wide: .1, heat: .05}, {wide: .02, heat: .01, slope: .5}}
 	}
-	return [2]temper{{wide: .003, heat: .01}, {wide: .003, heat: .01}} // no host need be emptied
+	return [2]temper{{wide: .003, heat: .01}, {heat: .01}} // no host need be emptied
 }
 
 // search for better placements.
@@ -331,8 +331,10 @@ func (s *search) step(bound float64) {
 	}
 	gain += s.cost[a].real + s.cost[b].real - tollA.real - tollB.real
 	s.cost[a], s.cost[b] = tollA, tollB
-	s.index.update(a)
-	s.index.update(b)
+	if s.wide > 0 { // else nobody asks it
+		s.index.update(a)
+		s.index.update(b)
+	}
 	if w == model.None {
 		s.accept(gain, v)
 	} else {
