@@ -30,7 +30,7 @@ var sizes = []struct{ nodes, instances, most int }{
 	{60, 200, 5}, {80, 200, 4}, {100, 200, 3}, {120, 200, 3}, {150, 200, 2}, {200, 200, 2}, {300, 200, 1}, {400, 100, 1}, {700, 40, 1}, {1000, 20, 1},
 }
 
-// spacious is up to how many nodes hspace is asked: it takes minutes for more.
+// spacious is up to how many nodes hspace and hail are asked: they take minutes for more.
 const spacious = 25
 
 // clusters balances clusters beside hbal, and counts what still goes in beside hspace. The
@@ -55,10 +55,10 @@ func clusters() error {
 			return fmt.Errorf("a cluster of %d nodes: %w", s.nodes, err)
 		}
 		worst, slowest = max(worst, c.ours/c.hbal), max(slowest, c.oursSeconds/c.hbalSeconds)
-		worstPlaced, slowestPlaced = max(worstPlaced, c.placed/c.hail), max(slowestPlaced, c.placeSeconds/c.hailSeconds)
 		if s.nodes > spacious {
 			continue
 		}
+		worstPlaced, slowestPlaced = max(worstPlaced, c.placed/c.hail), max(slowestPlaced, c.placeSeconds/c.hailSeconds)
 		fewest, slowestSpace = min(fewest, float64(c.oursFit)/float64(c.hspaceFit)), max(slowestSpace, c.oursFitSeconds/c.hspaceSeconds)
 	}
 	figure.Line("hbal_score_ratio_worst", worst, "x", "<=", 1)
@@ -132,11 +132,11 @@ func oneCluster(dir string, random *rand.Rand, nodes, n, most int) (r clusterRes
 		return r, fmt.Errorf("ours makes %d migrations, hbal %v", own, moves)
 	}
 	fmt.Printf("%6d %9d %9.4f | %9.5f %6.0f %9.3f | %9.5f %6d %9.3f |", nodes, n, before, r.hbal, moves, r.hbalSeconds, r.ours, own, r.oursSeconds)
-	if err := r.place(dir, path); err != nil {
-		return r, err
-	}
-	fmt.Printf(" %9.5f %8.3f %9.5f %8.3f |", r.hail, r.hailSeconds, r.placed, r.placeSeconds)
 	if nodes <= spacious {
+		if err := r.place(dir, path); err != nil {
+			return r, err
+		}
+		fmt.Printf(" %9.5f %8.3f %9.5f %8.3f |", r.hail, r.hailSeconds, r.placed, r.placeSeconds)
 		if err := r.space(path); err != nil {
 			return r, err
 		}

@@ -7,10 +7,11 @@ import (
 )
 
 // The temperature of a round falls from hot to cold, as shares of what a large VEE costs. The
-// markups of what is overdrawn are low at first. They rise by factors of e to the rise in a
-// round that is overdrawn throughout, and fall as fast where nothing is overdrawn, but ever
-// less, and not at all after settle: then hosts make do with what they have. After quench only
-// improvements are made, and what is still overdrawn is mended first.
+// markups of what is overdrawn begin at low. One would rise by a factor of e to the rise if
+// its host were overdrawn for the whole of a round. While it is not overdrawn it falls, as
+// fast at first, then ever slower, and not at all after settle: hosts come to make do with
+// what they have. After quench only improvements are made, and what is still overdrawn is
+// mended first.
 const (
 	hot, cold = .1, .0004
 	low       = .1

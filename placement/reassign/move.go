@@ -39,3 +39,7 @@ func (s *state) going(v, a, b int) (cost int64, further int32) {
 	}
 	return cost, 0
 }
+
+// saving is what the most moved service costs less at best when a VEE of it goes so much
+// further.
+func (s *state) saving(further int32) int64 { return s.ServiceWeight * int64(max(0, -further)) }

@@ -15,7 +15,8 @@ func (s *state) replace(v, w, c int, limit int64) (m move, ok bool) {
 	cost, furtherV := s.going(v, a, b)
 	costW, furtherW := s.going(w, b, c)
 	cost += costW
-	if len(s.Balances) == 0 && cost-s.reliefOf(v).sum()-s.reliefOf(w).sum() > limit {
+	most := limit + s.saving(furtherV) + s.saving(furtherW)
+	if len(s.Balances) == 0 && cost-s.reliefOf(v).sum()-s.reliefOf(w).sum() > most {
 		return m, false // what comes to the hosts can only add
 	}
 	sv, sw := s.Service[v], s.Service[w]
@@ -36,13 +37,13 @@ func (s *state) replace(v, w, c int, limit int64) (m move, ok bool) {
 	}
 	m.cost = cost + m.loadC.cost - s.load[c].cost
 	m.price += m.loadC.price - s.load[c].price
-	if m.cost+m.price-s.load[b].sum() > limit {
+	if m.cost+m.price-s.load[b].sum() > most {
 		return m, false
 	}
 	m.loadB = s.instead(b, v, w)
 	m.cost += m.loadB.cost - s.load[b].cost
 	m.price += m.loadB.price - s.load[b].price
-	if m.cost+m.price > limit || !s.allow(sv, sw, a, b, c) {
+	if m.cost+m.price > most || !s.allow(sv, sw, a, b, c) {
 		return m, false
 	}
 	m.cost += s.ServiceWeight * s.more(sv, furtherV, sw, furtherW)

@@ -7,8 +7,8 @@ func (s *state) shift(v, b int, limit int64) (m move, ok bool) {
 		return m, false
 	}
 	cost, further := s.going(v, a, b)
-	relief := s.reliefOf(v)
-	if len(s.Balances) == 0 && cost-relief.sum() > limit {
+	relief, most := s.reliefOf(v), limit+s.saving(further)
+	if len(s.Balances) == 0 && cost-relief.sum() > most {
 		return m, false // what comes to b can only add
 	}
 	if s.on(service, b) != none {
@@ -17,7 +17,7 @@ func (s *state) shift(v, b int, limit int64) (m move, ok bool) {
 	m = move{v: v, w: none, a: a, b: b, loadA: s.load[a].less(relief), loadB: s.with(b, v)}
 	m.cost = cost - relief.cost + m.loadB.cost - s.load[b].cost
 	m.price = m.loadB.price - s.load[b].price - relief.price
-	if m.cost+m.price > limit || s.lacks(service, a, b) > 0 {
+	if m.cost+m.price > most || s.lacks(service, a, b) > 0 {
 		return m, false
 	}
 	m.cost += s.ServiceWeight * s.more(service, further, service, 0)

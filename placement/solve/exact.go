@@ -33,7 +33,7 @@ func Exact(m *model.Model, objective Objective, o Options) (Target, error) {
 		}
 		first = r.target()
 	}
-	e := &exact{search: newSearch(m, objective, first, nil, early), options: o, target: first, score: score}
+	e := &exact{search: newSearch(m, objective, first, nil, temper{}, early), options: o, target: first, score: score}
 	for v, h := range first.At {
 		if e.state[v] != model.Running || e.rooted[v] {
 			continue
@@ -45,8 +45,8 @@ func Exact(m *model.Model, objective Objective, o Options) (Target, error) {
 	}
 	slices.SortStableFunc(e.order, func(v, w int32) int { return cmp.Compare(e.size(w), e.size(v)) })
 	for h := range e.cost {
-		e.cost[h] = objective.host(e.board, int32(h))
-		e.sum += e.cost[h]
+		e.cost[h].real = objective.host(e.board, int32(h))
+		e.sum += e.cost[h].real
 	}
 	e.identical = e.twins()
 	e.place(0)
@@ -129,13 +129,13 @@ func (e *exact) place(i int) {
 		if g := e.identical[h]; g != model.None && len(e.guests[h]) == 0 && len(e.guests[g]) == 0 || !e.takes(v, h) {
 			continue
 		}
-		sum, was := e.sum, e.cost[h]
+		sum, was := e.sum, e.cost[h].real
 		e.enter(v, h)
-		e.cost[h] = e.objective.host(e.board, h)
-		e.sum += e.cost[h] - was + e.objective.move(e.m, v, h)
+		e.cost[h].real = e.objective.host(e.board, h)
+		e.sum += e.cost[h].real - was + e.objective.move(e.m, v, h)
 		e.place(i + 1)
 		e.leave(v)
-		e.sum, e.cost[h] = sum, was
+		e.sum, e.cost[h].real = sum, was
 	}
 }
 

@@ -97,15 +97,17 @@ func (o Objective) host(b *board, h int32) (cost float64) {
 	return cost
 }
 
-// steer is host with a slope where the score has none: a host that is nearly empty costs
-// less than one that is half full, so that the search empties it.
-func (o Objective) steer(b *board, h int32) float64 {
-	cost := o.host(b, h)
-	if each := o.inUse(&b.m.Hosts[h]); each > 0 && len(b.guests[h]) > 0 {
-		full := min(1, max(0, b.fullness(h)))
-		cost -= .5 * each * full * full
+// toll of a host: what it costs, and that with a slope where the score has none, by which the
+// search is drawn: of two hosts in use the fuller one costs less, so that the other is emptied.
+type toll struct{ real, drawn float64 }
+
+func (s *search) toll(h int32) toll {
+	real := s.objective.host(s.board, h)
+	if s.pull == 0 || len(s.guests[h]) == 0 {
+		return toll{real, real}
 	}
-	return cost
+	full := min(1, max(0, s.fullness(h)))
+	return toll{real, real - s.pull*full*full}
 }
 
 // Optimise m: repair it, then search large neighbourhoods of the placement for as long as
@@ -113,9 +115,8 @@ func (o Objective) steer(b *board, h int32) float64 {
 // single moves and swaps in between, and what costs a little more is taken too, ever less of
 // it (docs/adr/0030). With Iterations instead of Stop the same input gives the same answer.
 //
-// Two search beside each other, one with more ruins, which empty hosts, the other with more
-// single steps, which even them out, and the answer is the better of both; if the time is over
-// at once, it is the repaired placement.
+// Two search beside each other with different tempers, and the answer is the better of both;
+// if the time is over at once, it is the repaired placement.
 func Optimise(m *model.Model, objective Objective, o Options) (Target, error) {
 	if err := objective.validate(); err != nil {
 		return Target{}, err
@@ -132,8 +133,7 @@ func Optimise(m *model.Model, objective Objective, o Options) (Target, error) {
 	var score [2]float64
 	var running sync.WaitGroup
 	for i := range found {
-		s := newSearch(m, objective, first, rand.New(rand.NewPCG(o.Seed, uint64(i))), everyRule)
-		s.wide = [...]float64{.1, .003}[i]
+		s := newSearch(m, objective, first, rand.New(rand.NewPCG(o.Seed, uint64(i))), objective.tempers(m)[i], everyRule)
 		running.Go(func() {
 			found[i] = s.run(o)
 			score[i] = objective.Score(m, found[i])
@@ -175,28 +175,45 @@ func switchedOff(m *model.Model, t Target) []bool {
 	return on
 }
 
+// temper of a search.
+type temper struct {
+	wide  float64 // part of the iterations that are ruins, not single steps
+	heat  float64 // to begin with, as a part of what a host costs on average
+	slope float64 // of a toll, as a part of what it costs on average that a host is in use
+}
+
+// tempers of the two that search beside each other, as they did best (docs/adr/0030). A ruin
+// takes as long as a hundred steps.
+func (o Objective) tempers(m *model.Model) [2]temper {
+	if slices.ContainsFunc(m.Hosts, func(h model.Host) bool { return o.inUse(&h) > 0 }) {
+		return [2]temper{{wide: .1, heat: .05}, {wide: .02, heat: .01, slope: .5}}
+	}
+	return [2]temper{{wide: .003, heat: .01}, {heat: .01}} // no host need be emptied
+}
+
 // search for better placements.
 type search struct {
 	*repair
 	objective Objective
 	random    *rand.Rand
-	moves     []int32   // VEEs that may move
-	cost      []float64 // of each host
-	gain      float64   // of the placement as it is, over the first
-	most      float64   // the largest gain so far
-	best      []int32   // the placement that had it
-	changed   []int32   // VEEs that have moved since then
+	moves     []int32 // VEEs that may move
+	cost      []toll  // of each host
+	gain      float64 // of the placement as it is, over the first
+	most      float64 // the largest gain so far
+	best      []int32 // the placement that had it
+	changed   []int32 // VEEs that have moved since then
 
-	wide  float64 // part of the iterations that are ruins, not single steps
+	pull float64 // see toll
+	temper
 	ruins ruins
 }
 
-func newSearch(m *model.Model, objective Objective, from Target, random *rand.Rand, keep func(int, model.Constraint) bool) *search {
+func newSearch(m *model.Model, objective Objective, from Target, random *rand.Rand, temper temper, keep func(int, model.Constraint) bool) *search {
 	r, err := newRepair(m, Options{}, keep)
 	if err != nil {
 		panic(err) // Repair has found it sound
 	}
-	s := &search{repair: r, objective: objective, random: random, best: slices.Clone(from.At), cost: make([]float64, len(m.Hosts))}
+	s := &search{repair: r, objective: objective, random: random, temper: temper, best: slices.Clone(from.At), cost: make([]toll, len(m.Hosts))}
 	for v := range r.at {
 		if r.at[v] != model.None {
 			r.leave(int32(v))
@@ -216,8 +233,11 @@ func newSearch(m *model.Model, objective Objective, from Target, random *rand.Ra
 			}
 		}
 	}
+	for h := range m.Hosts {
+		s.pull += temper.slope * objective.inUse(&m.Hosts[h]) / float64(len(m.Hosts))
+	}
 	for h := range s.cost {
-		s.cost[h] = objective.steer(s.board, int32(h))
+		s.cost[h] = s.toll(int32(h))
 	}
 	policy := Pack
 	if objective.Balance > 0 {
@@ -230,7 +250,7 @@ func newSearch(m *model.Model, objective Objective, from Target, random *rand.Ra
 // run the search: simulated annealing of ruins and steps.
 func (s *search) run(o Options) Target {
 	if len(s.moves) > 0 && len(s.m.Hosts) > 1 {
-		heat := s.heat()
+		heat := s.warmth()
 		for n := 0; o.Iterations == 0 || n < o.Iterations; n++ {
 			if n%64 == 0 && o.stopped() {
 				break
@@ -250,13 +270,13 @@ func (s *search) run(o Options) Target {
 	return Target{State: s.state, At: s.best, On: s.on}
 }
 
-// heat to begin with: a small part of what a host costs on average.
-func (s *search) heat() float64 {
+// warmth to begin with.
+func (s *search) warmth() float64 {
 	sum := 0.
 	for _, c := range s.cost {
-		sum += math.Abs(c)
+		sum += math.Abs(c.drawn)
 	}
-	return .01 * sum / float64(len(s.cost))
+	return s.heat * sum / float64(len(s.cost))
 }
 
 // step tries one move and takes it back if it costs more than bound.
@@ -271,10 +291,10 @@ func (s *search) step(bound float64) {
 	if a == b || !s.open[b] || w != model.None && !s.open[a] {
 		return
 	}
-	before := s.cost[a] + s.cost[b] + s.objective.move(s.m, v, a) + s.wishes.discontent
+	before, gain := s.cost[a].drawn+s.cost[b].drawn, s.objective.move(s.m, v, a)+s.wishes.discontent
 	s.leave(v)
 	if w != model.None {
-		before += s.objective.move(s.m, w, b)
+		gain += s.objective.move(s.m, w, b)
 		s.leave(w)
 	}
 	undo := func() {
@@ -296,12 +316,12 @@ func (s *search) step(bound float64) {
 		}
 		s.enter(w, a)
 	}
-	costA, costB := s.objective.steer(s.board, a), s.objective.steer(s.board, b)
-	after := costA + costB + s.objective.move(s.m, v, b) + s.wishes.discontent
+	tollA, tollB := s.toll(a), s.toll(b)
+	gain -= s.objective.move(s.m, v, b) + s.wishes.discontent
 	if w != model.None {
-		after += s.objective.move(s.m, w, a)
+		gain -= s.objective.move(s.m, w, a)
 	}
-	if after-before > bound || !s.stillNear(v, w) {
+	if tollA.drawn+tollB.drawn-before-gain > bound || !s.stillNear(v, w) {
 		s.leave(v)
 		if w != model.None {
 			s.leave(w)
@@ -309,18 +329,27 @@ func (s *search) step(bound float64) {
 		undo()
 		return
 	}
-	s.cost[a], s.cost[b] = costA, costB
-	s.index.update(a)
-	s.index.update(b)
-	s.changed = append(s.changed, v)
-	if w != model.None {
-		s.changed = append(s.changed, w)
+	gain += s.cost[a].real + s.cost[b].real - tollA.real - tollB.real
+	s.cost[a], s.cost[b] = tollA, tollB
+	if s.wide > 0 { // else nobody asks it
+		s.index.update(a)
+		s.index.update(b)
 	}
-	s.accept(before - after)
+	if w == model.None {
+		s.accept(gain, v)
+	} else {
+		s.accept(gain, v, w)
+	}
 }
 
-// accept the placement as it is, which gains so much over the one before.
-func (s *search) accept(gain float64) {
+// accept the placement as it is, for which VEEs have moved, and which gains so much over the
+// one before.
+func (s *search) accept(gain float64, moved ...int32) {
+	if len(s.changed) > 2*len(s.best) { // many have moved twice
+		slices.Sort(s.changed)
+		s.changed = slices.Compact(s.changed)
+	}
+	s.changed = append(s.changed, moved...)
 	if s.gain += gain; s.gain <= s.most+1e-9 {
 		return
 	}

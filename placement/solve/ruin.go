@@ -49,21 +49,29 @@ func (s *search) ruin(bound float64) {
 	before := s.tearDown()
 	s.offer(&before)
 	if s.rebuild() {
-		after := s.wishes.discontent
-		for _, h := range r.hosts {
-			after += s.cost[h]
-		}
-		for _, v := range r.out {
-			after += s.objective.move(s.m, v, s.at[v])
-		}
-		if after-before <= bound && s.allStay() {
-			s.changed = append(s.changed, r.out...)
-			s.accept(before - after)
+		after := s.tolls()
+		if after.drawn-before.drawn <= bound && s.allStay() {
+			s.accept(before.real-after.real, r.out...)
 			return
 		}
 	}
 	s.restore()
 }
+
+// tolls of the hosts and moves that a ruin is about, and of all wishes.
+func (s *search) tolls() toll {
+	sum := toll{s.wishes.discontent, s.wishes.discontent}
+	for _, h := range s.ruins.hosts {
+		sum.add(s.cost[h])
+	}
+	for _, v := range s.ruins.out {
+		move := s.objective.move(s.m, v, s.at[v])
+		sum.add(toll{move, move})
+	}
+	return sum
+}
+
+func (t *toll) add(o toll) { t.real, t.drawn = t.real+o.real, t.drawn+o.drawn }
 
 // any VEE that may move.
 func (s *search) any() int32 { return s.moves[s.random.IntN(len(s.moves))] }
@@ -72,7 +80,7 @@ func (s *search) any() int32 { return s.moves[s.random.IntN(len(s.moves))] }
 func (s *search) ruinHost() {
 	worst := model.None
 	for range looked {
-		if h := s.at[s.any()]; worst == model.None || s.cost[h] > s.cost[worst] {
+		if h := s.at[s.any()]; worst == model.None || s.cost[h].drawn > s.cost[worst].drawn {
 			worst = h
 		}
 	}
@@ -112,15 +120,15 @@ func (s *search) takeOut(v int32) {
 }
 
 // tearDown what is marked, and say what it cost there.
-func (s *search) tearDown() (cost float64) {
+func (s *search) tearDown() toll {
 	r := &s.ruins
-	cost = s.wishes.discontent
-	for i, v := range r.out {
-		if h := r.home[i]; !slices.Contains(r.hosts, h) {
+	for _, h := range r.home {
+		if !slices.Contains(r.hosts, h) {
 			r.hosts = append(r.hosts, h)
-			cost += s.cost[h]
 		}
-		cost += s.objective.move(s.m, v, r.home[i])
+	}
+	cost := s.tolls()
+	for _, v := range r.out {
 		s.leave(v)
 	}
 	for _, h := range r.hosts {
@@ -131,18 +139,18 @@ func (s *search) tearDown() (cost float64) {
 
 // settled is h after VEEs came or went: what it costs, and what room it has.
 func (s *search) settled(h int32) {
-	s.cost[h] = s.objective.steer(s.board, h)
+	s.cost[h] = s.toll(h)
 	s.index.update(h)
 }
 
 // offer the VEEs that are out more hosts than those that they come from, and add what these
 // cost.
-func (s *search) offer(cost *float64) {
+func (s *search) offer(cost *toll) {
 	r := &s.ruins
 	add := func(h int32) {
 		if h != model.None && s.open[h] && !slices.Contains(r.hosts, h) {
 			r.hosts = append(r.hosts, h)
-			*cost += s.cost[h]
+			cost.add(s.cost[h])
 		}
 	}
 	if s.objective.Migrations+s.objective.Time > 0 {
@@ -232,9 +240,9 @@ func (s *search) more(v, h int32) float64 {
 	if !s.takes(v, h) {
 		return math.Inf(1)
 	}
-	before := s.cost[h] + s.wishes.discontent
+	before := s.cost[h].drawn + s.wishes.discontent
 	s.enter(v, h)
-	after := s.objective.steer(s.board, h) + s.wishes.discontent
+	after := s.toll(h).drawn + s.wishes.discontent
 	s.leave(v)
 	return after - before + s.objective.move(s.m, v, h)
 }

@@ -264,7 +264,7 @@ func TestItSettles(t *testing.T) {
 		o := options
 		o.Policy = rapid.SampledFrom(Policies).Draw(t, "policy")
 		var s Site
-		for i := range rapid.IntRange(2, 6).Draw(t, "hosts") {
+		for i := range rapid.IntRange(2, 4).Draw(t, "hosts") {
 			h := host(fmt.Sprint("h", i), 12)
 			h.Price = float64(1 + rapid.IntRange(0, 3).Draw(t, "price"))
 			s.Hosts = append(s.Hosts, h)
@@ -282,10 +282,10 @@ func TestItSettles(t *testing.T) {
 				s.VEEs = append(s.VEEs, v)
 			}
 		}
-		for range rapid.IntRange(2, 16).Draw(t, "vees") {
+		for range rapid.IntRange(2, 10).Draw(t, "vees") {
 			arrive()
 		}
-		for range rapid.IntRange(1, 3).Draw(t, "changes") {
+		for range rapid.IntRange(1, 2).Draw(t, "changes") {
 			const enough = 3 // plans
 			for n := 0; ; n++ {
 				p, err := Make(s, o)
