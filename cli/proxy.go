@@ -93,32 +93,23 @@ func (a *app) proxyShow() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		switch *f {
-		case "json", "yaml":
-			return writeObject(a.out, *f, s)
-		case "name":
-			fmt.Fprintln(a.out, s.Outside)
-			return nil
-		}
-		if *plan {
-			a.showBorderPlan(s)
-			return nil
-		}
-		return a.describeProxy(s, *f)
+		return a.showOne(*f, s, s.Outside, func() error {
+			if *plan {
+				a.showBorderPlan(s)
+				return nil
+			}
+			return a.describeProxy(s, *f)
+		})
 	})
 	return cmd
 }
 
 func (a *app) describeProxy(s border.ProxyStatus, f format) error {
 	relayed := fmt.Sprintf("%d open, %d taken, %d refused", s.Relay.Open, s.Relay.Taken, s.Relay.Refused)
-	for _, x := range []struct{ what, is string }{
+	a.facts([]fact{
 		{"outside", s.Outside + " (tcp, udp)"}, {"inside", s.Inside}, {"underlay", s.Underlay.String()}, {"key", s.Key},
 		{"version", s.Software}, {"up", a.since(s.Started)}, {"relayed", relayed}, {"dropped", droppedText(s.Dropped)}, {"error", s.Error},
-	} {
-		if x.is != "" {
-			a.printf("%-9s %s\n", x.what, x.is)
-		}
-	}
+	})
 	a.printf("\n")
 	if err := a.peerListing().print(a, f, s.Peers); err != nil {
 		return err

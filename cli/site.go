@@ -29,15 +29,7 @@ func (a *app) siteShow() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		switch *f {
-		case "json", "yaml":
-			return writeObject(a.out, *f, s)
-		case "name":
-			fmt.Fprintln(a.out, s.Name)
-			return nil
-		}
-		a.describeSite(s)
-		return nil
+		return a.showOne(*f, s, s.Name, func() error { a.describeSite(s); return nil })
 	})
 	return cmd
 }
@@ -51,16 +43,12 @@ func (a *app) describeSite(s admin.Site) {
 	if s.HAScale != 0 && s.HAScale != 1 {
 		timings = strconv.FormatFloat(s.HAScale, 'g', -1, 64) + " × real"
 	}
-	for _, x := range []struct{ what, is string }{
+	a.facts([]fact{
 		{"site", s.Name}, {"version", s.Version}, {"address", s.Address}, {"up", a.since(s.Started)},
 		{"has", fmt.Sprintf("%s, %s, %s, %s", count(s.Hosts, "host"), count(s.Services, "service"), count(s.VEEs, "VEE"), count(s.Images, "image"))},
 		{"members", members(s)}, {"placement", s.Placement}, {"rebalance", s.Rebalance}, {"VEE network", s.VEENetwork}, {"store", store},
 		{"generation", strconv.FormatUint(s.Generation, 10)}, {"timings", timings},
-	} {
-		if x.is != "" {
-			a.printf("%-12s  %s\n", x.what, x.is)
-		}
-	}
+	})
 }
 
 func members(s admin.Site) string {

@@ -397,7 +397,9 @@ func (m *Manager) reserveThere(ctx context.Context, r reservation) (vmi.Reservat
 			if now := t.reservations.get(r.ID); now != nil {
 				n := *now
 				n.close(vmi.ReservationCancelled, t.now, "site "+r.At+" was asked: "+fault.From(err).Message)
-				n.Wish = wishCancel // it may have heard
+				if f := fault.From(err); f.Code == fault.Unavailable || f.Code == fault.Timeout || f.Code == fault.Internal {
+					n.Wish = wishCancel // it may have heard
+				}
 				put(t, &t.reservations, r.ID, &n)
 			}
 			return nil

@@ -241,7 +241,7 @@ func TestRoles(t *testing.T) {
 		identity.SiteRole: "xxxxxxxxxxxxxx",
 		identity.Provider: "xxxxxxxxxx....",
 		identity.Auditor:  ".x..xx...xxx..",
-		identity.Partner:  "x..xxxx.......",
+		identity.Partner:  "x..xxxxxx.....",
 		identity.HostRole: "..............",
 		"":                "..............",
 		"admin":           "..............",

@@ -45,7 +45,10 @@ type Door struct {
 }
 
 // Ports of a proxy's inside address that are doors: below those that a kernel draws.
-const FirstDoor, LastDoor = 20000, 29999
+const (
+	FirstDoor = 20000
+	LastDoor  = 29999
+)
 
 // Peer is the proxy of a partner.
 type Peer struct {

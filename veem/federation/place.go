@@ -194,19 +194,25 @@ func (p *Place) stays(x peer.Partner) (peer.Agreement, bool) {
 
 // Book capacity at the partner for a later time. It implements veem.Booking.
 func (p *Place) Book(ctx context.Context, r vmi.Reserve) (vmi.Reservation, error) {
-	x, err := p.partner()
-	if err == nil {
-		err = x.Hello.Needs(peer.CanReserve)
-	}
+	x, err := p.keeping()
 	if err != nil {
 		return vmi.Reservation{}, err
 	}
 	return x.VMI.Reserve(ctx, r)
 }
 
+// keeping is the partner, if it keeps capacity for a later time.
+func (p *Place) keeping() (peer.Partner, error) {
+	x, err := p.partner()
+	if err == nil {
+		err = x.Hello.Needs(peer.CanReserve)
+	}
+	return x, err
+}
+
 // CommitBooking at the partner.
 func (p *Place) CommitBooking(ctx context.Context, id string) (vmi.Reservation, error) {
-	x, err := p.partner()
+	x, err := p.keeping()
 	if err != nil {
 		return vmi.Reservation{}, err
 	}
@@ -215,7 +221,7 @@ func (p *Place) CommitBooking(ctx context.Context, id string) (vmi.Reservation, 
 
 // CancelBooking at the partner.
 func (p *Place) CancelBooking(ctx context.Context, id string) (vmi.Reservation, error) {
-	x, err := p.partner()
+	x, err := p.keeping()
 	if err != nil {
 		return vmi.Reservation{}, err
 	}
@@ -224,7 +230,7 @@ func (p *Place) CancelBooking(ctx context.Context, id string) (vmi.Reservation, 
 
 // Booked is how a reservation is at the partner.
 func (p *Place) Booked(ctx context.Context, id string) (vmi.Reservation, error) {
-	x, err := p.partner()
+	x, err := p.keeping()
 	if err != nil {
 		return vmi.Reservation{}, err
 	}
