@@ -81,6 +81,12 @@ func (n *Network) Passage(vni uint32, inside func(far netip.Addr) error) error {
 	a := netlink.NewLinkAttrs()
 	a.Name = fmt.Sprintf("%s%06x", passagePrefix, vni)
 	const end = "door0"
+	there := func() error { _, err := netlink.LinkByName(end); return err }
+	if err := s.do(there); err != nil { // one of the same name may lead to a namespace that is going
+		if err := n.links.remove(a.Name); err != nil {
+			return fmt.Errorf("passage to network %d: %w", vni, err)
+		}
+	}
 	_, err := n.links.add(&netlink.Veth{LinkAttrs: a, PeerName: end, PeerNamespace: netlink.NsFd(int(s.ns))})
 	if err == nil {
 		err = n.home.do(func() error { return addressed(a.Name, near) })
