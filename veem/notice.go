@@ -10,14 +10,15 @@ import (
 
 	"github.com/reservoir-cloud/reservoir/internal/fault"
 	"github.com/reservoir-cloud/reservoir/vee"
+	"github.com/reservoir-cloud/reservoir/veem/rebalance"
 	"github.com/reservoir-cloud/reservoir/vhi"
 	"github.com/reservoir-cloud/reservoir/vmi"
 )
 
 // When an agreement ends, the VEEs under it have its notice to leave. The site that borrows
 // places nothing there any more, and has its VEEs leave by itself: live as long as that is
-// possible, to hosts of its own first; what cannot is started anew elsewhere in the second
-// half of the notice, if its restart policy lets it. The site that lends stops what is still
+// possible, to hosts of its own first; in the second half of the notice cold, or started anew
+// elsewhere, if its restart policy lets it. The site that lends stops what is still
 // there at the end; the disks stay for a while. Neither needs the other for its part: each goes
 // by its own record and clock, and what was stopped is told with the VEE (vmi.Eviction), so
 // that its own site starts it elsewhere only when it knows that it does not run any more.
@@ -149,7 +150,7 @@ func (m *Manager) overstayed(r *record, now time.Time) bool {
 // evicted withdraws a VEE of ours that a partner has stopped, when there is a place elsewhere
 // where it may be started anew. Until then its disks stay where they are.
 func (m *Manager) evicted(t *tx, r *record) bool {
-	if !r.away() || r.Withdraw || r.moving() || r.Target != vee.Active || !r.Assigned || r.Descriptor.Restart == vee.RestartNever {
+	if !r.away() || r.Withdraw || r.moving() || r.Target != vee.Active || !r.Assigned || r.Descriptor.Restart == vee.RestartNever || r.wantsPersistent() {
 		return false
 	}
 	v := m.hosts.view(r.Host, r.ID)
@@ -205,15 +206,15 @@ func (m *Manager) mayStay(site string, now time.Time) error {
 // noticed are the partners that VEEs leave.
 func (w *situation) noticed() (hosts []hostRecord) {
 	for _, h := range w.hosts {
-		if h.Notice != nil && w.holding[h.Name] > 0 {
+		if h.Notice != nil && slices.ContainsFunc(w.site.VEEs, func(v rebalance.VEE) bool { return v.Host == h.Name }) { // those that rest too
 			hosts = append(hosts, h)
 		}
 	}
 	return hosts
 }
 
-// leave the partners whose agreements end: what can go live goes so, as a plan like any other;
-// of the rest, what may is started anew elsewhere when half of the time is over.
+// leave the partners whose agreements end: what can cross does, as a plan like any other; of
+// the rest, what may is started anew elsewhere when half of the time is over.
 func (m *Manager) leave(ctx context.Context, w *situation) result {
 	wait := result{after: m.cfg.Timing.Look, lane: planLane}
 	p, stays, err := m.planLeave(ctx, w.noticed())
@@ -236,8 +237,9 @@ func (m *Manager) leave(ctx context.Context, w *situation) result {
 	return wait
 }
 
-// planLeave is how VEEs leave: the steps of those that go live. Those that are to be started
-// anew are withdrawn with the same write.
+// planLeave is how VEEs leave: the steps of those that cross. In the second half of the notice
+// what may be restarted crosses cold if it must, with its disks; what can cross in no way is
+// withdrawn with the same write, to be started anew.
 func (m *Manager) planLeave(ctx context.Context, from []hostRecord) (p vmi.Reconfiguration, stays []vmi.ReconfigureRemain, err error) {
 	err = m.ledger.do(ctx, func(t *tx) error {
 		p = vmi.Reconfiguration{Cause: causeNotice, State: vmi.ReconfigurationPlanned, Steps: []vmi.ReconfigureStep{}, Attempt: 1}
@@ -254,15 +256,13 @@ func (m *Manager) planLeave(ctx context.Context, from []hostRecord) (p vmi.Recon
 				p.Deadline = &end
 			}
 			for _, r := range x.urgent(h.Name) {
-				why := m.startElsewhere(t, r, h.Notice)
-				if live := ""; why != "" {
-					if live = x.send(&p, r); live == "" {
-						why = ""
-					} else {
-						why = live + "; " + why
-					}
+				x.cold = !t.now.Before(h.Notice.half()) && r.Descriptor.Restart != vee.RestartNever
+				why := x.send(&p, r)
+				if why == "" {
+					continue
 				}
-				if why != "" {
+				if left := m.startElsewhere(t, r, h.Notice); left != "" {
+					why += "; " + left
 					stays = append(stays, vmi.ReconfigureRemain{VEE: r.ID, Name: r.Descriptor.Name, Host: r.Host, Why: why})
 				}
 			}
@@ -273,8 +273,8 @@ func (m *Manager) planLeave(ctx context.Context, from []hostRecord) (p vmi.Recon
 	return p, stays, err
 }
 
-// startElsewhere withdraws a VEE that could not leave live in the first half of its notice, or
-// says why it stays.
+// startElsewhere withdraws a VEE that could not cross in the first half of its notice, or says
+// why it stays.
 func (m *Manager) startElsewhere(t *tx, r record, n *Notice) (why string) {
 	switch {
 	case t.now.Before(n.half()):
@@ -287,6 +287,8 @@ func (m *Manager) startElsewhere(t *tx, r record, n *Notice) (why string) {
 		return "host " + r.Host + " does not answer"
 	case r.Descriptor.Restart == vee.RestartNever:
 		return "its restart policy never does not let it be started elsewhere"
+	case r.wantsPersistent():
+		return "its persistent disk would be left behind: it is not started elsewhere"
 	}
 	elsewhere := r
 	elsewhere.Host, elsewhere.Holds = "", false

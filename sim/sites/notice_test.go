@@ -12,9 +12,9 @@ import (
 )
 
 // away deploys a VEE of alpha's that runs at beta.
-func (s *scene) away(name string, restart vee.RestartPolicy) vee.ID {
+func (s *scene) away(name string, restart vee.RestartPolicy, disks ...vee.Disk) vee.ID {
 	s.t.Helper()
-	id := s.deployAs(name, restart)
+	id := s.deployAs(name, restart, disks...)
 	s.migrate(id, "beta")
 	s.settled(id)
 	if s.at(id) != "beta" {
@@ -64,6 +64,27 @@ func TestVEEsLeaveInTheirNotice(t *testing.T) {
 	}
 }
 
+// What does not run leaves too, with what it has.
+func TestVEEsThatRestLeaveTheirNotice(t *testing.T) {
+	stage(t, 1, []string{"alpha", "beta"}, func(s *scene) {
+		asleep, off := s.away("web-1", vee.RestartInPlace), s.away("web-2", vee.RestartNever)
+		s.act(asleep, vee.Suspend)
+		s.act(off, vee.Shutdown)
+		s.end("beta")
+		s.until("they have left", func() bool {
+			a, _ := s.holds(asleep)
+			b, _ := s.holds(off)
+			return a == "alpha" && b == "alpha"
+		})
+		if at := s.lies(asleep, vee.Suspended); at != "alpha" {
+			t.Errorf("suspended at %q", at)
+		}
+		if at := s.lies(off, vee.Defined); at != "alpha" {
+			t.Errorf("stopped at %q", at)
+		}
+	})
+}
+
 // Without room at home they go to another partner.
 func TestVEEsLeaveForAThirdSite(t *testing.T) {
 	stage(t, 1, []string{"alpha", "beta", "gamma"}, func(s *scene) {
@@ -83,6 +104,7 @@ func TestVEEsLeaveForAThirdSite(t *testing.T) {
 func TestVEEsThatCannotLeaveLive(t *testing.T) {
 	stage(t, 1, []string{"alpha", "beta"}, func(s *scene) {
 		again, never := s.away("web-1", vee.RestartInPlace), s.away("web-2", vee.RestartNever)
+		data := s.away("db-1", vee.RestartInPlace, vee.Disk{Name: "data", Size: vee.GiB, Persistent: true})
 		a, b := s.Sites["alpha"], s.Sites["beta"]
 		a.Proxy(false) // no VEE comes through
 		s.end("beta")
@@ -92,7 +114,7 @@ func TestVEEsThatCannotLeaveLive(t *testing.T) {
 				x.Stop()
 				s.must(x.Start())
 			}
-			for _, id := range []vee.ID{again, never} {
+			for _, id := range []vee.ID{again, never, data} {
 				if n := s.places(id); n > 1 {
 					t.Fatalf("VEE %s runs at %d places", id, n)
 				}
@@ -100,10 +122,12 @@ func TestVEEsThatCannotLeaveLive(t *testing.T) {
 		}
 		s.until("one was started anew at home", func() bool { return s.at(again) == "alpha" })
 		s.settled(again)
-		s.until("the other was stopped", func() bool {
-			v := s.get(never)
-			return s.places(never) == 0 && v.State == vee.Defined && strings.Contains(v.Error, "its disks stay there until")
-		})
+		for _, id := range []vee.ID{never, data} { // data: nothing is left behind
+			s.until("the others were stopped", func() bool {
+				v := s.get(id)
+				return s.places(id) == 0 && v.State == vee.Defined && strings.Contains(v.Error, "its disks stay there until")
+			})
+		}
 		there, err := b.Manager().GetVEE(b.As(), never)
 		if err != nil || there.Evicted == nil || there.State != vee.Defined || !strings.Contains(there.Evicted.Why, "was ended by site beta (we part)") {
 			t.Errorf("at the lender: %+v, %v", there, err)

@@ -85,11 +85,11 @@ func (s *scene) deploy(restart vee.RestartPolicy) vee.ID {
 	return s.deployAs("web-1", restart)
 }
 
-func (s *scene) deployAs(name string, restart vee.RestartPolicy) vee.ID {
+func (s *scene) deployAs(name string, restart vee.RestartPolicy, disks ...vee.Disk) vee.ID {
 	s.t.Helper()
 	a := s.Sites["alpha"]
 	out, err := a.m.InitializeVEEs(a.As(), vmi.Initialize{Model: vmi.TwoPhase, VEEs: []vmi.InitializeVEE{{Descriptor: vee.Descriptor{
-		Name: name, Customer: "acme", GroupID: "shop", VCPUs: 1, Memory: 64 * vee.MiB, Restart: restart}}}})
+		Name: name, Customer: "acme", GroupID: "shop", VCPUs: 1, Memory: 64 * vee.MiB, Restart: restart, Disks: disks}}}})
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -204,11 +204,11 @@ networks: [{name: public, public: true}, {name: back}]
 	f.at("beta", "federation", "promote", "alpha", "--i-am-sure", "--fenced")
 	var there smi.Service
 	eventually(t, "the service answers at beta", func() bool {
-		if list := jsonAt[[]smi.Service](f, "beta", "service", "list", "--customer", "alpha-house"); len(list) != 1 || list[0].Phase != smi.Ready || len(list[0].URLs) != 1 {
+		list := jsonAt[[]smi.Service](f, "beta", "service", "list", "--customer", "alpha-house")
+		if len(list) != 1 || list[0].Phase != smi.Ready || len(list[0].URLs) != 1 {
 			return false
-		} else {
-			there = list[0]
 		}
+		there = list[0]
 		return strings.Contains(ask(there.URLs[0].URL), "hostname: web-1")
 	})
 	now := jsonAt[[]vmi.VEE](f, "beta", "vee", "list")[0]
