@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/reservoir-cloud/reservoir/bench/figure"
+	"github.com/reservoir-cloud/reservoir/bench/spaces"
 )
 
 var (
@@ -60,7 +61,7 @@ func run(ctx context.Context) (err error) {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			rate, err := throughput(ctx, p)
+			rate, err := spaces.Throughput(ctx, p.from, p.to, p.server, *seconds)
 			if err != nil {
 				return fmt.Errorf("round %d, %s: %w", round+1, p.name, err)
 			}

@@ -6,18 +6,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/netip"
-	"os/exec"
-	"runtime"
-	"strings"
-	"time"
 
-	"github.com/vishvananda/netns"
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
 
+	"github.com/reservoir-cloud/reservoir/bench/spaces"
 	"github.com/reservoir-cloud/reservoir/van"
 	"github.com/reservoir-cloud/reservoir/van/border"
 	"github.com/reservoir-cloud/reservoir/van/border/tunnel"
@@ -46,18 +41,18 @@ func newStage(ctx context.Context) (*stage, error) {
 	for i := 1; i <= 2; i++ {
 		for _, kind := range "ghpk" {
 			name := fmt.Sprintf("btun-%c%d", kind, i)
-			if err := script("netns add "+name, "-n "+name+" link set lo up"); err != nil {
+			if err := spaces.IP("netns add "+name, "-n "+name+" link set lo up"); err != nil {
 				return s, err
 			}
 			s.spaces = append(s.spaces, name)
 		}
 	}
-	if err := script("link add wire netns btun-p1 type veth peer name wire netns btun-p2", "link add wire netns btun-k1 type veth peer name wire netns btun-k2"); err != nil {
+	if err := spaces.IP("link add wire netns btun-p1 type veth peer name wire netns btun-p2", "link add wire netns btun-k1 type veth peer name wire netns btun-k2"); err != nil {
 		return s, err
 	}
 	for i := 1; i <= 2; i++ {
 		for _, k := range []string{"p", "k"} {
-			if err := script(fmt.Sprintf("-n btun-%s%d addr add 192.0.2.%d/24 dev wire", k, i, i), fmt.Sprintf("-n btun-%s%d link set wire up", k, i)); err != nil {
+			if err := spaces.IP(fmt.Sprintf("-n btun-%s%d addr add 192.0.2.%d/24 dev wire", k, i, i), fmt.Sprintf("-n btun-%s%d link set wire up", k, i)); err != nil {
 				return s, err
 			}
 		}
@@ -74,7 +69,7 @@ func (s *stage) byHand() error {
 	keys := [2]tunnel.PrivateKey{tunnel.NewKey(), tunnel.NewKey()}
 	for i := range 2 {
 		space := fmt.Sprintf("btun-k%d", i+1)
-		err := inside(space, func() error {
+		err := spaces.Inside(space, func() error {
 			t, err := tun.CreateTUN("wg0", device.DefaultMTU)
 			if err != nil {
 				return err
@@ -91,7 +86,7 @@ func (s *stage) byHand() error {
 			return err
 		}
 		guest := fmt.Sprintf("btun-g%d", i+1)
-		if err := script(
+		if err := spaces.IP(
 			fmt.Sprintf("-n %s addr add 10.97.0.%d/24 dev wg0", space, i+1), "-n "+space+" link set wg0 up",
 			"-n "+space+" link add br0 type bridge", "-n "+space+" link set br0 up",
 			fmt.Sprintf("-n %s link add vx0 type vxlan id 77 local 10.97.0.%d remote 10.97.0.%d dstport 4789", space, i+1, 2-i),
@@ -113,7 +108,7 @@ func (s *stage) ours(ctx context.Context) error {
 	keys := []tunnel.PrivateKey{tunnel.NewKey(), tunnel.NewKey()}
 	for i := range names {
 		host, proxy, guest := fmt.Sprintf("btun-h%d", i+1), fmt.Sprintf("btun-p%d", i+1), fmt.Sprintf("btun-g%d", i+1)
-		if err := script("link add wire netns "+host+" type veth peer name in netns "+proxy,
+		if err := spaces.IP("link add wire netns "+host+" type veth peer name in netns "+proxy,
 			"-n "+host+" addr add 10.91.0.11/24 dev wire", "-n "+host+" link set wire up",
 			"-n "+proxy+" addr add 10.91.0.1/24 dev in", "-n "+proxy+" link set in up"); err != nil {
 			return err
@@ -127,7 +122,7 @@ func (s *stage) ours(ctx context.Context) error {
 			return err
 		}
 		p := g.Ports[i]
-		if err := script("link add "+p.Tap()+" netns "+host+" type veth peer name van address "+p.MAC+" netns "+guest,
+		if err := spaces.IP("link add "+p.Tap()+" netns "+host+" type veth peer name van address "+p.MAC+" netns "+guest,
 			fmt.Sprintf("-n %s addr add %s/24 dev van", guest, p.Addresses[0]),
 			fmt.Sprintf("-n %s link set van mtu %d", guest, guestMTU), "-n "+guest+" link set van up"); err != nil {
 			return err
@@ -153,7 +148,7 @@ func (s *stage) ours(ctx context.Context) error {
 }
 
 func (s *stage) open(space string, c van.Config) (n *van.Network, err error) {
-	if err = inside(space, func() (err error) { n, err = van.Open(c); return err }); err == nil {
+	if err = spaces.Inside(space, func() (err error) { n, err = van.Open(c); return err }); err == nil {
 		s.networks = append(s.networks, n)
 	}
 	return n, err
@@ -186,90 +181,7 @@ func (s *stage) close() error {
 		errs = append(errs, n.Destroy())
 	}
 	for _, name := range s.spaces {
-		errs = append(errs, script("netns del "+name))
+		errs = append(errs, spaces.IP("netns del "+name))
 	}
 	return errors.Join(errs...)
-}
-
-func script(lines ...string) error {
-	for _, l := range lines {
-		if out, err := exec.CommandContext(context.Background(), "ip", strings.Fields(l)...).CombinedOutput(); err != nil {
-			return fmt.Errorf("ip %s: %w: %s", l, err, strings.TrimSpace(string(out)))
-		}
-	}
-	return nil
-}
-
-// inside runs f in a namespace, on a thread that ends with it; sockets that f opens stay.
-func inside(space string, f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		ns, err := netns.GetFromName(space)
-		if err == nil {
-			defer ns.Close()
-			err = netns.Set(ns)
-		}
-		if err != nil {
-			done <- fmt.Errorf("namespace %s: %w", space, err)
-			return
-		}
-		done <- f()
-	}()
-	return <-done
-}
-
-// servePort of the measured service.
-const servePort = 5001
-
-// patience with a path that has just been made: a bridge does not forward at once.
-const patience = 20 * time.Second
-
-// throughput of one TCP stream, bit/s as the receiver counts them.
-func throughput(ctx context.Context, p *path) (float64, error) {
-	at := net.JoinHostPort(p.server, fmt.Sprint(servePort))
-	var ln net.Listener
-	if err := inside(p.to, func() (err error) { ln, err = (&net.ListenConfig{}).Listen(ctx, "tcp", at); return err }); err != nil {
-		return 0, err
-	}
-	defer ln.Close()
-	type result struct {
-		bits float64
-		err  error
-	}
-	got := make(chan result, 1)
-	go func() {
-		c, err := ln.Accept()
-		if err != nil {
-			got <- result{err: err}
-			return
-		}
-		defer c.Close()
-		buf, total, start := make([]byte, 256<<10), 0, time.Now()
-		for {
-			n, err := c.Read(buf)
-			if total += n; errors.Is(err, io.EOF) {
-				got <- result{bits: float64(total) * 8 / time.Since(start).Seconds()}
-				return
-			} else if err != nil {
-				got <- result{err: err}
-				return
-			}
-		}
-	}()
-	var c net.Conn
-	err := inside(p.from, func() (err error) { c, err = (&net.Dialer{Timeout: patience}).DialContext(ctx, "tcp", at); return err })
-	if err == nil {
-		buf := make([]byte, 256<<10)
-		for end := time.Now().Add(*seconds); err == nil && time.Now().Before(end); {
-			_, err = c.Write(buf)
-		}
-		err = errors.Join(err, c.Close())
-	}
-	if err != nil {
-		ln.Close()
-		return 0, errors.Join(err, (<-got).err)
-	}
-	r := <-got
-	return r.bits, r.err
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/reservoir-cloud/reservoir/bench/figure"
+	"github.com/reservoir-cloud/reservoir/bench/spaces"
 	"github.com/reservoir-cloud/reservoir/van/balance"
 	"github.com/reservoir-cloud/reservoir/van/plan"
 )
@@ -36,7 +37,7 @@ type times struct{ held, anew []time.Duration }
 func accessPoint(ctx context.Context) (ratio float64, err error) {
 	defer func() {
 		for _, n := range accessSpaces {
-			if derr := ip("netns del " + n); derr != nil && err == nil {
+			if derr := spaces.IP("netns del " + n); derr != nil && err == nil {
 				err = derr
 			}
 		}
@@ -45,7 +46,7 @@ func accessPoint(ctx context.Context) (ratio float64, err error) {
 		return 0, err
 	}
 	var ln net.Listener
-	if err := inside("bvan-v", func() (err error) { ln, err = net.Listen("tcp", ":80"); return err }); err != nil {
+	if err := spaces.Inside("bvan-v", func() (err error) { ln, err = net.Listen("tcp", ":80"); return err }); err != nil {
 		return 0, err
 	}
 	defer ln.Close()
@@ -54,7 +55,7 @@ func accessPoint(ctx context.Context) (ratio float64, err error) {
 	defer b.Close()
 	var at string
 	// The checks of a backend's health are made where this process is; here its guest vouches.
-	if err := inside("bvan-s", func() (err error) {
+	if err := spaces.Inside("bvan-s", func() (err error) {
 		at, err = b.Set(ctx, plan.Point{Key: "bench", Port: 80, Backends: []plan.Backend{{Address: netip.MustParseAddrPort(direct), Ready: true}}})
 		return err
 	}); err != nil {
@@ -86,15 +87,15 @@ func accessPoint(ctx context.Context) (ratio float64, err error) {
 func accessStage() error {
 	for _, n := range accessSpaces {
 		_ = exec.CommandContext(context.Background(), "ip", "netns", "del", n).Run() // of a run that was killed
-		if err := script("netns add "+n, "-n "+n+" link set lo up"); err != nil {
+		if err := spaces.IP("netns add "+n, "-n "+n+" link set lo up"); err != nil {
 			return err
 		}
 	}
-	if err := script("-n bvan-s link add rsv0 type bridge", "-n bvan-s link set rsv0 up", "-n bvan-s addr add "+siteIP+"/24 dev rsv0"); err != nil {
+	if err := spaces.IP("-n bvan-s link add rsv0 type bridge", "-n bvan-s link set rsv0 up", "-n bvan-s addr add "+siteIP+"/24 dev rsv0"); err != nil {
 		return err
 	}
 	for name, address := range map[string]string{"c": "10.96.0.2", "v": veeAddr} {
-		if err := script("link add "+name+" netns bvan-s type veth peer name up0 netns bvan-"+name,
+		if err := spaces.IP("link add "+name+" netns bvan-s type veth peer name up0 netns bvan-"+name,
 			"-n bvan-s link set "+name+" master rsv0", "-n bvan-s link set "+name+" up",
 			"-n bvan-"+name+" addr add "+address+"/24 dev up0", "-n bvan-"+name+" link set up0 up"); err != nil {
 			return err
@@ -120,8 +121,8 @@ func answer(ln net.Listener) {
 // measure one round: questions on one connection, and a fifth as many on one each.
 func (t *times) measure(ctx context.Context, to string) error {
 	var c net.Conn
-	if err := inside("bvan-c", func() (err error) {
-		c, err = (&net.Dialer{Timeout: patience}).DialContext(ctx, "tcp", to)
+	if err := spaces.Inside("bvan-c", func() (err error) {
+		c, err = (&net.Dialer{Timeout: spaces.Patience}).DialContext(ctx, "tcp", to)
 		return err
 	}); err != nil {
 		return err
@@ -129,7 +130,7 @@ func (t *times) measure(ctx context.Context, to string) error {
 	defer c.Close()
 	ask := func(c net.Conn) error {
 		b := make([]byte, 64)
-		_ = c.SetDeadline(time.Now().Add(patience))
+		_ = c.SetDeadline(time.Now().Add(spaces.Patience))
 		_, err := c.Write(b)
 		_, rerr := io.ReadFull(c, b)
 		return errors.Join(err, rerr)
@@ -145,10 +146,10 @@ func (t *times) measure(ctx context.Context, to string) error {
 		}
 		held = append(held, time.Since(begun))
 	}
-	if err := inside("bvan-c", func() error { // as a whole: to get there takes as long as a question
+	if err := spaces.Inside("bvan-c", func() error { // as a whole: to get there takes as long as a question
 		for range *echoes / 5 {
 			begun := time.Now()
-			c, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, "tcp", to)
+			c, err := (&net.Dialer{Timeout: spaces.Patience}).DialContext(ctx, "tcp", to)
 			if err != nil {
 				return err
 			}

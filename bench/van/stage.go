@@ -9,20 +9,17 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
-	"runtime"
 	"slices"
-	"strings"
 	"time"
 
-	"github.com/vishvananda/netns"
-
+	"github.com/reservoir-cloud/reservoir/bench/spaces"
 	"github.com/reservoir-cloud/reservoir/van"
 	"github.com/reservoir-cloud/reservoir/van/plan"
 	"github.com/reservoir-cloud/reservoir/vee"
 )
 
-// Namespaces: two guests, their hosts, and two hosts that are made by hand.
-var spaces = []string{"bvan-g1", "bvan-g2", "bvan-h1", "bvan-h2", "bvan-k1", "bvan-k2"}
+// namespaces: two guests, their hosts, and two hosts that are made by hand.
+var namespaces = []string{"bvan-g1", "bvan-g2", "bvan-h1", "bvan-h2", "bvan-k1", "bvan-k2"}
 
 // stage is the namespaces and what joins them. Underlay addresses are on the wire itself, at
 // both kinds of hosts: a bridge below VXLAN cuts large segments up (bridges do not declare
@@ -34,16 +31,16 @@ type stage struct {
 // newStage is to be closed also when it could not be made as a whole.
 func newStage() (*stage, error) {
 	s := &stage{}
-	for _, n := range spaces {
+	for _, n := range namespaces {
 		_ = exec.CommandContext(context.Background(), "ip", "netns", "del", n).Run() // of a run that was killed
-		if err := ip("netns add " + n); err != nil {
+		if err := spaces.IP("netns add " + n); err != nil {
 			return s, err
 		}
-		if err := ip("-n " + n + " link set lo up"); err != nil {
+		if err := spaces.IP("-n " + n + " link set lo up"); err != nil {
 			return s, err
 		}
 	}
-	if err := script(
+	if err := spaces.IP(
 		// The direct veth.
 		"link add direct netns bvan-g1 type veth peer name direct netns bvan-g2",
 		"-n bvan-g1 addr add 10.92.0.1/24 dev direct", "-n bvan-g1 link set direct up",
@@ -56,7 +53,7 @@ func newStage() (*stage, error) {
 			return s, err
 		}
 	}
-	if err := script("link add wire netns bvan-k1 type veth peer name wire netns bvan-k2",
+	if err := spaces.IP("link add wire netns bvan-k1 type veth peer name wire netns bvan-k2",
 		"-n bvan-k1 addr add 10.91.1.1/24 dev wire", "-n bvan-k1 link set wire up",
 		"-n bvan-k2 addr add 10.91.1.2/24 dev wire", "-n bvan-k2 link set wire up"); err != nil {
 		return s, err
@@ -68,7 +65,7 @@ func newStage() (*stage, error) {
 // of ip and bridge show it.
 func byHand(i int) error {
 	host, guest := fmt.Sprintf("bvan-k%d", i), fmt.Sprintf("bvan-g%d", i)
-	return script(
+	return spaces.IP(
 		"-n "+host+" link add br0 type bridge", "-n "+host+" link set br0 up",
 		fmt.Sprintf("-n %s link add vx0 type vxlan id 77 local 10.91.1.%d remote 10.91.1.%d dstport 4789", host, i, 3-i),
 		"-n "+host+" link set vx0 master br0", "-n "+host+" link set vx0 up",
@@ -83,16 +80,16 @@ func byHand(i int) error {
 func (s *stage) ours() error {
 	open, walled := segment(1, "10.94.0"), segment(2, "10.95.0")
 	for i := range walled.Ports {
-		walled.Ports[i].Firewall = []plan.Rule{{Allow: true, Protocol: "tcp", First: servePort}, {Allow: true, Protocol: "udp", First: servePort},
+		walled.Ports[i].Firewall = []plan.Rule{{Allow: true, Protocol: "tcp", First: spaces.ServePort}, {Allow: true, Protocol: "udp", First: spaces.ServePort},
 			{Allow: true, Out: true, Protocol: "any", Peers: walled.Subnets}}
 	}
-	if err := script("link add wire netns bvan-h1 type veth peer name wire netns bvan-h2"); err != nil {
+	if err := spaces.IP("link add wire netns bvan-h1 type veth peer name wire netns bvan-h2"); err != nil {
 		return err
 	}
 	for i := range 2 {
 		host, guest := fmt.Sprintf("bvan-h%d", i+1), fmt.Sprintf("bvan-g%d", i+1)
 		var n *van.Network
-		err := inside(host, func() (err error) {
+		err := spaces.Inside(host, func() (err error) {
 			n, err = van.Open(van.Config{Host: open.Ports[i].Host, Underlay: open.Ports[i].Underlay, Bridge: "rsv0", Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 			return err
 		})
@@ -100,7 +97,7 @@ func (s *stage) ours() error {
 			return err
 		}
 		s.hosts = append(s.hosts, n)
-		if err := script("-n "+host+" link set wire up", fmt.Sprintf("-n %s addr add %s/24 dev wire", host, open.Ports[i].Underlay)); err != nil {
+		if err := spaces.IP("-n "+host+" link set wire up", fmt.Sprintf("-n %s addr add %s/24 dev wire", host, open.Ports[i].Underlay)); err != nil {
 			return err
 		}
 		if err := n.Apply([]plan.Segment{open, walled}); err != nil {
@@ -108,7 +105,7 @@ func (s *stage) ours() error {
 		}
 		for k, g := range []plan.Segment{open, walled} {
 			p, device := g.Ports[i], fmt.Sprintf("van%d", k)
-			if err := script("link add "+p.Tap()+" netns "+host+" type veth peer name "+device+" address "+p.MAC+" netns "+guest,
+			if err := spaces.IP("link add "+p.Tap()+" netns "+host+" type veth peer name "+device+" address "+p.MAC+" netns "+guest,
 				fmt.Sprintf("-n %s addr add %s/24 dev %s", guest, p.Addresses[0], device),
 				fmt.Sprintf("-n %s link set %s mtu %d", guest, device, g.MTU), "-n "+guest+" link set "+device+" up"); err != nil {
 				return err
@@ -136,55 +133,14 @@ func (s *stage) close() error {
 	for _, n := range s.hosts {
 		errs = append(errs, n.Destroy())
 	}
-	for _, n := range spaces {
-		errs = append(errs, ip("netns del "+n))
+	for _, n := range namespaces {
+		errs = append(errs, spaces.IP("netns del "+n))
 	}
 	return errors.Join(errs...)
 }
 
-func script(lines ...string) error {
-	for _, l := range lines {
-		if err := ip(l); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func ip(line string) error {
-	if out, err := exec.CommandContext(context.Background(), "ip", strings.Fields(line)...).CombinedOutput(); err != nil {
-		return fmt.Errorf("ip %s: %w: %s", line, err, strings.TrimSpace(string(out)))
-	}
-	return nil
-}
-
-// inside runs f in a namespace, on a thread that ends with it; sockets that f opens stay.
-func inside(space string, f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		ns, err := netns.GetFromName(space)
-		if err == nil {
-			defer ns.Close()
-			err = netns.Set(ns)
-		}
-		if err != nil {
-			done <- fmt.Errorf("namespace %s: %w", space, err)
-			return
-		}
-		done <- f()
-	}()
-	return <-done
-}
-
-// servePort of the measured services.
-const servePort = 5001
-
-// patience with a path that has just been made: a bridge does not forward at once.
-const patience = 20 * time.Second
-
 func (s *stage) measure(ctx context.Context, p *path) error {
-	rate, err := throughput(ctx, p.server)
+	rate, err := spaces.Throughput(ctx, "bvan-g1", "bvan-g2", p.server, *seconds)
 	if err != nil {
 		return fmt.Errorf("throughput: %w", err)
 	}
@@ -196,61 +152,11 @@ func (s *stage) measure(ctx context.Context, p *path) error {
 	return nil
 }
 
-// throughput of one TCP stream from the first guest to the second, bit/s as the second
-// counts them.
-func throughput(ctx context.Context, server string) (float64, error) {
-	at := net.JoinHostPort(server, fmt.Sprint(servePort))
-	var ln net.Listener
-	if err := inside("bvan-g2", func() (err error) { ln, err = (&net.ListenConfig{}).Listen(ctx, "tcp", at); return err }); err != nil {
-		return 0, err
-	}
-	defer ln.Close()
-	type result struct {
-		bits float64
-		err  error
-	}
-	got := make(chan result, 1)
-	go func() {
-		c, err := ln.Accept()
-		if err != nil {
-			got <- result{err: err}
-			return
-		}
-		defer c.Close()
-		buf, total, start := make([]byte, 256<<10), 0, time.Now()
-		for {
-			n, err := c.Read(buf)
-			if total += n; errors.Is(err, io.EOF) {
-				got <- result{bits: float64(total) * 8 / time.Since(start).Seconds()}
-				return
-			} else if err != nil {
-				got <- result{err: err}
-				return
-			}
-		}
-	}()
-	var c net.Conn
-	err := inside("bvan-g1", func() (err error) { c, err = (&net.Dialer{Timeout: patience}).DialContext(ctx, "tcp", at); return err })
-	if err == nil {
-		buf := make([]byte, 256<<10)
-		for end := time.Now().Add(*seconds); err == nil && time.Now().Before(end); {
-			_, err = c.Write(buf)
-		}
-		err = errors.Join(err, c.Close())
-	}
-	if err != nil {
-		ln.Close()
-		return 0, errors.Join(err, (<-got).err)
-	}
-	r := <-got
-	return r.bits, r.err
-}
-
 // latency of a datagram's way there and back: median and 99th percentile.
 func latency(ctx context.Context, server string) (half, slow time.Duration, err error) {
-	at := net.JoinHostPort(server, fmt.Sprint(servePort))
+	at := net.JoinHostPort(server, fmt.Sprint(spaces.ServePort))
 	var far net.PacketConn
-	if err := inside("bvan-g2", func() (err error) { far, err = (&net.ListenConfig{}).ListenPacket(ctx, "udp", at); return err }); err != nil {
+	if err := spaces.Inside("bvan-g2", func() (err error) { far, err = (&net.ListenConfig{}).ListenPacket(ctx, "udp", at); return err }); err != nil {
 		return 0, 0, err
 	}
 	done := make(chan struct{})
@@ -267,7 +173,7 @@ func latency(ctx context.Context, server string) (half, slow time.Duration, err 
 	}()
 	defer func() { far.Close(); <-done }()
 	var near net.Conn
-	if err := inside("bvan-g1", func() (err error) { near, err = (&net.Dialer{}).DialContext(ctx, "udp", at); return err }); err != nil {
+	if err := spaces.Inside("bvan-g1", func() (err error) { near, err = (&net.Dialer{}).DialContext(ctx, "udp", at); return err }); err != nil {
 		return 0, 0, err
 	}
 	defer near.Close()
@@ -275,7 +181,7 @@ func latency(ctx context.Context, server string) (half, slow time.Duration, err 
 	trips := make([]time.Duration, 0, *echoes)
 	for warm := -100; warm < *echoes; warm++ {
 		start := time.Now()
-		if err := near.SetDeadline(start.Add(patience)); err != nil {
+		if err := near.SetDeadline(start.Add(spaces.Patience)); err != nil {
 			return 0, 0, err
 		}
 		if _, err := near.Write(buf); err != nil {
