@@ -307,6 +307,7 @@ func TestGuestExits(t *testing.T) {
 			}
 		})
 		v := s.untilThat(a, "restarted", func(v vmi.VEE) bool { return v.Restarts == 1 && v.State == vee.Active })
+		synctest.Wait() // events come after what they tell of
 		if v.Target != vee.Active || s.events.count("GuestRestarted") != 1 {
 			t.Errorf("restarted: %+v", v)
 		}
