@@ -40,7 +40,9 @@ type gate struct {
 	opened   func()             // Forward may answer otherwise than before
 	members  func() []string    // addresses of the control plane, if it is one of several
 
-	wake chan struct{} // of size one
+	wake  chan struct{} // of size one
+	there chan struct{} // closed once there is a proxy
+	leads chan struct{} // closed once control is known
 
 	putting sync.Mutex      // one Put after the other
 	mu      sync.Mutex      // guards what follows; never held in a call
@@ -59,10 +61,13 @@ func (s *site) openGate(ctx context.Context) (*gate, error) {
 	g := &gate{site: s.cfg.Name, records: store.NewCollection[border.Presence](s.store, "border"), dial: s.toProxy,
 		every: time.Duration(s.cfg.HAScale * float64(2*time.Second)), log: s.cfg.Log, now: time.Now,
 		borders: func() map[string]peer.Border { return nil }, segments: func() []border.Segment { return nil },
-		doors: func() []veem.Door { return nil }, opened: func() {}, members: s.controlPlane, ways: map[veem.Door]*doorway{}, wake: make(chan struct{}, 1)}
+		doors: func() []veem.Door { return nil }, opened: func() {}, members: s.controlPlane, ways: map[veem.Door]*doorway{}, wake: make(chan struct{}, 1), there: make(chan struct{}), leads: make(chan struct{})}
 	var err error
 	if g.proxy, _, err = g.records.Get(ctx, proxyKey); fault.Has(err, fault.NotFound) {
 		err = nil
+	}
+	if g.proxy.Address != "" {
+		close(g.there)
 	}
 	return g, err
 }
@@ -172,6 +177,9 @@ func (g *gate) Poke() {
 // lead partners to that address of the control plane.
 func (g *gate) lead(control string) {
 	g.mu.Lock()
+	if g.control == "" {
+		close(g.leads)
+	}
 	g.control = control
 	g.mu.Unlock()
 	g.Poke()
@@ -179,17 +187,35 @@ func (g *gate) lead(control string) {
 
 // waitForProxy until the site has one; false: ctx is done before.
 func (g *gate) waitForProxy(ctx context.Context) bool {
-	tick := time.NewTicker(g.every)
-	defer tick.Stop()
-	for g.announced().Address == "" {
-		select {
-		case <-ctx.Done():
-			return false
-		case <-tick.C:
-		}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-g.there:
+		return true
 	}
-	return true
 }
+
+// ready returns when whoever comes to the proxy as a partner is led to the control plane. That
+// there is no proxy is no error. Errors: Unavailable.
+func (g *gate) ready(ctx context.Context) error {
+	if g.announced().Address == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyPatience)
+	defer cancel()
+	select {
+	case <-ctx.Done():
+		return fault.New(fault.Unavailable, "the control plane does not listen for partners yet").Try("reservoir site proxy show")
+	case <-g.leads:
+	}
+	if err := g.sync(ctx); err != nil {
+		return fault.New(fault.Unavailable, "tell the site's proxy the way to the control plane: %w", err).Try("reservoir site proxy show")
+	}
+	return nil
+}
+
+// readyPatience with the proxy of a site that has just been started.
+const readyPatience = 10 * time.Second
 
 func (g *gate) failure() error {
 	g.mu.Lock()
@@ -266,8 +292,11 @@ func (g *gate) Announce(ctx context.Context, a border.Presence) error {
 		g.log.Info("the site's proxy", "address", a.Address, "outside", a.Outside, "key", a.Key)
 	}
 	g.mu.Lock()
-	first := g.proxy.Inside == ""
+	first, none := g.proxy.Inside == "", g.proxy.Address == ""
 	g.proxy = a
+	if none {
+		close(g.there)
+	}
 	g.mu.Unlock()
 	if behind {
 		g.Poke()

@@ -119,6 +119,35 @@ func TestTheProxyIsToldWhatItDoesNotHold(t *testing.T) {
 	}
 }
 
+// Whoever is invited finds the way in: the proxy knows it before the invitation is told.
+func TestAnInvitationWaitsForTheWayIn(t *testing.T) {
+	p := &someProxy{}
+	g := &gate{site: "alpha", dial: func(string) border.Proxy { return p }, log: slog.New(slog.DiscardHandler), now: time.Now,
+		borders: func() map[string]peer.Border { return nil }, segments: func() []border.Segment { return nil }, doors: func() []veem.Door { return nil }, opened: func() {},
+		members: func() []string { return nil }, wake: make(chan struct{}, 1), there: make(chan struct{}), leads: make(chan struct{})}
+	if err := g.ready(t.Context()); err != nil {
+		t.Errorf("a site without a proxy: %v", err)
+	}
+	g.proxy = border.Presence{Address: "10.0.0.2:8442", Inside: "10.0.0.2:8444"}
+	if err := g.sync(t.Context()); err != nil || len(p.puts) != 1 || len(p.puts[0].Routes) != 0 {
+		t.Fatalf("before anybody listens: %v, %+v", err, p.puts)
+	}
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := g.ready(over); !fault.Has(err, fault.Unavailable) {
+		t.Errorf("nobody listens: %v", err)
+	}
+	ready := make(chan error)
+	go func() { ready <- g.ready(t.Context()) }()
+	g.lead("10.0.0.1:40000")
+	if err := <-ready; err != nil {
+		t.Fatal(err)
+	}
+	if last := p.puts[len(p.puts)-1].Routes; len(last) != 1 || last[0].Ticket != border.SiteTicket || last[0].To != "10.0.0.1:40000" {
+		t.Errorf("the proxy has routes %+v", last)
+	}
+}
+
 // A door is open when it is told, keeps its port as long as somebody leads through it, and is
 // another's after that; while the proxy does not answer those that are open are told.
 func TestDoorsOfTheProxy(t *testing.T) {

@@ -289,6 +289,9 @@ func (s *site) InvitePartner(ctx context.Context, r admin.NewPartnerInvite) (par
 	if err != nil {
 		return partners.Invitation{}, err
 	}
+	if err := s.gate.ready(ctx); err != nil { // or the token leads nowhere yet
+		return partners.Invitation{}, err
+	}
 	return s.partners.Invite(ctx, r.Site, d)
 }
 
