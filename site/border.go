@@ -215,7 +215,7 @@ func (g *gate) ready(ctx context.Context) error {
 }
 
 // readyPatience with the proxy of a site that has just been started.
-const readyPatience = 10 * time.Second
+const readyPatience = 5 * time.Second
 
 func (g *gate) failure() error {
 	g.mu.Lock()

@@ -244,7 +244,7 @@ func (m *Manager) obey(caller identity.Caller, t *tx, id vee.ID, u vmi.UpdateSta
 	}
 	if r.Target != to {
 		if to != vee.Destroyed {
-			if over := m.mayStay(caller.Site, t.now); over != nil {
+			if m.mustLeave(caller.Site, t.now) {
 				// Its own site learns by the eviction that this wish, and every older one, is refused.
 				m.overstayed(&r, t.now)
 				r.Custody = &c

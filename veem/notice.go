@@ -203,6 +203,9 @@ func (m *Manager) mayStay(site string, now time.Time) error {
 	return nil
 }
 
+// mustLeave: the notice of a site's VEEs here is over.
+func (m *Manager) mustLeave(site string, now time.Time) bool { return m.mayStay(site, now) != nil }
+
 // noticed are the partners that VEEs leave.
 func (w *situation) noticed() (hosts []hostRecord) {
 	for _, h := range w.hosts {
